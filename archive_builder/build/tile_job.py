@@ -1,0 +1,230 @@
+"""One tile to one shard: a function of plain values that can run anywhere."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from archive_builder import geometry
+from archive_builder.build.sweep import STRIP_ROWS, Cut, Sweep
+from archive_builder.errors import ArchiveBuilderError, TileError, one_line
+from archive_builder.measure.noise import cell_rms, sample_rows
+from archive_builder.measure.quality import Status, Thresholds
+from archive_builder.measure.quantize import Codec, Lossless, NoiseScaled, step_for, step_without_noise
+from archive_builder.store.shard import ObjectTable, ShardInfo, ShardWriter, checksum
+from archive_builder.survey.catalog import Catalog, read_catalog
+from archive_builder.survey.discovery import TileFiles
+from archive_builder.survey.recipe import Recipe
+from archive_builder.survey.tile import Tile
+
+
+@dataclass(frozen=True)
+class TileJob:
+    """All that is needed to build one tile."""
+
+    files: TileFiles
+    """What to read."""
+
+    recipe: Recipe
+    """How to build it."""
+
+    size: int
+    """Side of a cutout in pixels, the same for the whole archive."""
+
+    shard: Path
+    """What to write."""
+
+    generation: int
+    """Counts the shards this tile has had."""
+
+    strip_rows: int = STRIP_ROWS
+    """Rows read at a time: a matter of memory only."""
+
+
+@dataclass(frozen=True)
+class TileResult:
+    """What became of a job; a failure is a result too."""
+
+    tile: str
+    """The tile's name."""
+
+    error: str | None = None
+    """Why there is no shard; the other values are zero then."""
+
+    input_fingerprint: str = ""
+    """Of the files that were read."""
+
+    stored: int = 0
+    """Objects with a cutout."""
+
+    skipped: Mapping[str, int] | None = None
+    """Objects without, by reason."""
+
+    footprint: tuple[tuple[float, float], ...] = ()
+    """The tile's corners, RA and Dec in deg, ICRS."""
+
+    bytes: int = 0
+    """Of the shard."""
+
+    checksum: str = ""
+    """Of the shard."""
+
+    seconds: float = 0.0
+    """It took."""
+
+    peak_memory: int = 0
+    """Bytes, the largest the process has ever had."""
+
+
+def run_job(job: TileJob) -> TileResult:
+    """Build one tile; whatever goes wrong comes back as a result."""
+    started = time.perf_counter()
+    try:
+        result = build_tile(job)
+    except ArchiveBuilderError as error:
+        return TileResult(job.files.tile, error=str(error))
+    except OSError as error:
+        return TileResult(job.files.tile, error=f"{error.filename or job.shard}: {one_line(error)}")
+    except MemoryError:
+        return TileResult(job.files.tile, error="out of memory: use fewer --workers")
+    except Exception as error:  # noqa: BLE001 a worker outlives a bug in one tile; it is named as one
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{Path(frame.filename).name}:{frame.lineno}"
+        return TileResult(job.files.tile, error=f"bug: {type(error).__name__} at {place}: {one_line(error)}")
+    return replace(result, seconds=time.perf_counter() - started, peak_memory=peak_memory())
+
+
+def build_tile(job: TileJob) -> TileResult:
+    """Read one tile and write its shard.
+
+    Raises
+    ------
+    TileError
+        The tile's files cannot be used.
+    """
+    files, recipe = job.files, job.recipe
+    fingerprint = files.fingerprint()
+    catalog = read_catalog(files.catalog, recipe.catalog, files.tile)
+    with Tile(files.images, recipe.survey.image_hdu, recipe.survey.blank_value) as tile:
+        objects = place(catalog, tile)
+        cut = _cut(job, tile)
+        codec = choose_codec(tile, recipe.storage.quantization, cut.mesh)
+        info = _info(job, tile, cut, fingerprint)
+        headers = [header.tostring(sep="\n", endcard=False, padding=False) for header in tile.headers]
+        with ShardWriter(job.shard, info, headers, codec) as shard:
+            verdict = Sweep(tile, objects, cut, codec, shard).run(job.strip_rows)
+            if files.fingerprint() != fingerprint:
+                raise TileError("a file of this tile changed while it was read: build it again")
+            skipped = np.flatnonzero(verdict.status)
+            skipped = skipped[np.argsort(objects.object_id[skipped])]
+            shard.finish(objects.take(verdict.order), objects.take(skipped), verdict.status[skipped])
+    return TileResult(
+        tile=files.tile,
+        input_fingerprint=fingerprint,
+        stored=len(verdict.order),
+        skipped={s.name.lower(): int((verdict.status == s).sum()) for s in Status if s is not Status.STORED},
+        footprint=tuple((float(ra), float(dec)) for ra, dec in info.footprint),
+        bytes=job.shard.stat().st_size,
+        checksum=checksum(job.shard),
+    )
+
+
+def place(catalog: Catalog, tile: Tile) -> ObjectTable:
+    """Find a catalogue's objects on the tile.
+
+    Raises
+    ------
+    TileError
+        Not one of them lies on it: this is another tile's catalogue, or its positions are not in deg.
+    """
+    x, y = geometry.sky_to_pixel(tile.wcs, tile.shape, catalog.ra, catalog.dec)
+    ny, nx = tile.shape
+    if not ((x >= -0.5) & (x <= nx - 0.5) & (y >= -0.5) & (y <= ny - 0.5)).any():
+        ra, dec = geometry.footprint(tile.wcs, tile.shape).mean(axis=0)
+        raise TileError(
+            f"none of the {len(x)} catalogued objects lies on the tile: it is at RA {ra:.4f}, Dec {dec:.4f}, the "
+            f"first object at RA {catalog.ra[0]:.4f}, Dec {catalog.dec[0]:.4f}: RA in hours, or another tile's catalogue?"
+        )
+    rms = np.full((len(x), len(tile.bands)), np.nan, dtype=np.float32)
+    return ObjectTable(catalog.object_id, catalog.ra, catalog.dec, x, y, rms)
+
+
+def choose_codec(tile: Tile, quantization: float | str, mesh: int) -> Codec:
+    """Return the stored form of a tile's pixels: the quantization step follows from a sample of its rows."""
+    if isinstance(quantization, str):
+        return Lossless((1.0,) * len(tile.bands))
+    return NoiseScaled(tuple(_step(tile, band, quantization, mesh) for band in range(len(tile.bands))))
+
+
+def _step(tile: Tile, band: int, levels: float, mesh: int) -> float:
+    """Return the quantization step of one band."""
+    rms = np.concatenate([cell_rms(rows, mesh) for rows in _strips(tile, band, sample_rows(tile.shape[0], mesh))])
+    if np.isfinite(rms).any():
+        return step_for(float(np.nanmedian(rms)), levels)
+    everything = [(y, min(y + mesh, tile.shape[0])) for y in range(0, tile.shape[0], mesh)]
+    largest = 0.0
+    for rows in _strips(tile, band, everything):
+        finite = rows[np.isfinite(rows)]
+        largest = max(largest, float(np.abs(finite).max(initial=0.0)))
+    return step_without_noise(largest)
+
+
+def _strips(tile: Tile, band: int, rows: list[tuple[int, int]]) -> Iterator[NDArray[np.float32]]:
+    """Read some strips of one band."""
+    for y0, y1 in rows:
+        strip = np.empty((y1 - y0, tile.shape[1]), dtype=np.float32)
+        tile.read_band(band, y0, y1, strip)
+        yield strip
+
+
+def _cut(job: TileJob, tile: Tile) -> Cut:
+    """Return what is to be cut, once the tile's pixel scale is known to fit the archive's cutouts."""
+    recipe, scale = job.recipe, geometry.pixel_scale(tile.wcs)
+    wanted = geometry.parse_shape(recipe.cutout.size, scale)[0]
+    # A distortion moves a tile's scale a little, and an angle's rounding with it; the archive's size stands.
+    if abs(wanted - job.size) > 1:
+        raise TileError(
+            f'its pixels are {scale:.4f}" wide, so that {recipe.cutout.size} is {wanted} px of them, but the '
+            f"archive's cutouts are {job.size} px: give cutout.size in pixels, or leave the tile out"
+        )
+    thresholds = Thresholds(
+        recipe.survey.zero_point,
+        recipe.quality.max_background_rms,
+        recipe.quality.min_depth,
+        recipe.quality.max_blank_fraction,
+    )
+    return Cut(job.size, recipe.quality.background_mesh, scale, thresholds)
+
+
+def _info(job: TileJob, tile: Tile, cut: Cut, fingerprint: str) -> ShardInfo:
+    recipe = job.recipe
+    return ShardInfo(
+        survey=recipe.survey.name,
+        tile=job.files.tile,
+        generation=job.generation,
+        bands=tile.bands,
+        layout=recipe.storage.layout,
+        quantization=str(recipe.storage.quantization),
+        size=job.size,
+        height=tile.shape[0],
+        width=tile.shape[1],
+        pixel_scale=cut.pixel_scale,
+        zero_point=recipe.survey.zero_point,
+        footprint=geometry.footprint(tile.wcs, tile.shape),
+        input_fingerprint=fingerprint,
+        recipe_fingerprint=recipe.fingerprint(),
+    )
+
+
+def peak_memory() -> int:
+    """Return the most memory this process has ever had, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

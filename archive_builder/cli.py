@@ -1,0 +1,149 @@
+"""The front door: commands to functions, answers to text, errors to one line and an exit status."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from archive_builder import errors
+from archive_builder.build.builder import BuildReport, build
+from archive_builder.build.progress import Progress
+from archive_builder.build.status import archive_status
+from archive_builder.serve.archive import Archive
+from archive_builder.serve.render import write_cutout
+from archive_builder.survey.demo import make_survey
+
+FAILED, WRONG_REQUEST = 1, 2
+"""Exit status: some of it failed; the request itself is wrong."""
+
+WRONG_REQUESTS = (errors.RecipeError, errors.RequestError, errors.NoArchiveError)
+"""Errors that no second try can mend."""
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
+
+
+class _Commands(click.Group):
+    """Turns the package's errors into one line on stderr and an exit status."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except errors.ArchiveBuilderError as error:
+            click.echo(f"error: {error}", err=True)
+            ctx.exit(WRONG_REQUEST if isinstance(error, WRONG_REQUESTS) else FAILED)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="archive-builder")
+def main() -> None:
+    """Build and use a survey's pre-computed cutout archive."""
+
+
+@main.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--tiles", default=4, show_default=True, help="How many tiles.")
+@click.option("--tile-size", default=1000, show_default=True, help="Side of a tile in pixels of 0.263 arcsec.")
+@click.option("--objects", default=400, show_default=True, help="Catalogued objects a tile.")
+@click.option("--seed", default=1, show_default=True, help="The same seed makes the same survey.")
+def demo(directory: Path, tiles: int, tile_size: int, objects: int, seed: int) -> None:
+    """Make up a survey in DES's file layout, with its recipe DIRECTORY/survey.toml."""
+    try:
+        recipe = make_survey(directory, tiles=tiles, tile_size=tile_size, objects=objects, seed=seed)
+    except (ValueError, OSError) as error:
+        raise errors.RequestError(str(error)) from None
+    click.echo(f"{tiles} tiles made: build their archive with: archive-builder build {recipe} ARCHIVE")
+
+
+@main.command("build")
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.argument("archive", type=click.Path(path_type=Path))
+@click.option("--tile", "tiles", multiple=True, metavar="NAME", help="Only this tile; may be repeated.")
+@click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 1024), help="Worker processes.")
+@click.option("--force", is_flag=True, help="Build unchanged tiles again.")
+@as_json
+def build_command(
+    recipe: Path, archive: Path, tiles: tuple[str, ...], workers: int, force: bool, as_json: bool
+) -> None:
+    """Build ARCHIVE by RECIPE: every tile that is new, changed, or failed last time."""
+    progress = Progress(sys.stderr)
+    try:
+        report = build(
+            recipe,
+            archive,
+            tiles=tiles,
+            workers=workers,
+            force=force,
+            on_start=progress.start,
+            on_tile=progress.tile_done,
+        )
+    finally:
+        progress.close()
+    click.echo(json.dumps(asdict(report)) if as_json else _build_summary(report))
+    for tile, reason in report.failures.items():
+        click.echo(f"error: tile {tile}: {reason}", err=True)
+    if report.failures:
+        sys.exit(FAILED)
+
+
+def _build_summary(report: BuildReport) -> str:
+    """Say what a build came to."""
+    tiles = f"{report.built} tiles built, {report.unchanged} unchanged, {len(report.failures)} failed"
+    if not report.built:
+        return tiles
+    skipped = ", ".join(f"{n} for {reason}" for reason, n in report.skipped.items() if n) or "none"
+    return (
+        f"{tiles}\n{report.stored} objects stored; skipped: {skipped}\n"
+        f"{report.bytes / 1e6:.1f} MB in shards, peak memory {report.peak_memory / 1e6:.0f} MB a process"
+    )
+
+
+@main.command()
+@click.argument("archive", type=click.Path(path_type=Path))
+@as_json
+def status(archive: Path, as_json: bool) -> None:
+    """Say what ARCHIVE holds and which tiles failed."""
+    answer = archive_status(archive)
+    if as_json:
+        click.echo(json.dumps(asdict(answer)))
+        return
+    click.echo(
+        f"{answer.survey}: {answer.built} tiles built, {len(answer.failures)} failed\n"
+        f"{answer.stored} objects stored, {answer.skipped} skipped\n"
+        f"cutouts of {answer.size} px in {', '.join(answer.bands)}; {answer.bytes / 1e6:.1f} MB in shards"
+    )
+    for tile, reason in answer.failures.items():
+        click.echo(f"tile {tile} failed: {reason}")
+
+
+@main.command()
+@click.argument("archive", type=click.Path(path_type=Path))
+@click.argument("object_id", type=int)
+@click.option("--size", help="Pixels or an angle: 64, 0.5arcmin; the archive's own size without it.")
+@click.option("--bands", help="In the order wanted, gri say; all without it. Longer names with commas between.")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="FILE.fits or FILE.npy")
+@as_json
+def get(
+    archive: Path, object_id: int, size: str | None, bands: str | None, output: Path, as_json: bool
+) -> None:
+    """Write the cutout of OBJECT_ID from ARCHIVE to a file."""
+    with Archive(archive) as opened:
+        wanted = bands.split(",") if bands and "," in bands else bands
+        cutout = opened.get(object_id, size=size, bands=wanted)
+    write_cutout(cutout, output)
+    answer = {
+        "object_id": cutout.object_id,
+        "tile": cutout.tile,
+        "ra": float(cutout.coord.ra.deg),
+        "dec": float(cutout.coord.dec.deg),
+        "bands": cutout.bands,
+        "shape": cutout.data.shape[1:],
+        "file": str(output),
+    }
+    ny, nx = cutout.data.shape[1:]
+    text = f"{output}: object {object_id} of tile {cutout.tile}, {nx} x {ny} px in {', '.join(cutout.bands)}"
+    click.echo(json.dumps(answer) if as_json else text)

@@ -1,0 +1,85 @@
+"""Every error this package raises on purpose: one line that names the culprit and the remedy."""
+
+from __future__ import annotations
+
+
+class ArchiveBuilderError(Exception):
+    """Base of all errors raised on purpose."""
+
+
+class RecipeError(ArchiveBuilderError):
+    """The recipe cannot be used as it is written."""
+
+
+class RequestError(ArchiveBuilderError):
+    """What was asked for makes no sense: a size, a band, a file name."""
+
+
+class TileError(ArchiveBuilderError):
+    """One tile cannot be built; the others can."""
+
+
+class ArchiveError(ArchiveBuilderError):
+    """A folder is no archive, or a file of an archive is missing, foreign or damaged."""
+
+
+class NoArchiveError(ArchiveError):
+    """A folder holds no archive."""
+
+
+class DuplicateObjectError(ArchiveBuilderError):
+    """An object ID that is to be indexed belongs to another tile already."""
+
+
+class ObjectNotFoundError(ArchiveBuilderError):
+    """The archive has never heard of this object ID.
+
+    Attributes
+    ----------
+    object_id : int
+    """
+
+    def __init__(self, object_id: int, archive: object) -> None:
+        self.object_id = object_id
+        self.archive = archive
+        super().__init__(f"object {object_id} is not in the archive {archive}: check the ID and the survey")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.object_id, self.archive)
+
+
+class ObjectSkippedError(ArchiveBuilderError):
+    """The object was catalogued but left out of the archive.
+
+    Attributes
+    ----------
+    object_id : int
+    reason : str
+        ``"noise"``, ``"blank"`` or ``"outside"``.
+    rms : dict of str to float
+        Background RMS per band at the object, image units; NaN where it could not be measured.
+    """
+
+    def __init__(self, object_id: int, tile: str, reason: str, rms: dict[str, float]) -> None:
+        self.object_id = object_id
+        self.tile = tile
+        self.reason = reason
+        self.rms = rms
+        measured = ", ".join(f"{band} {value:.4g}" for band, value in rms.items())
+        super().__init__(
+            f"object {object_id} on tile {tile} has no cutout: skipped for {reason} "
+            f"(background RMS {measured}); the recipe's [quality] decides"
+        )
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.object_id, self.tile, self.reason, self.rms)
+
+
+class CutoutTooLargeError(RequestError):
+    """A size that the archive cannot serve."""
+
+
+def one_line(error: BaseException) -> str:
+    """Return a foreign error's message on one line, without the path that operating-system errors repeat."""
+    text = (isinstance(error, OSError) and error.strerror) or str(error)
+    return " ".join(text.split()) or type(error).__name__

@@ -1,0 +1,188 @@
+"""The rule of the cut: sky to pixels, sizes, windows and footprints.
+
+Pixels are 0-based and ``x`` runs along a row, as in :meth:`astropy.wcs.WCS.all_world2pix` with origin 0.
+Shapes are ``(ny, nx)``, as numpy has them.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import numpy as np
+from astropy import units as u
+from astropy.coordinates import angular_separation
+from astropy.wcs import WCS, NoConvergence
+from astropy.wcs.utils import proj_plane_pixel_scales
+from numpy.typing import ArrayLike, NDArray
+
+from archive_builder.errors import RequestError
+
+Shape: TypeAlias = tuple[int, int]
+"""Rows and columns of an image, ``(ny, nx)``."""
+
+Length: TypeAlias = "int | str | u.Quantity"
+"""One side of a cutout: pixels, a text such as ``"0.5arcmin"``, or an angle."""
+
+Size: TypeAlias = "Length | tuple[Length, Length]"
+"""A square cutout's side, or ``(ny, nx)``."""
+
+
+def window_origin(x: ArrayLike, y: ArrayLike, shape: Shape) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the first column and row of the cutouts around pixel positions: the rule of the cut.
+
+    The cutout of an object at ``(x, y)`` is ``tile[y0:y0 + ny, x0:x0 + nx]``, where it lies on the tile.
+
+    Parameters
+    ----------
+    x, y : array_like of float
+        Pixel positions on the tile; finite.
+    shape : (ny, nx)
+        Size of the cutout in pixels.
+
+    Returns
+    -------
+    x0, y0 : ndarray of int64
+        May be negative: a cutout may hang over the tile's edge.
+    """
+    ny, nx = shape
+    return nearest_pixel(x) - nx // 2, nearest_pixel(y) - ny // 2
+
+
+def nearest_pixel(position: ArrayLike) -> NDArray[np.int64]:
+    """Return the pixel a coordinate falls on; exact halves go to the even one."""
+    return np.rint(np.asarray(position, dtype=np.float64)).astype(np.int64)
+
+
+def recrop_offset(archived: Shape, shape: Shape) -> tuple[int, int]:
+    """Return where, in rows and columns, a window starts inside a larger one about the same object.
+
+    Parameters
+    ----------
+    archived, shape : (ny, nx)
+        The larger window and the one wanted.
+
+    Returns
+    -------
+    (dy, dx) : tuple of int
+        ``window_origin(x, y, shape) - window_origin(x, y, archived)``, whatever ``x`` and ``y``.
+    """
+    return archived[0] // 2 - shape[0] // 2, archived[1] // 2 - shape[1] // 2
+
+
+def parse_shape(size: Size, pixel_scale: float) -> Shape:
+    """Turn a size as people write it into pixels.
+
+    Parameters
+    ----------
+    size : int, str, Quantity, or a pair ``(ny, nx)`` of them
+        Pixels (``64``, ``"64"``, ``"64px"``) or an angle (``"0.5arcmin"``, ``30 * u.arcsec``), which becomes
+        ``round(angle / pixel_scale)``.
+    pixel_scale : float
+        Arcsec per pixel.
+
+    Returns
+    -------
+    (ny, nx) : tuple of int
+
+    Raises
+    ------
+    RequestError
+        The size cannot be read, or is less than one pixel.
+    """
+    if isinstance(size, tuple | list):
+        if len(size) != 2:
+            raise RequestError(f"size {size!r} has {len(size)} sides: give one side or (ny, nx)")
+        return _side(size[0], pixel_scale), _side(size[1], pixel_scale)
+    side = _side(size, pixel_scale)
+    return side, side
+
+
+def _side(length: Length, pixel_scale: float) -> int:
+    """Return one side in pixels."""
+    try:
+        quantity = u.Quantity(length)
+    except (TypeError, ValueError):
+        raise RequestError(f"size {length!r} cannot be read: give pixels or an angle such as 0.5arcmin") from None
+    if quantity.isscalar and quantity.unit.is_equivalent(u.arcsec):
+        pixels = float(np.rint(quantity.to_value(u.arcsec) / pixel_scale))
+    elif quantity.isscalar and quantity.unit in (u.dimensionless_unscaled, u.pix):
+        pixels = float(quantity.value)
+    else:
+        raise RequestError(f"size {length!r} is neither pixels nor an angle: give 64 or 0.5arcmin, say")
+    if not np.isfinite(pixels) or pixels != int(pixels) or pixels < 1:
+        raise RequestError(f"size {length!r} is not a whole number of pixels above zero")
+    return int(pixels)
+
+
+def pixel_scale(wcs: WCS) -> float:
+    """Return a WCS's pixel scale in arcsec: the geometric mean of its two axes at the reference pixel."""
+    scales = proj_plane_pixel_scales(wcs.celestial) * 3600.0
+    return float(np.sqrt(scales[0] * scales[1]))
+
+
+def sky_to_pixel(
+    wcs: WCS, shape: Shape, ra: NDArray[np.float64], dec: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the pixel positions of sky positions, NaN for those nowhere near the image.
+
+    A projection maps the far side of the sky somewhere too, and a distortion polynomial need not converge
+    far out; so only positions within the image's circumscribed circle and a tenth more are transformed.
+
+    Parameters
+    ----------
+    wcs : WCS
+        Of the image.
+    shape : (ny, nx)
+        Of the image.
+    ra, dec : ndarray of float64, (N,)
+        Deg, ICRS.
+
+    Returns
+    -------
+    x, y : ndarray of float64, (N,)
+        0-based, from ``all_world2pix(ra, dec, 0)``.
+    """
+    x, y = np.full(len(ra), np.nan), np.full(len(ra), np.nan)
+    centre = wcs.all_pix2world((shape[1] - 1) / 2, (shape[0] - 1) / 2, 0)
+    corners = footprint(wcs, shape)
+    radius = _separation(centre[0], centre[1], corners[:, 0], corners[:, 1]).max()
+    near = _separation(centre[0], centre[1], ra, dec) < 1.1 * radius
+    try:
+        x[near], y[near] = wcs.all_world2pix(ra[near], dec[near], 0)
+    except NoConvergence as failure:
+        x[near], y[near] = failure.best_solution.T
+    return x, y
+
+
+def _separation(ra1: ArrayLike, dec1: ArrayLike, ra2: ArrayLike, dec2: ArrayLike) -> NDArray[np.float64]:
+    """Return the angle between positions in deg, all deg."""
+    return np.asarray(np.degrees(angular_separation(*(np.radians(a) for a in (ra1, dec1, ra2, dec2)))))
+
+
+def footprint(wcs: WCS, shape: Shape) -> NDArray[np.float64]:
+    """Return the sky positions of an image's outer corners.
+
+    Returns
+    -------
+    ndarray of float64, (4, 2)
+        RA and Dec in deg, in the order (x, y) = low-low, high-low, high-high, low-high.
+    """
+    ny, nx = shape
+    x = np.array([0, nx, nx, 0]) - 0.5
+    y = np.array([0, 0, ny, ny]) - 0.5
+    return np.column_stack(wcs.all_pix2world(x, y, 0))
+
+
+def wcs_offset(wcs: WCS, other: WCS, shape: Shape) -> float:
+    """Return how far apart two WCS put the same pixels, at worst, in pixels.
+
+    Parameters
+    ----------
+    wcs, other : WCS
+    shape : (ny, nx)
+        Of the image both describe; compared at its corners, edges' middles and centre.
+    """
+    x, y = (axis.ravel() for axis in np.meshgrid(*(np.linspace(0, n - 1, 3) for n in shape[::-1])))
+    ra, dec = other.all_pix2world(x, y, 0)
+    back_x, back_y = sky_to_pixel(wcs, shape, ra, dec)
+    return float(np.nan_to_num(np.hypot(back_x - x, back_y - y), nan=np.inf).max())

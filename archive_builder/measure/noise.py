@@ -1,0 +1,181 @@
+"""The background noise: its RMS on a mesh, at a position, and the depth that follows.
+
+The RMS of a cell is SExtractor's (Bertin & Arnouts 1996, A&AS 117, 393), from :class:`sep.Background`. As
+there, the mesh is median-filtered over 3 x 3 cells; between the cells' centres it is interpolated
+bilinearly, which unlike SExtractor's spline needs no cell further away than the next. So the noise at an
+object is known, and final, as soon as the rows around it have been read.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import sep
+from numpy.typing import NDArray
+
+MIN_VALID_FRACTION = 0.5
+"""A cell with less of its pixels valid has no RMS: SExtractor's own limit (BACK_MINGOODFRAC)."""
+
+SAMPLE_STRIPS = 5
+"""How many rows of cells are read beforehand to find a tile's typical RMS."""
+
+DEPTH_APERTURE = 1.95
+"""Diameter in arcsec of the aperture in which a survey's depth is quoted, as DES does (Abbott et al. 2021)."""
+
+DEPTH_SIGMA = 5.0
+"""Signal to noise at the depth."""
+
+
+def cell_rms(rows: NDArray[np.float32], mesh: int) -> NDArray[np.float32]:
+    """Measure the background RMS in one row of cells.
+
+    Parameters
+    ----------
+    rows : ndarray of float32, (at most mesh, width)
+        Image rows, NaN where there is no data.
+    mesh : int
+        Width of a cell; the last one may be narrower.
+
+    Returns
+    -------
+    ndarray of float32, (ceil(width / mesh),)
+        Image units; NaN for a cell with too little data, or without any noise.
+    """
+    width = rows.shape[1]
+    return np.array([_rms(rows[:, x : x + mesh]) for x in range(0, width, mesh)], dtype=np.float32)
+
+
+def _rms(cell: NDArray[np.float32]) -> float:
+    """Measure the background RMS of one cell."""
+    cell = np.ascontiguousarray(cell)
+    invalid = ~np.isfinite(cell)
+    holes = np.count_nonzero(invalid)
+    if holes > (1 - MIN_VALID_FRACTION) * cell.size:
+        return np.nan
+    if holes:
+        # sep measures only the pixels that are not masked; but the sum of a NaN is NaN wherever it stands.
+        cell[invalid] = 0
+    height, width = cell.shape
+    background = sep.Background(cell, mask=invalid if holes else None, bw=width, bh=height, fw=1, fh=1)
+    rms = float(background.globalrms)
+    return rms if np.isfinite(rms) and rms > 0 else np.nan
+
+
+def sample_rows(height: int, mesh: int) -> list[tuple[int, int]]:
+    """Return the rows ``y0:y1`` that stand for the whole tile: all of a small one, even strips of a large one."""
+    cells = math.ceil(height / mesh)
+    chosen = sorted({int((k + 0.5) * cells / SAMPLE_STRIPS) for k in range(SAMPLE_STRIPS)})
+    return [(row * mesh, min((row + 1) * mesh, height)) for row in chosen]
+
+
+class NoiseMesh:
+    """The background RMS of a tile's bands, growing as the rows are read.
+
+    Parameters
+    ----------
+    bands : int
+        How many.
+    shape : (ny, nx)
+        Of the tile.
+    mesh : int
+        Side of a cell in pixels.
+    """
+
+    def __init__(self, bands: int, shape: tuple[int, int], mesh: int) -> None:
+        self._mesh = mesh
+        self._height = shape[0]
+        self._cells = np.full((bands, math.ceil(shape[0] / mesh), math.ceil(shape[1] / mesh)), np.nan, np.float32)
+        self._done = 0
+        self._pending = np.empty((bands, 0, shape[1]), dtype=np.float32)
+        self._read = 0
+
+    def add(self, rows: NDArray[np.float32]) -> None:
+        """Take the next rows, (bands, any number, nx)."""
+        self._read += rows.shape[1]
+        rows = np.concatenate([self._pending, rows], axis=1) if self._pending.shape[1] else rows
+        start = 0
+        while rows.shape[1] - start >= self._mesh or (self._read == self._height and start < rows.shape[1]):
+            for band, image in enumerate(rows[:, start : start + self._mesh]):
+                self._cells[band, self._done] = cell_rms(image, self._mesh)
+            self._done += 1
+            start += self._mesh
+        self._pending = rows[:, start:].copy()
+
+    @property
+    def known_below(self) -> int:
+        """Positions with ``y`` less than this have their final RMS."""
+        if self._read == self._height:
+            return self._height
+        # A cell's filtered value takes the next cell, and a position takes the cell whose centre is next.
+        return max(0, int((self._done - 1.5) * self._mesh))
+
+    def at(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float32]:
+        """Return the RMS at positions below :attr:`known_below`.
+
+        Parameters
+        ----------
+        x, y : ndarray of float64, (N,)
+
+        Returns
+        -------
+        ndarray of float32, (N, bands)
+            Image units; NaN where no cell around has one.
+        """
+        if len(x) == 0:
+            return np.empty((0, len(self._cells)), dtype=np.float32)
+        # Only the cells around these positions: two above and below, for the filter and the interpolation.
+        first = max(0, int(y.min() // self._mesh) - 2)
+        last = int(y.max() // self._mesh) + 3
+        filtered = np.stack([median_filter(cells) for cells in self._cells[:, first:last]])
+        # The filter sees no neighbours beyond the cut; those rows are not used, but at the tile's own edge.
+        return _interpolate(filtered, x / self._mesh, y / self._mesh - first).T
+
+
+def median_filter(cells: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Replace each cell of a mesh (rows, columns) by the median of the valid ones among its 3 x 3 neighbours."""
+    padded = np.pad(cells, 1, constant_values=np.nan)
+    around = np.lib.stride_tricks.sliding_window_view(padded, (3, 3)).reshape(*cells.shape, 9)
+    ordered = np.sort(around, axis=-1)  # NaN last
+    valid = np.count_nonzero(np.isfinite(ordered), axis=-1)
+    middle = [np.take_along_axis(ordered, np.maximum(k, 0)[..., None], -1) for k in ((valid - 1) // 2, valid // 2)]
+    return np.where(valid > 0, (middle[0] + middle[1])[..., 0] / 2, np.nan).astype(np.float32)
+
+
+def _interpolate(
+    cells: NDArray[np.float32], column: NDArray[np.float64], row: NDArray[np.float64]
+) -> NDArray[np.float32]:
+    """Interpolate a stack of meshes (bands, rows, columns) bilinearly between cell centres, past NaN cells.
+
+    ``column`` and ``row`` are in cells from the outer edge: the first centre is at 0.5.
+    """
+    ny, nx = cells.shape[1:]
+    u, v = np.clip(column - 0.5, 0, nx - 1), np.clip(row - 0.5, 0, ny - 1)
+    i, j = u.astype(int), v.astype(int)
+    total = np.zeros((len(cells), len(column)))
+    weight = np.zeros_like(total)
+    for dj, wy in ((0, 1 - (v - j)), (1, v - j)):
+        for di, wx in ((0, 1 - (u - i)), (1, u - i)):
+            value = cells[:, np.minimum(j + dj, ny - 1), np.minimum(i + di, nx - 1)]
+            w = np.where(np.isfinite(value), wx * wy, 0.0)
+            total += w * np.nan_to_num(value)
+            weight += w
+    return np.divide(total, weight, out=np.full_like(total, np.nan), where=weight > 0).astype(np.float32)
+
+
+def depth(rms: NDArray[np.floating], zero_point: float, pixel_scale: float) -> NDArray[np.float64]:
+    """Return the magnitude of `DEPTH_SIGMA` times the noise in an aperture of `DEPTH_APERTURE`.
+
+    The noise in an aperture of ``n`` pixels is taken as ``rms * sqrt(n)``, of independent pixels.
+
+    Parameters
+    ----------
+    rms : ndarray of float
+        Background RMS, image units.
+    zero_point : float
+        AB magnitude of one image unit.
+    pixel_scale : float
+        Arcsec.
+    """
+    pixels = math.pi * (DEPTH_APERTURE / 2 / pixel_scale) ** 2
+    return zero_point - 2.5 * np.log10(DEPTH_SIGMA * np.asarray(rms, dtype=np.float64) * math.sqrt(pixels))

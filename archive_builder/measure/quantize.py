@@ -1,0 +1,166 @@
+"""Flux to stored values and back, within a bound.
+
+Noise-scaled quantization as fpack does it (Pence, Seaman & White 2009, PASP 121, 414), without dithering:
+``stored = round(flux / step)`` with ``step`` at most the band's background RMS over ``q``, so that no flux
+is off by more than ``rms / (2 q)``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+BLANK = -(2**31)
+"""The stored integer of a pixel without data: the lowest int32, as FITS's BLANK often is."""
+
+LARGEST = 2**31 - 1
+"""The largest stored integer."""
+
+STEP_BITS = 5
+"""Significant bits of a step.
+
+A product of a 24-bit float and a step is rounded when it is made a float32 again; with a step of 5 bits it is
+exact up to 2^19 steps (32,000 times the RMS at q = 16), and the bound holds to the last bit. Rounding the
+step down costs 0.03 bits a pixel.
+"""
+
+BLOCK_ROWS = 16
+"""Rows worked on at once: they stay in the processor's cache."""
+
+
+class UnstorableError(ValueError):
+    """A pixel's value is beyond the largest integer.
+
+    Attributes
+    ----------
+    value : float
+    band : int
+    """
+
+    def __init__(self, band: int, value: float) -> None:
+        self.band = band
+        self.value = value
+        super().__init__(f"value {value:.6g} is too large for the quantization step")
+
+
+def step_for(rms: float, levels: float) -> float:
+    """Return the quantization step of a band: ``rms / levels``, rounded down to `STEP_BITS` bits.
+
+    Parameters
+    ----------
+    rms : float
+        Background RMS, image units; finite and positive.
+    levels : float
+        Steps per RMS, the ``q`` of fpack.
+    """
+    mantissa, exponent = math.frexp(rms / levels)
+    return math.ldexp(math.floor(math.ldexp(mantissa, STEP_BITS)), exponent - STEP_BITS)
+
+
+def step_without_noise(largest: float) -> float:
+    """Return the step for a band without measurable noise, given its largest absolute value.
+
+    A constant band is stored exactly; any other to a part in 2^31 of its largest value, finer than float32
+    for all values near it.
+    """
+    return math.ldexp(largest, -30) if largest > 0 and math.isfinite(largest) else 1.0
+
+
+@dataclass(frozen=True)
+class NoiseScaled:
+    """Stores integers, a number of steps."""
+
+    step: tuple[float, ...]
+    """Per band, image units."""
+
+    dtype = np.dtype("<i4")
+    blank = BLANK
+
+    def encode(self, flux: NDArray[np.float32], out: NDArray[np.int32]) -> bool:
+        """Quantize.
+
+        Parameters
+        ----------
+        flux : ndarray of float32, (bands, rows, nx)
+            What is not finite becomes blank.
+        out : ndarray of int32, (bands, rows, nx)
+
+        Returns
+        -------
+        bool
+            Whether any pixel is blank.
+
+        Raises
+        ------
+        UnstorableError
+            A finite value does not fit.
+        """
+        blank = False
+        for band, step in enumerate(self.step):
+            for y in range(0, flux.shape[1], BLOCK_ROWS):
+                block = slice(y, y + BLOCK_ROWS)
+                blank |= _encode(flux[band, block], 1.0 / step, band, out[band, block])
+        return blank
+
+    def decode(self, stored: NDArray[np.int32]) -> NDArray[np.float32]:
+        """Return the flux of stored values (bands, ...), NaN where they are blank.
+
+        Worked out in float32 where that is exact, else in float64.
+        """
+        steps = np.array(self.step).reshape(-1, *[1] * (stored.ndim - 1))
+        blank = stored == BLANK if stored.min(initial=0) == BLANK else None
+        known = stored if blank is None else np.where(blank, 0, stored)
+        if max(known.max(initial=0), -int(known.min(initial=0))) < 2**24:
+            flux = known.astype(np.float32)
+            flux *= steps.astype(np.float32)
+        else:
+            flux = (known * steps).astype(np.float32)
+        if blank is not None:
+            flux[blank] = np.nan
+        return flux
+
+
+def _encode(flux: NDArray[np.float32], per_unit: float, band: int, out: NDArray[np.int32]) -> bool:
+    """Quantize some rows of one band; tell whether any pixel is blank."""
+    # In float64: a float32 quotient of 1e5 steps would already miss the bound by a per cent.
+    steps = np.multiply(flux, per_unit, dtype=np.float64)
+    np.rint(steps, out=steps)
+    lowest, highest = steps.min(), steps.max()
+    blank = not (np.isfinite(lowest) and np.isfinite(highest))
+    if blank:
+        invalid = ~np.isfinite(steps)
+        steps[invalid] = 0
+        lowest, highest = steps.min(), steps.max()
+    if highest > LARGEST or lowest < -LARGEST:
+        raise UnstorableError(band, float((highest if highest > -lowest else lowest) / per_unit))
+    np.copyto(out, steps, casting="unsafe")
+    if blank:
+        out[invalid] = BLANK
+    return blank
+
+
+@dataclass(frozen=True)
+class Lossless:
+    """Stores float32 bit for bit."""
+
+    step: tuple[float, ...]
+    """Per band: 1."""
+
+    dtype = np.dtype("<f4")
+    blank = float("nan")
+
+    def encode(self, flux: NDArray[np.float32], out: NDArray[np.float32]) -> bool:
+        """Copy ``flux`` into ``out``; tell whether any pixel is blank."""
+        np.copyto(out, flux)
+        return bool(np.isnan(flux.min(initial=0.0)))
+
+    def decode(self, stored: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the stored values (bands, ...)."""
+        return stored
+
+
+Codec = NoiseScaled | Lossless
+"""How pixels are stored."""

@@ -1,0 +1,80 @@
+"""The shard's written format, ``schema/shard.json``: what every shard has, and whether one has it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import h5py
+import numpy as np
+
+
+@cache
+def shard_format() -> Mapping[str, Any]:
+    """Return ``schema/shard.json``."""
+    text = resources.files("archive_builder.schema").joinpath("shard.json").read_text(encoding="utf-8")
+    return json.loads(text)  # type: ignore[no-any-return]
+
+
+def violations(shard: h5py.File) -> list[str]:
+    """Compare an open shard with the written format.
+
+    Returns
+    -------
+    list of str
+        A line for each thing that is missing, or has another shape or type than it must; empty if all is well.
+    """
+    spec = shard_format()
+    missing = [f"attribute {name} is missing" for name in spec["attributes"] if name not in shard.attrs]
+    if missing:
+        return missing
+    attrs = shard.attrs
+    if (attrs["format"], attrs["format_version"]) != (spec["format"], spec["format_version"]):
+        return [f"format is {attrs['format']} {attrs['format_version']}"]
+    return list(_mismatches(shard, spec))
+
+
+def _mismatches(shard: h5py.File, spec: Mapping[str, Any]) -> Iterator[str]:
+    sizes = _sizes(shard)
+    pixel = spec["pixel"]["dtypes"]["lossless" if shard.attrs["quantization"] == "lossless" else "quantized"]
+    for name, wanted in spec["attributes"].items():
+        yield from _compare(f"attribute {name}", np.asarray(shard.attrs[name]), wanted, sizes, pixel)
+    for path, wanted in spec["groups"].items():
+        if wanted["layout"] == shard.attrs["layout"] and not isinstance(shard.get(path), h5py.Group):
+            yield f"{path} is missing"
+    for path, wanted in spec["datasets"].items():
+        if wanted.get("layout", shard.attrs["layout"]) != shard.attrs["layout"]:
+            continue
+        if not isinstance(shard.get(path), h5py.Dataset):
+            yield f"{path} is missing"
+            continue
+        yield from _compare(path, shard[path], wanted, sizes, pixel)
+        if wanted["dtype"] == "pixel":
+            for name, attribute in spec["pixel"]["attributes"].items():
+                value = np.asarray(shard[path].attrs.get(name))
+                yield from _compare(f"attribute {name} of {path}", value, attribute, sizes, pixel)
+
+
+def _sizes(shard: h5py.File) -> dict[str, int]:
+    """Return what the symbols in shapes stand for in this shard."""
+    attrs = shard.attrs
+    sizes = {name: int(attrs[name]) for name in ("size", "height", "width")}
+    counts = {"N": "/objects/object_id", "S": "/skipped/object_id"}
+    rows = {symbol: len(shard[path]) if path in shard else -1 for symbol, path in counts.items()}
+    return {**sizes, **rows, "bands": len(attrs["bands"])}
+
+
+def _compare(
+    name: str, found: Any, wanted: Mapping[str, Any], sizes: Mapping[str, int], pixel: str
+) -> Iterator[str]:
+    """Compare the shape and type of one attribute or dataset."""
+    shape = tuple(sizes.get(n, n) for n in wanted.get("shape", ()))
+    if found.shape != shape:
+        yield f"{name} has shape {found.shape}, not {shape}"
+    dtype = pixel if wanted["dtype"] == "pixel" else wanted["dtype"]
+    matches = found.dtype.kind in "OSU" if dtype == "string" else found.dtype == np.dtype(dtype)
+    if not matches:
+        yield f"{name} has type {found.dtype}, not {dtype}"

@@ -1,0 +1,220 @@
+"""The index: one SQLite file that leads from an object ID to a row of a shard."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import sqlite_utils
+from numpy.typing import NDArray
+
+from archive_builder.errors import ArchiveError, DuplicateObjectError, NoArchiveError, one_line
+
+INDEX_NAME = "index.sqlite"
+"""The index's file in the archive's folder."""
+
+BUSY_SECONDS = 60.0
+"""How long a reader waits while a tile is committed, and the builder for a reader."""
+
+BATCH = 10_000
+"""Object IDs in one statement."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where objects are; parallel arrays in the order of the IDs asked for."""
+
+    tile_id: NDArray[np.int64]
+    """-1 for an ID that is not in the index."""
+
+    row: NDArray[np.int64]
+    """In the shard's ``/cutouts``, or its ``/skipped``."""
+
+    status: NDArray[np.int64]
+    """See `archive_builder.measure.quality.Status`."""
+
+
+class Index:
+    """The index of an archive.
+
+    Parameters
+    ----------
+    archive : Path
+        The archive's folder.
+    writable : bool
+        Open it for the builder, and make it if it is not there.
+
+    Raises
+    ------
+    ArchiveError
+        There is no index, or it cannot be read.
+    """
+
+    def __init__(self, archive: Path, writable: bool = False) -> None:
+        self.path = archive / INDEX_NAME
+        if not writable and not self.path.is_file():
+            raise NoArchiveError(f"{archive} is no cutout archive: it has no {INDEX_NAME}")
+        mode = "rwc" if writable else "ro"
+        with self._explained():
+            # Without check_same_thread: whoever shares an Index between threads must take turns.
+            connection = sqlite3.connect(
+                f"{self.path.absolute().as_uri()}?mode={mode}", uri=True, timeout=BUSY_SECONDS, check_same_thread=False
+            )
+            self._db = sqlite_utils.Database(connection, execute_plugins=False)
+            if writable:
+                self._db.executescript(
+                    resources.files("archive_builder.schema").joinpath("index.sql").read_text(encoding="utf-8")
+                )
+            self._db.execute("SELECT count(*) FROM tiles").fetchone()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What all shards share; empty for a new archive."""
+        with self._explained():
+            return {row["key"]: json.loads(row["value"]) for row in self._db["settings"].rows}
+
+    def set_settings(self, settings: Mapping[str, Any]) -> None:
+        """Store what all shards share."""
+        rows = [{"key": key, "value": json.dumps(value)} for key, value in settings.items()]
+        with self._explained(), self._db.atomic():
+            self._db["settings"].upsert_all(rows, pk="key")
+
+    def tiles(self) -> list[dict[str, Any]]:
+        """Return the rows of the table ``tiles``, by name."""
+        with self._explained():
+            return list(self._db["tiles"].rows_where(order_by="name"))
+
+    def tile(self, tile_id: int) -> dict[str, Any]:
+        """Return one row of the table ``tiles``."""
+        with self._explained():
+            return dict(self._db["tiles"].get(tile_id))
+
+    def find(self, object_id: NDArray[np.int64]) -> Places:
+        """Look objects up.
+
+        Parameters
+        ----------
+        object_id : ndarray of int64, (N,)
+            In any order, repeats allowed.
+        """
+        unique, inverse = np.unique(object_id, return_inverse=True)
+        found = np.full((len(unique), 3), -1, dtype=np.int64)
+        with self._explained():
+            for first in range(0, len(unique), BATCH):
+                ids = unique[first : first + BATCH]
+                rows = self._rows_of(ids)
+                if rows:
+                    table = np.array(rows, dtype=np.int64)
+                    found[first + np.searchsorted(ids, table[:, 0])] = table[:, 1:]
+        return Places(*found[inverse].T)
+
+    def _rows_of(self, ids: NDArray[np.int64]) -> list[tuple[int, int, int, int]]:
+        """Return the index's rows of these IDs, those it has."""
+        question = (
+            "SELECT object_id, tile_id, row, status FROM objects "
+            "WHERE object_id IN (SELECT value FROM json_each(?))"
+        )
+        return self._db.execute(question, [json.dumps(ids.tolist())]).fetchall()  # type: ignore[no-any-return]
+
+    def commit_tile(
+        self,
+        tile: Mapping[str, Any],
+        stored: NDArray[np.int64],
+        skipped: NDArray[np.int64],
+        reason: NDArray[np.uint8],
+        replaced: NDArray[np.int64] | None,
+    ) -> None:
+        """Put a tile's new shard in the place of its old one, in one transaction.
+
+        Parameters
+        ----------
+        tile : mapping
+            The tile's row in ``tiles``, without its ``tile_id``.
+        stored, skipped : ndarray of int64
+            Object IDs in the order of the shard's rows.
+        reason : ndarray of uint8
+            The `Status` of each skipped object.
+        replaced : ndarray of int64 or None
+            Object IDs of the tile's old shard; None if they cannot be told: then the whole index is searched
+            for them.
+
+        Raises
+        ------
+        DuplicateObjectError
+            An object belongs to another tile already; nothing has been changed.
+        """
+        with self._explained(), self._db.atomic():
+            tile_id = self._put_tile(tile)
+            self._remove_objects(tile_id, replaced)
+            statement = "INSERT INTO objects (object_id, tile_id, row, status) VALUES (?, ?, ?, ?)"
+            try:
+                for ids, status in ((stored, np.zeros(len(stored), int)), (skipped, reason)):
+                    self._db.conn.executemany(statement, _object_rows(ids, tile_id, status))
+            except sqlite3.IntegrityError:
+                raise self._conflict(np.concatenate([stored, skipped]), tile["name"], tile_id) from None
+
+    def record_failure(self, name: str, error: str) -> None:
+        """Note that the last attempt at a tile failed; what was kept of it stays."""
+        with self._explained(), self._db.atomic():
+            self._put_tile({"name": name, "state": "failed", "error": error})
+
+    def _remove_objects(self, tile_id: int, ids: NDArray[np.int64] | None) -> None:
+        """Remove a tile's objects, by their IDs if those are known."""
+        if ids is None:
+            self._db.execute("DELETE FROM objects WHERE tile_id = ?", [tile_id])
+        else:
+            statement = "DELETE FROM objects WHERE object_id = ? AND tile_id = ?"
+            self._db.conn.executemany(statement, zip(ids.tolist(), [tile_id] * len(ids), strict=True))
+
+    def _put_tile(self, tile: Mapping[str, Any]) -> int:
+        """Insert a tile's row, or update it; return its ``tile_id``."""
+        known = list(self._db["tiles"].rows_where("name = ?", [tile["name"]], select="tile_id"))
+        if known:
+            self._db["tiles"].update(known[0]["tile_id"], dict(tile))
+            return int(known[0]["tile_id"])
+        return int(self._db["tiles"].insert(dict(tile)).last_pk)
+
+    def _conflict(self, ids: NDArray[np.int64], name: str, tile_id: int) -> DuplicateObjectError:
+        """Return the error that names the first object that another tile has."""
+        for first in range(0, len(ids), BATCH):
+            others = [row for row in self._rows_of(ids[first : first + BATCH]) if row[1] != tile_id]
+            if others:
+                other = self.tile(others[0][1])["name"]
+                return DuplicateObjectError(
+                    f"object {others[0][0]} of tile {name} belongs to tile {other} already: "
+                    "an ID may stand in one tile's catalogue only"
+                )
+        return DuplicateObjectError(f"an object stands twice in tile {name}: an ID may stand once")
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turn SQLite's errors into one that names the file and the remedy."""
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            raise ArchiveError(f"index {self.path}: {one_line(error)}: is the disk full or the file locked?") from None
+        except sqlite3.DatabaseError as error:
+            raise ArchiveError(f"index {self.path}: {one_line(error)}: the file is damaged") from None
+
+
+def _object_rows(
+    ids: NDArray[np.int64], tile_id: int, status: NDArray[np.integer[Any]]
+) -> Iterable[tuple[int, int, int, int]]:
+    return zip(ids.tolist(), [tile_id] * len(ids), range(len(ids)), status.tolist(), strict=True)

@@ -1,0 +1,1 @@
+"""What the survey gives us: its recipe, tiles, images and catalogues."""

@@ -1,0 +1,161 @@
+"""Which tiles there are, which files make each, and the fingerprint of those files."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from archive_builder.errors import RecipeError, TileError
+from archive_builder.survey.catalog import READ_ERRORS, read_csv
+from archive_builder.survey.recipe import Recipe
+
+TILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
+"""What a tile may be called: its shard is a file of that name."""
+
+
+@dataclass(frozen=True)
+class TileFiles:
+    """The files that make one tile."""
+
+    tile: str
+    """The tile's name."""
+
+    images: Mapping[str, Path]
+    """Each band's image, in the recipe's order."""
+
+    catalog: Path
+    """The catalogue that holds its objects."""
+
+    def fingerprint(self) -> str:
+        """Return a short hash of the paths, sizes and modification times.
+
+        Raises
+        ------
+        TileError
+            A file has vanished.
+        """
+        try:
+            facts = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in (*self.images.values(), self.catalog)]
+        except OSError as error:
+            raise TileError(f"{error.filename}: {error.strerror}: it was there a moment ago") from None
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Discovery:
+    """What a survey's folder holds, by the recipe."""
+
+    tiles: tuple[TileFiles, ...]
+    """The tiles whose files are all there, by name."""
+
+    incomplete: Mapping[str, str]
+    """The others: name to what is wrong."""
+
+
+def discover(recipe: Recipe) -> Discovery:
+    """Find every tile of a survey and its files.
+
+    Raises
+    ------
+    RecipeError
+        The tile table cannot be used, a pattern names an unknown placeholder, or nothing is found.
+    """
+    rows = _table_rows(recipe) if recipe.survey.tiles else _matching_tiles(recipe)
+    if not rows:
+        raise RecipeError(f"no tile found: survey.image is {recipe.survey.image!r} under {recipe.survey.root}")
+    tiles, incomplete = [], {}
+    for name, row in sorted(rows.items()):
+        try:
+            tiles.append(_files_of(name, row, recipe))
+        except TileError as error:
+            incomplete[name] = str(error)
+    return Discovery(tuple(tiles), incomplete)
+
+
+def _table_rows(recipe: Recipe) -> dict[str, dict[str, str]]:
+    """Return the rows of the tile table by tile name."""
+    path = recipe.survey.tiles
+    assert path is not None
+    try:
+        table = read_csv(path, text_only=True)
+    except READ_ERRORS as error:
+        raise RecipeError(f"tile table {path}: cannot be read: {error}") from None
+    if "tile" not in table.column_names:
+        raise RecipeError(f"tile table {path}: has no column tile (it has {', '.join(table.column_names)})")
+    rows = {row["tile"]: row for row in table.to_pylist()}
+    if len(rows) != table.num_rows:
+        raise RecipeError(f"tile table {path}: a tile stands in it twice")
+    return rows
+
+
+def _matching_tiles(recipe: Recipe) -> dict[str, dict[str, str]]:
+    """Return the tiles for which some band's image is there, found through the pattern alone."""
+    pattern = recipe.survey.image
+    if "{tile}" not in pattern:
+        raise RecipeError("survey.image has no {tile} and there is no tile table: give one of the two")
+    anything = _fill(pattern, {"tile": "*", "band": "*"})
+    expression = re.compile(_as_regex(pattern, recipe.survey.bands))
+    found = glob.iglob(anything, root_dir=recipe.survey.root)
+    names = {match["tile"] for path in found if (match := expression.fullmatch(path))}
+    return {name: {"tile": name} for name in names}
+
+
+def _as_regex(pattern: str, bands: tuple[str, ...]) -> str:
+    """Turn a glob pattern with ``{tile}`` and ``{band}`` into a regular expression with the group ``tile``."""
+    pieces = []
+    seen = False
+    for piece in re.split(r"(\{tile\}|\{band\}|\*|\?|\[[^]]+\])", pattern):
+        if piece == "{tile}":
+            pieces.append("(?P=tile)" if seen else "(?P<tile>[^/]+?)")
+            seen = True
+        elif piece == "{band}":
+            pieces.append("(?:" + "|".join(map(re.escape, bands)) + ")")
+        elif piece in ("*", "?"):
+            pieces.append("[^/]" + piece.replace("?", ""))
+        elif piece.startswith("["):
+            pieces.append(piece.replace("[!", "[^"))
+        else:
+            pieces.append(re.escape(piece))
+    return "".join(pieces)
+
+
+def _files_of(tile: str, row: Mapping[str, str], recipe: Recipe) -> TileFiles:
+    """Find the files of one tile."""
+    if not TILE_NAME.fullmatch(tile):
+        raise TileError(f"{tile!r} cannot be a tile's name: use letters, digits and . _ + - only")
+    for column, value in row.items():
+        if Path(value or "").is_absolute() or ".." in Path(value or "").parts:
+            raise TileError(f"{column} {value!r} of the tile table leads out of the survey's folder")
+    escaped = {column: glob.escape(value or "") for column, value in row.items()}
+    survey, root = recipe.survey, recipe.survey.root
+    images = {
+        band: _only_match(root, _fill(survey.image, {**escaped, "band": glob.escape(band)}), f"band {band}")
+        for band in survey.bands
+    }
+    return TileFiles(tile, images, _only_match(root, _fill(recipe.catalog.path, escaped), "the catalogue"))
+
+
+def _fill(pattern: str, values: Mapping[str, str]) -> str:
+    """Put values into a pattern's ``{placeholders}``."""
+    for name in re.findall(r"\{([^}]*)\}", pattern):
+        if name not in values:
+            raise RecipeError(f"pattern {pattern!r}: there is no {{{name}}}: known are {', '.join(sorted(values))}")
+    return re.sub(r"\{([^}]*)\}", lambda match: values[match[1]], pattern)
+
+
+def _only_match(root: Path, pattern: str, what: str) -> Path:
+    """Return the one file that matches."""
+    matches = sorted(glob.glob(pattern, root_dir=root))
+    if not matches:
+        raise TileError(f"no file for {what}: nothing matches {root / pattern}")
+    if len(matches) > 1:
+        raise TileError(
+            f"{len(matches)} files for {what}: {matches[0]} and {matches[1]} both match {pattern}: "
+            "make the recipe's pattern tell them apart"
+        )
+    return root / matches[0]

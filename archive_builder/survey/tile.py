@@ -1,0 +1,203 @@
+"""One tile's pixels strip by strip, its headers and its WCS."""
+
+from __future__ import annotations
+
+import warnings
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from astropy.io import fits
+from astropy.io.fits.verify import VerifyError, VerifyWarning
+from astropy.utils.exceptions import AstropyUserWarning
+from astropy.wcs import WCS, FITSFixedWarning, InvalidTransformError, WcsError
+from numpy.typing import NDArray
+
+from archive_builder import geometry
+from archive_builder.errors import TileError, one_line
+
+WCS_TOLERANCE = 0.01
+"""Largest distance in pixels between where two bands of a tile put the same sky."""
+
+READ_ERRORS = (OSError, ValueError, TypeError, IndexError, KeyError, EOFError, zlib.error, RuntimeError, VerifyError)
+"""What astropy raises for a file that is damaged, truncated or no FITS at all."""
+
+
+class Tile:
+    """The images of one tile, open for reading.
+
+    Parameters
+    ----------
+    images : mapping of str to Path
+        Each band's FITS file: plain, gzipped or fpacked.
+    hdu : str, int or None
+        Name or number of the image's HDU; None for the first that is an image.
+    blank_value : float or None
+        A pixel value that stands for no data, besides NaN.
+
+    Attributes
+    ----------
+    bands : tuple of str
+    headers : tuple of astropy.io.fits.Header
+        The image header of each band, as of an uncompressed image.
+    wcs : WCS
+        Of the first band; the others agree with it to `WCS_TOLERANCE`.
+    shape : (ny, nx)
+
+    Raises
+    ------
+    TileError
+        A file cannot be read, lacks the HDU or a WCS, or the bands do not lie on the same pixels.
+    """
+
+    def __init__(
+        self, images: Mapping[str, Path], hdu: str | int | None = None, blank_value: float | None = None
+    ) -> None:
+        self.bands = tuple(images)
+        self._paths = tuple(images.values())
+        self._blank_value = None if blank_value is None else np.float32(blank_value)
+        self._files: list[fits.HDUList] = []
+        self._hdus: list[fits.ImageHDU] = []
+        try:
+            for path in self._paths:
+                self._hdus.append(self._open(path, hdu))
+            self.headers = tuple(image.header for image in self._hdus)
+            self.shape: geometry.Shape = self._common_shape()
+            self.wcs = self._common_wcs()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the files."""
+        for file in self._files:
+            file.close()
+
+    def read(self, y0: int, y1: int) -> NDArray[np.float32]:
+        """Read rows ``y0:y1`` of all bands.
+
+        Returns
+        -------
+        ndarray of float32, (bands, y1 - y0, nx)
+            NaN where there is no data.
+
+        Raises
+        ------
+        TileError
+            The rows cannot be read.
+        """
+        rows = np.empty((len(self.bands), y1 - y0, self.shape[1]), dtype=np.float32)
+        for band in range(len(self.bands)):
+            self.read_band(band, y0, y1, rows[band])
+        return rows
+
+    def read_band(self, band: int, y0: int, y1: int, out: NDArray[np.float32]) -> None:
+        """Read rows ``y0:y1`` of one band, by its number, into ``out`` (y1 - y0, nx)."""
+        try:
+            with _quiet_about_headers():
+                out[...] = self._hdus[band].section[y0:y1]
+        except READ_ERRORS as error:
+            raise TileError(
+                f"{self._paths[band]}: rows {y0} to {y1} cannot be read ({one_line(error)}): "
+                "the file is damaged or truncated, replace it"
+            ) from None
+        if self._blank_value is not None:
+            out[out == self._blank_value] = np.nan
+
+    def _open(self, path: Path, hdu: str | int | None) -> fits.ImageHDU:
+        """Open a file and return its image HDU."""
+        try:
+            with warnings.catch_warnings(), _quiet_about_headers():
+                warnings.filterwarnings("error", message=".*truncated", category=AstropyUserWarning)
+                file = fits.open(path, memmap=False)
+                self._files.append(file)
+                image = _select(file, hdu, path)
+                if path.suffix != ".gz":
+                    _check_whole(image, path)
+        except (*READ_ERRORS, AstropyUserWarning) as error:
+            raise TileError(f"{path}: cannot be read as FITS ({one_line(error)}): replace the file") from None
+        return image
+
+    def _common_shape(self) -> geometry.Shape:
+        shapes = [tuple(image.shape) for image in self._hdus]
+        for band, shape in zip(self.bands, shapes, strict=True):
+            if shape != shapes[0]:
+                raise TileError(
+                    f"band {band} is {_by(shape)} px but band {self.bands[0]} is {_by(shapes[0])}: "
+                    "all bands of a tile must share their pixels"
+                )
+        return shapes[0][0], shapes[0][1]
+
+    def _common_wcs(self) -> WCS:
+        solutions = [_wcs(header, path) for header, path in zip(self.headers, self._paths, strict=True)]
+        for band, solution in zip(self.bands, solutions, strict=True):
+            offset = geometry.wcs_offset(solutions[0], solution, self.shape)
+            if offset > WCS_TOLERANCE:
+                raise TileError(
+                    f"band {band}'s WCS is off band {self.bands[0]}'s by {offset:.3g} px "
+                    f"(at most {WCS_TOLERANCE} px is allowed): resample the bands to common pixels"
+                )
+        return solutions[0]
+
+
+def _select(file: fits.HDUList, hdu: str | int | None, path: Path) -> fits.ImageHDU:
+    """Return the HDU asked for, or the first 2-D image."""
+    if hdu is None:
+        images = (h for h in file if h.is_image and h.header.get("NAXIS") == 2)
+        image = next(images, None)
+        if image is None:
+            raise TileError(f"{path}: holds no 2-D image: name the right file in survey.image")
+        return image
+    there = ", ".join(f"{number} {h.name}".strip() for number, h in enumerate(file))
+    try:
+        image = file[hdu]
+    except (KeyError, IndexError):
+        raise TileError(f"{path}: has no HDU {hdu} (it has {there}): set survey.image_hdu") from None
+    if not image.is_image or image.header.get("NAXIS") != 2:
+        raise TileError(f"{path}: HDU {hdu} is no 2-D image (the file has {there}): set survey.image_hdu")
+    return image
+
+
+def _check_whole(image: fits.ImageHDU, path: Path) -> None:
+    """Refuse a file that ends before its image does."""
+    place = image.fileinfo()
+    # The last 2880-byte block may lack its padding: programs differ, and no pixel is lost.
+    if place is not None and path.stat().st_size <= place["datLoc"] + place["datSpan"] - 2880:
+        raise TileError(f"{path}: the file is truncated: replace it")
+
+
+def _wcs(header: fits.Header, path: Path) -> WCS:
+    """Return the celestial WCS of an image."""
+    try:
+        with _quiet_about_headers():
+            wcs = WCS(header)
+            if wcs.has_celestial and wcs.naxis == 2:
+                wcs.all_pix2world(0.0, 0.0, 0)
+                return wcs
+    except (WcsError, InvalidTransformError, ValueError, KeyError, TypeError) as error:
+        raise TileError(f"{path}: its WCS cannot be used ({one_line(error)}): mend the header") from None
+    raise TileError(f"{path}: the image has no sky coordinates: survey.image_hdu names the wrong HDU, perhaps")
+
+
+class _quiet_about_headers(warnings.catch_warnings):  # noqa: N801
+    """Keep astropy's remarks on harmless header oddities off the terminal."""
+
+    def __enter__(self) -> None:  # type: ignore[override]
+        super().__enter__()
+        for category in (FITSFixedWarning, VerifyWarning, fits.card.VerifyWarning):
+            warnings.simplefilter("ignore", category)
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return " x ".join(str(n) for n in reversed(shape))

@@ -1,0 +1,1 @@
+"""The written formats: the tables of the index, the shard, the recipe."""
