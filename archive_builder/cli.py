@@ -127,9 +127,7 @@ def status(archive: Path, as_json: bool) -> None:
 @click.option("--bands", help="In the order wanted, gri say; all without it. Longer names with commas between.")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="FILE.fits or FILE.npy")
 @as_json
-def get(
-    archive: Path, object_id: int, size: str | None, bands: str | None, output: Path, as_json: bool
-) -> None:
+def get(archive: Path, object_id: int, size: str | None, bands: str | None, output: Path, as_json: bool) -> None:
     """Write the cutout of OBJECT_ID from ARCHIVE to a file."""
     with Archive(archive) as opened:
         wanted = bands.split(",") if bands and "," in bands else bands
@@ -138,8 +136,8 @@ def get(
     answer = {
         "object_id": cutout.object_id,
         "tile": cutout.tile,
-        "ra": float(cutout.coord.ra.deg),
-        "dec": float(cutout.coord.dec.deg),
+        "ra": cutout.ra,
+        "dec": cutout.dec,
         "bands": cutout.bands,
         "shape": cutout.data.shape[1:],
         "file": str(output),

@@ -6,6 +6,7 @@ Shapes are ``(ny, nx)``, as numpy has them.
 
 from __future__ import annotations
 
+import re
 from typing import TypeAlias
 
 import numpy as np
@@ -100,7 +101,8 @@ def parse_shape(size: Size, pixel_scale: float) -> Shape:
 def _side(length: Length, pixel_scale: float) -> int:
     """Return one side in pixels."""
     try:
-        quantity = u.Quantity(length)
+        # astropy spells the unit "pix"
+        quantity = u.Quantity(re.sub(r"px\s*$", "pix", length) if isinstance(length, str) else length)
     except (TypeError, ValueError):
         raise RequestError(f"size {length!r} cannot be read: give pixels or an angle such as 0.5arcmin") from None
     if quantity.isscalar and quantity.unit.is_equivalent(u.arcsec):

@@ -130,7 +130,9 @@ def _chosen(found: Discovery, tiles: Collection[str]) -> Discovery:
         return found
     there = {files.tile for files in found.tiles} | set(found.incomplete)
     if unknown := sorted(set(tiles) - there):
-        raise RecipeError(f"the survey has no tile {', '.join(unknown)}: its {len(there)} tiles begin with {min(there)}")
+        raise RecipeError(
+            f"the survey has no tile {', '.join(unknown)}: its {len(there)} tiles begin with {min(there)}"
+        )
     chosen = tuple(files for files in found.tiles if files.tile in tiles)
     return Discovery(chosen, {name: error for name, error in found.incomplete.items() if name in tiles})
 
@@ -155,7 +157,12 @@ def _settle_settings(index: Index, recipe: Recipe, found: Discovery) -> int:
     size = _size_in_pixels(recipe, found.tiles)
     spec = shard_format()
     index.set_settings(
-        {"format_version": spec["format_version"], "recipe": wanted, "size": size, "bands": recipe.survey.bands}
+        {
+            "format_version": spec["format_version"],
+            "recipe": wanted,
+            "size": size,
+            "bands": recipe.survey.bands,
+        }
     )
     return size
 
@@ -205,7 +212,7 @@ def _jobs(
 
 def _is_up_to_date(old: Mapping[str, Any], files: TileFiles, fingerprint: str, archive: Path) -> bool:
     """Tell whether a tile's shard is what a new build would make again."""
-    return (
+    return bool(
         old["state"] == "built"
         and old["recipe_fingerprint"] == fingerprint
         and old["input_fingerprint"] == files.fingerprint()
@@ -241,9 +248,7 @@ def _take(
     on_tile(BuildEvent(result.tile, result.stored, sum(skipped.values()), None))
 
 
-def _commit(
-    index: Index, archive: Path, result: TileResult, old: Mapping[str, Any] | None, recipe: Recipe
-) -> None:
+def _commit(index: Index, archive: Path, result: TileResult, old: Mapping[str, Any] | None, recipe: Recipe) -> None:
     """Switch a tile's rows to its new shard, then remove the old one."""
     generation = (old["generation"] if old else 0) + 1
     name = shard_name(result.tile, generation)
@@ -287,9 +292,7 @@ def _objects_of(shard_path: Path | None) -> NDArray[np.int64] | None:
         return None
 
 
-def _fail(
-    index: Index, report: BuildReport, tile: str, error: str, on_tile: Callable[[BuildEvent], None]
-) -> None:
+def _fail(index: Index, report: BuildReport, tile: str, error: str, on_tile: Callable[[BuildEvent], None]) -> None:
     """Record that a tile failed."""
     index.record_failure(tile, error)
     report.failures[tile] = error

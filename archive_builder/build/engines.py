@@ -53,13 +53,22 @@ class _Worker:
             self.stop()
             return False
         if self._process is None:
-            context = mp.get_context("spawn")
-            self.connection, far_end = context.Pipe()
-            self._process = context.Process(target=_work, args=(far_end,), daemon=True)
-            self._process.start()
-            far_end.close()
-        self.connection.send(self._job)
+            self._begin()
+        try:
+            self.connection.send(self._job)
+        except ConnectionError:  # it died while it had nothing to do
+            self.stop()
+            self._begin()
+            self.connection.send(self._job)
         return True
+
+    def _begin(self) -> None:
+        """Start the process."""
+        context = mp.get_context("spawn")
+        self.connection, far_end = context.Pipe()
+        self._process = context.Process(target=_work, args=(far_end,), daemon=True)
+        self._process.start()
+        far_end.close()
 
     def result(self) -> TileResult:
         """Take the result of the job handed out."""
@@ -67,7 +76,8 @@ class _Worker:
         try:
             return self.connection.recv()  # type: ignore[no-any-return]
         except (EOFError, ConnectionError):
-            code = self._process.exitcode if self._process.join(10) is None else None
+            self._process.join()
+            code = self._process.exitcode
             self.stop()
             return TileResult(self._job.files.tile, error=f"the worker process died ({_cause(code)})")
 

@@ -95,7 +95,7 @@ def run_job(job: TileJob) -> TileResult:
         return TileResult(job.files.tile, error=f"{error.filename or job.shard}: {one_line(error)}")
     except MemoryError:
         return TileResult(job.files.tile, error="out of memory: use fewer --workers")
-    except Exception as error:  # noqa: BLE001 a worker outlives a bug in one tile; it is named as one
+    except Exception as error:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{Path(frame.filename).name}:{frame.lineno}"
         return TileResult(job.files.tile, error=f"bug: {type(error).__name__} at {place}: {one_line(error)}")
@@ -150,8 +150,9 @@ def place(catalog: Catalog, tile: Tile) -> ObjectTable:
     if not ((x >= -0.5) & (x <= nx - 0.5) & (y >= -0.5) & (y <= ny - 0.5)).any():
         ra, dec = geometry.footprint(tile.wcs, tile.shape).mean(axis=0)
         raise TileError(
-            f"none of the {len(x)} catalogued objects lies on the tile: it is at RA {ra:.4f}, Dec {dec:.4f}, the "
-            f"first object at RA {catalog.ra[0]:.4f}, Dec {catalog.dec[0]:.4f}: RA in hours, or another tile's catalogue?"
+            f"none of the {len(x)} catalogued objects lies on the tile: it is at RA {ra:.4f}, Dec {dec:.4f}, "
+            f"the first object at RA {catalog.ra[0]:.4f}, Dec {catalog.dec[0]:.4f}: "
+            "is RA in hours, or the catalogue another tile's?"
         )
     rms = np.full((len(x), len(tile.bands)), np.nan, dtype=np.float32)
     return ObjectTable(catalog.object_id, catalog.ra, catalog.dec, x, y, rms)

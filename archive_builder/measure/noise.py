@@ -2,8 +2,9 @@
 
 The RMS of a cell is SExtractor's (Bertin & Arnouts 1996, A&AS 117, 393), from :class:`sep.Background`. As
 there, the mesh is median-filtered over 3 x 3 cells; between the cells' centres it is interpolated
-bilinearly, which unlike SExtractor's spline needs no cell further away than the next. So the noise at an
-object is known, and final, as soon as the rows around it have been read.
+bilinearly, and not extrapolated past the outermost ones. Unlike SExtractor's spline that needs no cell
+further away than the next, so the noise at an object is known, and final, as soon as the rows around it have
+been read.
 """
 
 from __future__ import annotations
@@ -59,7 +60,12 @@ def _rms(cell: NDArray[np.float32]) -> float:
     height, width = cell.shape
     background = sep.Background(cell, mask=invalid if holes else None, bw=width, bh=height, fw=1, fh=1)
     rms = float(background.globalrms)
-    return rms if np.isfinite(rms) and rms > 0 else np.nan
+    # sep says 1 where it found no noise at all, as in a constant cell.
+    return np.nan if rms == 1.0 and _is_mostly_one_value(cell[~invalid]) else rms
+
+
+def _is_mostly_one_value(values: NDArray[np.float32]) -> bool:
+    return bool(np.median(np.abs(values - np.median(values))) == 0)
 
 
 def sample_rows(height: int, mesh: int) -> list[tuple[int, int]]:

@@ -13,7 +13,6 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 import numpy as np
-from astropy.coordinates import SkyCoord
 from numpy.typing import ArrayLike, NDArray
 
 from archive_builder.errors import (
@@ -231,7 +230,8 @@ class Archive:
             bands=bands,
             object_id=int(objects.object_id[row]),
             tile=shard.info.tile,
-            coord=SkyCoord(objects.ra[row], objects.dec[row], unit="deg"),
+            ra=float(objects.ra[row]),
+            dec=float(objects.dec[row]),
             origin=(int(x0), int(y0)),
             rms={self.bands[i]: float(objects.rms[row, i]) for i in chosen},
             step={self.bands[i]: 0.0 if lossless else shard.codec.step[i] for i in chosen},

@@ -39,8 +39,8 @@ class Cutout:
     object_id : int
     tile : str
         The tile it was cut from.
-    coord : SkyCoord
-        The object's position, ICRS.
+    ra, dec : float
+        The object's position in deg, ICRS.
     origin : tuple of int
         Column and row of the tile, ``(x0, y0)`` from 0, on which ``data[:, 0, 0]`` lies.
     rms : dict of str to float
@@ -55,11 +55,17 @@ class Cutout:
     bands: tuple[str, ...]
     object_id: int
     tile: str
-    coord: SkyCoord
+    ra: float
+    dec: float
     origin: tuple[int, int]
     rms: dict[str, float]
     step: dict[str, float]
     tile_headers: dict[str, str]
+
+    @cached_property
+    def coord(self) -> SkyCoord:
+        """The object's position, ICRS."""
+        return SkyCoord(self.ra, self.dec, unit="deg", frame="icrs")
 
     @cached_property
     def wcs(self) -> WCS:
@@ -87,7 +93,9 @@ class Cutout:
         for keyword in [keyword for keyword in header if STRUCTURE.fullmatch(keyword)]:
             header.remove(keyword, ignore_missing=True, remove_all=True)
         self._move_reference_pixels(header)
-        return self._image_cards(band) + header + self._object_cards(band)
+        header = self._image_cards(band) + header
+        header.update(self._object_cards(band))
+        return header
 
     def _move_reference_pixels(self, header: fits.Header) -> None:
         """Shift CRPIX by the cut's offset; a CRPIX that is not there stands for 0."""
@@ -116,8 +124,8 @@ class Cutout:
         cards = [
             ("BAND", band, "Band of this image"),
             ("OBJECT", str(self.object_id), "Object ID of the survey"),
-            ("OBJ_RA", float(self.coord.ra.deg), "[deg] Position of the object, ICRS"),
-            ("OBJ_DEC", float(self.coord.dec.deg), "[deg] Position of the object, ICRS"),
+            ("OBJ_RA", self.ra, "[deg] Position of the object, ICRS"),
+            ("OBJ_DEC", self.dec, "[deg] Position of the object, ICRS"),
             ("TILE", self.tile, "Tile this was cut from"),
             ("CUTX0", self.origin[0], "Tile column of the first pixel, from 0"),
             ("CUTY0", self.origin[1], "Tile row of the first pixel, from 0"),

@@ -67,9 +67,7 @@ def _sizes(shard: h5py.File) -> dict[str, int]:
     return {**sizes, **rows, "bands": len(attrs["bands"])}
 
 
-def _compare(
-    name: str, found: Any, wanted: Mapping[str, Any], sizes: Mapping[str, int], pixel: str
-) -> Iterator[str]:
+def _compare(name: str, found: Any, wanted: Mapping[str, Any], sizes: Mapping[str, int], pixel: str) -> Iterator[str]:
     """Compare the shape and type of one attribute or dataset."""
     shape = tuple(sizes.get(n, n) for n in wanted.get("shape", ()))
     if found.shape != shape:

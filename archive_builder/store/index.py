@@ -65,7 +65,10 @@ class Index:
         with self._explained():
             # Without check_same_thread: whoever shares an Index between threads must take turns.
             connection = sqlite3.connect(
-                f"{self.path.absolute().as_uri()}?mode={mode}", uri=True, timeout=BUSY_SECONDS, check_same_thread=False
+                f"{self.path.absolute().as_uri()}?mode={mode}",
+                uri=True,
+                timeout=BUSY_SECONDS,
+                check_same_thread=False,
             )
             self._db = sqlite_utils.Database(connection, execute_plugins=False)
             if writable:
@@ -128,8 +131,7 @@ class Index:
     def _rows_of(self, ids: NDArray[np.int64]) -> list[tuple[int, int, int, int]]:
         """Return the index's rows of these IDs, those it has."""
         question = (
-            "SELECT object_id, tile_id, row, status FROM objects "
-            "WHERE object_id IN (SELECT value FROM json_each(?))"
+            "SELECT object_id, tile_id, row, status FROM objects WHERE object_id IN (SELECT value FROM json_each(?))"
         )
         return self._db.execute(question, [json.dumps(ids.tolist())]).fetchall()  # type: ignore[no-any-return]
 

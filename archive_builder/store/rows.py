@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,9 +36,9 @@ class RowBuffer:
         self._codec = codec
         self._bands = len(codec.step)
         self._height, self._width = shape
-        self._slabs: dict[int, NDArray[np.generic]] = {}
+        self._slabs: dict[int, NDArray[Any]] = {}
         self._with_blanks: set[int] = set()
-        self._spare: list[NDArray[np.generic]] = []
+        self._spare: list[NDArray[Any]] = []
 
     def append(self, flux: NDArray[np.float32]) -> None:
         """Encode and keep the next rows, (bands, any number, nx).
@@ -64,13 +65,13 @@ class RowBuffer:
         ny, nx = out.shape[1:]
         if x0 < 0 or y0 < 0 or x0 + nx > self._width or y0 + ny > self._height:
             out[...] = self._codec.blank
-        left, right = max(x0, 0), min(x0 + nx, self._width)
+        left, right = (min(max(x, 0), self._width) for x in (x0, x0 + nx))
         y, end = max(y0, 0), min(y0 + ny, self._height)
         while y < end:
             number, inside = divmod(y, CHUNK)
             rows = min(CHUNK - inside, end - y)
             piece = self._slabs[number][:, inside : inside + rows, left:right]
-            out[:, y - y0 : y - y0 + rows, left - x0 : right - x0] = piece
+            out[:, y - y0 : y - y0 + rows, left - x0 : left - x0 + piece.shape[2]] = piece
             y += rows
 
     def blank_fraction(self, x0: NDArray[np.int64], y0: NDArray[np.int64], size: int) -> NDArray[np.float64]:
@@ -95,7 +96,7 @@ class RowBuffer:
                     sums = _summed_area(np.isnan(image) if image.dtype.kind == "f" else image == BLANK)
                     blank[band] += sums[last, right] - sums[last, left] - sums[first, right] + sums[first, left]
         on_tile = (right - left) * (high - low)
-        return (size * size - on_tile + blank.max(axis=0)) / (size * size)
+        return np.asarray((size * size - on_tile + blank.max(axis=0)) / (size * size))
 
     def release(self, below: int) -> Iterator[tuple[int, NDArray[np.generic]]]:
         """Give up the slabs that end at or below a row.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +18,9 @@ from pyarrow import csv, parquet
 
 from archive_builder.errors import TileError, one_line
 from archive_builder.survey.recipe import CatalogSection
+
+Columns: TypeAlias = dict[str, NDArray[Any]]
+"""Columns of a table by name."""
 
 READ_ERRORS = (OSError, ValueError, TypeError, IndexError, EOFError, KeyError, pa.ArrowException)
 """What the table readers raise for a file that is not what its name says."""
@@ -68,9 +72,7 @@ def read_catalog(path: Path, columns: CatalogSection, tile: str) -> Catalog:
     return Catalog(object_id, ra, dec)
 
 
-def read_columns(
-    path: Path, names: Sequence[str], tile_column: str | None = None, tile: str | None = None
-) -> dict[str, NDArray[np.generic]]:
+def read_columns(path: Path, names: Sequence[str], tile_column: str | None = None, tile: str | None = None) -> Columns:
     """Read some columns of a table, of one tile's rows if asked; missing values are masked or NaN.
 
     Raises
@@ -89,38 +91,40 @@ def read_columns(
     return columns
 
 
-def _reader(path: Path):  # type: ignore[no-untyped-def]
+def _reader(path: Path) -> Callable[[Path, list[str], str | None, str | None], Columns]:
     """Return the function that reads a file of this name."""
     suffixes = [s for s in path.suffixes if s not in (".gz", ".fz")]
     readers = {".ecsv": _read_ecsv, ".csv": _read_csv, ".parquet": _read_parquet, ".parq": _read_parquet}
     return readers.get(suffixes[-1].lower() if suffixes else "", _read_fits)
 
 
-def _read_fits(path: Path, wanted: list[str], *_: object) -> dict[str, NDArray[np.generic]]:
-    """Read columns of the first table of a FITS file."""
+def _read_fits(path: Path, wanted: list[str], *_: object) -> Columns:
+    """Read columns of the first table of a FITS file that has them all: SExtractor's LDAC has another before it."""
     with fits.open(path, memmap=False) as hdus:
         tables = [hdu for hdu in hdus if isinstance(hdu, fits.BinTableHDU | fits.TableHDU)]
         if not tables:
             raise TileError("holds no table: give the catalogue's own file")
-        _check_columns(wanted, tables[0].columns.names)
-        table = Table.read(tables[0])
+        largest = max(tables, key=lambda hdu: hdu.header["NAXIS2"])
+        chosen = next((hdu for hdu in tables if set(wanted) <= set(hdu.columns.names)), largest)
+        _check_columns(wanted, chosen.columns.names)
+        table = Table.read(chosen)
     return {name: _plain(table[name]) for name in wanted}
 
 
 def _plain(column: object) -> NDArray[np.generic]:
     """Return a table's column as an array in this machine's byte order, masked where values are missing."""
-    array = np.ma.asarray(column)
+    array: Any = np.ma.asarray(column)
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
-    return array if np.ma.is_masked(array) else np.asarray(array)
+    return array if np.ma.is_masked(array) else np.asarray(array)  # type: ignore[no-any-return]
 
 
-def _read_ecsv(path: Path, wanted: list[str], *_: object) -> dict[str, NDArray[np.generic]]:
+def _read_ecsv(path: Path, wanted: list[str], *_: object) -> Columns:
     table = Table.read(path, format="ascii.ecsv")
     _check_columns(wanted, table.colnames)
     return {name: _plain(table[name]) for name in wanted}
 
 
-def _read_csv(path: Path, wanted: list[str], *_: object) -> dict[str, NDArray[np.generic]]:
+def _read_csv(path: Path, wanted: list[str], *_: object) -> Columns:
     """Read columns of a CSV file with comma, semicolon or tab between the values."""
     table = read_csv(path)
     _check_columns(wanted, table.column_names)
@@ -149,9 +153,7 @@ def read_csv(path: Path, text_only: bool = False) -> pa.Table:
     )
 
 
-def _read_parquet(
-    path: Path, wanted: list[str], tile_column: str | None, tile: str | None
-) -> dict[str, NDArray[np.generic]]:
+def _read_parquet(path: Path, wanted: list[str], tile_column: str | None, tile: str | None) -> Columns:
     """Read columns of a Parquet file; row groups of other tiles are not read."""
     _check_columns(wanted, parquet.read_schema(path).names)
     filters = [(tile_column, "=", tile)] if tile_column else None
@@ -173,7 +175,7 @@ def _check_columns(wanted: list[str], there: Sequence[str]) -> None:
     for name in wanted:
         if name not in there:
             near = difflib.get_close_matches(name, there, n=1, cutoff=0.4)
-            hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(list(there)[:8])}"
+            hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(list(there)[:8])}."
             raise TileError(f"has no column {name}: {hint} Name it in the recipe's [catalog]")
 
 
@@ -190,9 +192,7 @@ def _object_ids(column: NDArray[np.generic], name: str) -> NDArray[np.int64]:
     return np.asarray(column, dtype=np.int64)
 
 
-def _degrees(
-    column: NDArray[np.generic], name: str, object_id: NDArray[np.int64]
-) -> NDArray[np.float64]:
+def _degrees(column: NDArray[np.generic], name: str, object_id: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return a coordinate as float64, NaN where it is missing."""
     if column.dtype.kind not in "iuf" and len(object_id):
         raise TileError(f"column {name} is {column.dtype}, not numbers: give degrees")
@@ -208,9 +208,7 @@ def _check_ids_are_unique(object_id: NDArray[np.int64]) -> None:
         )
 
 
-def _check_positions(
-    ra: NDArray[np.float64], dec: NDArray[np.float64], object_id: NDArray[np.int64]
-) -> None:
+def _check_positions(ra: NDArray[np.float64], dec: NDArray[np.float64], object_id: NDArray[np.int64]) -> None:
     bad = ~(np.isfinite(ra) & np.isfinite(dec) & (np.abs(dec) <= 90) & (np.abs(ra) <= 360))
     if bad.any():
         first = np.flatnonzero(bad)[0]

@@ -213,9 +213,7 @@ class _Hole:
     inside: NDArray[np.bool_]
 
 
-def make_survey(
-    directory: Path, *, tiles: int = 4, tile_size: int = 1000, objects: int = 400, seed: int = 1
-) -> Path:
+def make_survey(directory: Path, *, tiles: int = 4, tile_size: int = 1000, objects: int = 400, seed: int = 1) -> Path:
     """Make a synthetic survey: images in five bands, a colour picture and a catalogue a tile, and a recipe.
 
     The same arguments give the same files, byte for byte.

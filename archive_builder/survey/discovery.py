@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from archive_builder.errors import RecipeError, TileError
+from archive_builder.errors import RecipeError, TileError, one_line
 from archive_builder.survey.catalog import READ_ERRORS, read_csv
 from archive_builder.survey.recipe import Recipe
 
@@ -84,7 +84,7 @@ def _table_rows(recipe: Recipe) -> dict[str, dict[str, str]]:
     try:
         table = read_csv(path, text_only=True)
     except READ_ERRORS as error:
-        raise RecipeError(f"tile table {path}: cannot be read: {error}") from None
+        raise RecipeError(f"tile table {path}: cannot be read: {one_line(error)}") from None
     if "tile" not in table.column_names:
         raise RecipeError(f"tile table {path}: has no column tile (it has {', '.join(table.column_names)})")
     rows = {row["tile"]: row for row in table.to_pylist()}

@@ -14,10 +14,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from archive_builder.errors import RecipeError, RequestError, one_line
 from archive_builder.geometry import parse_shape
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False, strict=True)]
+"""A finite number; neither ``true`` nor ``"1"`` is one, here and below."""
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 """A finite number above zero."""
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
+Fraction = Annotated[float, Field(ge=0, le=1, strict=True)]
 """A number from 0 to 1."""
 
 
@@ -45,16 +48,16 @@ class SurveySection(_Section):
     image: str
     """Glob pattern of a band's image, with ``{tile}``, ``{band}`` and columns of the tile table."""
 
-    image_hdu: str | Annotated[int, Field(ge=0)] | None = None
+    image_hdu: str | Annotated[int, Field(ge=0, strict=True)] | None = None
     """Name or number of the image's HDU; without it, the first HDU that is an image."""
 
-    blank_value: float | None = None
+    blank_value: Finite | None = None
     """A pixel value, besides NaN, that stands for no data: 0.0 in coadds made by SWarp."""
 
     color: str | None = None
     """Glob pattern of a tile's colour picture."""
 
-    zero_point: float = Field(allow_inf_nan=False)
+    zero_point: Finite
     """AB magnitude of one image unit."""
 
     @field_validator("bands")
@@ -89,7 +92,7 @@ class CatalogSection(_Section):
 class CutoutSection(_Section):
     """``[cutout]``: how large."""
 
-    size: Annotated[int, Field(gt=0)] | str
+    size: Annotated[int, Field(gt=0, strict=True)] | str
     """Side of the archived cutouts: pixels, or an angle such as ``"1 arcmin"``."""
 
     @field_validator("size")
@@ -108,13 +111,13 @@ class QualitySection(_Section):
     max_background_rms: dict[str, Positive] = Field(default_factory=dict)
     """Largest background RMS at the object, per band, image units."""
 
-    min_depth: dict[str, float] = Field(default_factory=dict)
+    min_depth: dict[str, Finite] = Field(default_factory=dict)
     """Smallest depth per band, AB mag: 5 sigma in an aperture of 1.95", from the background RMS."""
 
     max_blank_fraction: Fraction = 1.0
     """Largest fraction of the cutout's pixels without data, off the tile included; the worst band counts."""
 
-    background_mesh: Annotated[int, Field(ge=16, le=1024)] = 128
+    background_mesh: Annotated[int, Field(ge=16, le=1024, strict=True)] = 128
     """Side in pixels of the cells in which the background RMS is measured."""
 
 
@@ -124,7 +127,7 @@ class StorageSection(_Section):
     layout: Literal["mosaic", "stamps"] = "mosaic"
     """``mosaic`` keeps every pixel once, ``stamps`` every cutout by itself."""
 
-    quantization: Annotated[float, Field(gt=0, le=1e6)] | Literal["lossless"] = 16.0
+    quantization: Annotated[float, Field(gt=0, le=1e6, strict=True)] | Literal["lossless"] = 16.0
     """Steps per background RMS, or ``"lossless"`` for float32 bit for bit."""
 
 
@@ -186,7 +189,8 @@ def load_recipe(path: Path) -> Recipe:
     try:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
-        raise RecipeError(f"recipe {path}: " + "; ".join(_explain(e) for e in error.errors())) from None
+        wrong = "; ".join(_explain(e) for e in error.errors())
+        raise RecipeError(f"recipe {path}: {' '.join(wrong.split())}") from None
     root = (path.parent / recipe.survey.root).resolve()
     if not root.is_dir():
         raise RecipeError(f"recipe {path}: survey.root is {root}, which is not a folder")
@@ -197,7 +201,6 @@ def load_recipe(path: Path) -> Recipe:
 def recipe_schema() -> dict[str, Any]:
     """Return the recipe's JSON Schema, as it stands in ``schema/recipe.schema.json``."""
     return Recipe.model_json_schema()
-
 
 
 def _explain(error: Any) -> str:

@@ -22,7 +22,17 @@ from archive_builder.errors import TileError, one_line
 WCS_TOLERANCE = 0.01
 """Largest distance in pixels between where two bands of a tile put the same sky."""
 
-READ_ERRORS = (OSError, ValueError, TypeError, IndexError, KeyError, EOFError, zlib.error, RuntimeError, VerifyError)
+READ_ERRORS = (
+    OSError,
+    ValueError,
+    TypeError,
+    IndexError,
+    KeyError,
+    EOFError,
+    zlib.error,
+    RuntimeError,
+    VerifyError,
+)
 """What astropy raises for a file that is damaged, truncated or no FITS at all."""
 
 
@@ -120,7 +130,8 @@ class Tile:
         try:
             with warnings.catch_warnings(), _quiet_about_headers():
                 warnings.filterwarnings("error", message=".*truncated", category=AstropyUserWarning)
-                file = fits.open(path, memmap=False)
+                # As unsigned integers, astropy gives the BLANK of a uint16 image as a number.
+                file = fits.open(path, memmap=False, uint=False)
                 self._files.append(file)
                 image = _select(file, hdu, path)
                 if path.suffix != ".gz":
@@ -193,7 +204,7 @@ def _wcs(header: fits.Header, path: Path) -> WCS:
 class _quiet_about_headers(warnings.catch_warnings):  # noqa: N801
     """Keep astropy's remarks on harmless header oddities off the terminal."""
 
-    def __enter__(self) -> None:  # type: ignore[override]
+    def __enter__(self) -> None:
         super().__enter__()
         for category in (FITSFixedWarning, VerifyWarning, fits.card.VerifyWarning):
             warnings.simplefilter("ignore", category)

@@ -21,9 +21,7 @@ OBJECTS = 130
 
 @pytest.fixture(scope="module")
 def survey(tmp_path_factory):
-    return make_survey(
-        tmp_path_factory.mktemp("demo"), tiles=4, tile_size=SIZE, objects=OBJECTS, seed=5
-    ).parent
+    return make_survey(tmp_path_factory.mktemp("demo"), tiles=4, tile_size=SIZE, objects=OBJECTS, seed=5).parent
 
 
 def tile_folders(survey: Path) -> list[Path]:
@@ -118,12 +116,8 @@ def test_a_pixel_is_0_263_arcsec(survey):
 def test_the_patterns_of_the_recipe_find_the_files(survey):
     recipe = tomllib.loads((survey / "survey.toml").read_text())
     tile = first_tile(survey)
-    images = [
-        recipe["survey"]["image"].format(tile=tile.name, band=band) for band in recipe["survey"]["bands"]
-    ]
-    others = [
-        recipe[table][key].format(tile=tile.name) for table, key in (("survey", "color"), ("catalog", "path"))
-    ]
+    images = [recipe["survey"]["image"].format(tile=tile.name, band=band) for band in recipe["survey"]["bands"]]
+    others = [recipe[table][key].format(tile=tile.name) for table, key in (("survey", "color"), ("catalog", "path"))]
     found = [path for pattern in images + others for path in survey.glob(pattern)]
     assert sorted(found) == sorted(tile.iterdir())
     assert set(list(recipe["catalog"].values())[1:]) <= set(catalog(tile).colnames)

@@ -1,0 +1,151 @@
+"""The benchmark: build, read and compare with the loop that everyone writes, on one tile, in one run.
+
+usage: python ops/bench/bench.py [--survey DIR] [--tile-size PX] [--objects N] [--repeats N] [--work DIR] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import measurements as m
+import table
+
+from archive_builder.survey.demo import make_survey
+from archive_builder.survey.recipe import QualitySection, load_recipe
+
+VARIANTS = {"mosaic_16": ("mosaic", 16), "mosaic_4": ("mosaic", 4), "stamps_16": ("stamps", 16)}
+"""Layout and quantization of each archive built, in the order they are built."""
+
+DISK_PER_STAMP = 300 * 1024
+"""Bytes to have free an object before stamps are built: they take 230 KiB at q=16 and 228 px."""
+
+
+def main() -> None:
+    options = _options()
+    options.work.mkdir(parents=True, exist_ok=True)
+    survey = options.survey or options.work / "survey"
+    if not (survey / "survey.toml").exists():
+        _say(f"making a survey of one tile of {options.tile_size} px with {options.objects} objects in {survey}")
+        m.in_fresh_process(_make_survey, survey, options.tile_size, options.objects)
+    repeats = []
+    with tempfile.TemporaryDirectory(dir=options.work, prefix="bench-") as folder:
+        recipes = _write_recipes(survey / "survey.toml", Path(folder))
+        for number in range(1, options.repeats + 1):
+            _say(f"repeat {number} of {options.repeats}")
+            repeats.append(_repeat(recipes, Path(folder), number))
+    _report(repeats, options.json)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    work = Path(tempfile.gettempdir()) / "archive-bench"
+    parser.add_argument("--survey", type=Path, help="a demo survey; made if there is none (default: WORK/survey)")
+    parser.add_argument("--tile-size", type=int, default=10000, help="pixels a side, of a survey to be made")
+    parser.add_argument("--objects", type=int, default=40000, help="of a survey to be made")
+    parser.add_argument("--repeats", type=int, default=3, help="how often everything is measured (default: 3)")
+    parser.add_argument("--work", type=Path, default=work, help=f"where archives and cutouts go (default: {work})")
+    parser.add_argument("--json", type=Path, help="write all values here")
+    return parser.parse_args()
+
+
+def _make_survey(survey: Path, tile_size: int, objects: int) -> None:
+    make_survey(survey, tiles=1, tile_size=tile_size, objects=objects)
+
+
+def _write_recipes(original: Path, folder: Path) -> dict[str, Path]:
+    """Write the survey's recipe once for every variant: no quality thresholds, so that every object is stored."""
+    root = load_recipe(original).survey.root
+    text = re.sub(r"(?ms)^\[(quality|storage)\].*?(?=^\[|\Z)", "", original.read_text(encoding="utf-8"))
+    text = re.sub(r"(?m)^root *=.*$", lambda _: f"root = {json.dumps(str(root))}", text)
+    recipes = {}
+    for name, (layout, quantization) in VARIANTS.items():
+        recipes[name] = folder / f"{name}.toml"
+        storage = f'[storage]\nlayout = "{layout}"\nquantization = {quantization}\n'
+        recipes[name].write_text(f"{text}\n{storage}", encoding="utf-8")
+        recipe = load_recipe(recipes[name])
+        assert (recipe.survey.root, recipe.quality) == (root, QualitySection()), f"{original} could not be rewritten"
+    return recipes
+
+
+def _repeat(recipes: dict[str, Path], folder: Path, number: int) -> dict[str, float]:
+    """Measure everything once; the loop comes right after the build it is compared with."""
+    started, busy, own = time.perf_counter(), _busy_seconds(), _own_seconds()
+    values: dict[str, float] = {}
+    for name, recipe in recipes.items():
+        if name == "stamps_16" and not _room_for_stamps(folder, values["mosaic_16.objects"]):
+            continue
+        archive = folder / name
+        values |= _prefixed(name, m.in_fresh_process(m.measure_build, recipe, archive))
+        if name == "mosaic_16":
+            values |= _prefixed("loop", m.in_fresh_process(m.measure_loop, recipe, folder / "loop", number))
+            values |= _prefixed(name, _reads(archive, number))
+        values |= _prefixed(name, m.in_fresh_process(m.measure_get, archive, number))
+        shutil.rmtree(archive)
+    values["ratio"] = values["mosaic_16.objects_per_second"] / values["loop.objects_per_second"]
+    if busy:
+        others = (_busy_seconds() - busy) - (_own_seconds() - own)
+        values["others_cores"] = max(others, 0.0) / (time.perf_counter() - started)
+    return values
+
+
+def _reads(archive: Path, seed: int) -> m.Values:
+    """Measure all that is read from the default layout."""
+    values = m.in_fresh_process(m.measure_locate, archive, seed)
+    for size in m.BATCHES:
+        values |= m.in_fresh_process(m.measure_get_many, archive, size, seed)
+    return values
+
+
+def _prefixed(name: str, values: m.Values) -> m.Values:
+    _say("  " + name + ": " + ", ".join(f"{key} {value:,.2f}" for key, value in values.items()))
+    return {f"{name}.{key}": value for key, value in values.items()}
+
+
+def _room_for_stamps(folder: Path, objects: float) -> bool:
+    free, needed = shutil.disk_usage(folder).free, objects * DISK_PER_STAMP
+    if free < needed:
+        _say(f"  SKIPPED: stamps need {needed / 1e9:.1f} GB in {folder}, {free / 1e9:.1f} GB are free")
+    return free >= needed
+
+
+def _busy_seconds() -> float:
+    """Return how long this machine's cores have worked since it started; 0 where /proc does not tell."""
+    if not Path("/proc/stat").exists():
+        return 0.0
+    user, nice, system, _idle, _iowait, irq, softirq, steal, *_ = (
+        int(n) for n in Path("/proc/stat").read_text(encoding="ascii").splitlines()[0].split()[1:]
+    )
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
+def _own_seconds() -> float:
+    """Return how long this process and its finished children have worked."""
+    return sum(os.times()[:4])
+
+
+def _report(repeats: list[dict[str, float]], path: Path | None) -> None:
+    count = int(repeats[0]["mosaic_16.objects"])
+    print(f"One tile, {count:,} objects, all stored (no quality thresholds); medians of {len(repeats)} repeats.")
+    if any("stamps_16.seconds" not in values for values in repeats):
+        print("Stamps were SKIPPED in at least one repeat for want of disk space.")
+    print(f"\n{table.as_text(repeats)}\n\n{table.machine()}")
+    if path:
+        answer = {"machine": table.machine(), "medians": table.medians(repeats), "repeats": repeats}
+        path.write_text(json.dumps(answer, indent=2) + "\n", encoding="utf-8")
+
+
+def _say(text: str) -> None:
+    """Tell how far it is, apart from the answer."""
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

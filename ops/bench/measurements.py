@@ -1,0 +1,190 @@
+"""What is measured: building an archive, reading it, and the loop that everyone writes today."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from astropy import units as u
+from astropy.coordinates import SkyCoord
+from astropy.io import fits
+from astropy.nddata import Cutout2D
+from astropy.wcs import WCS
+from numpy.typing import NDArray
+
+from archive_builder import Archive
+from archive_builder.build.builder import build
+from archive_builder.survey.catalog import read_catalog
+from archive_builder.survey.discovery import TileFiles, discover
+from archive_builder.survey.recipe import Recipe, load_recipe
+
+SIZE = 228
+"""Pixels: an arcminute, the size of the archived cutouts and of the loop's."""
+
+BATCHES = {SIZE: 200, 64: 2000}
+"""Objects in one call of `Archive.get_many`, by cutout size in pixels: 208 and 164 MB of float32."""
+
+GET_SAMPLE, RANDOM_SAMPLE, LOOP_SAMPLE = 1000, 4000, 400
+"""Objects got one by one; got in random order and located; cut by the loop."""
+
+Values = dict[str, float]
+"""Measured values by key, see `table.QUANTITIES`."""
+
+T = TypeVar("T")
+
+
+def in_fresh_process(function: Callable[..., T], *arguments: object) -> T:
+    """Call a function in a process of its own.
+
+    Nothing measured inherits another's caches or memory: on Linux a new process's peak memory begins
+    with its parent's, so the one that starts a build must be small.
+    """
+    os.sync()  # what the measurement before has written is not this one's to wait for
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def first_tile(recipe: Recipe) -> TileFiles:
+    """Return the files of the tile that is measured, the first of the survey."""
+    return discover(recipe).tiles[0]
+
+
+def read_through(files: TileFiles) -> None:
+    """Have a tile's files in the page cache."""
+    for path in (*files.images.values(), files.catalog):
+        with path.open("rb") as file:
+            while file.read(1 << 24):
+                pass
+
+
+# ---- building
+
+
+def measure_build(recipe_path: Path, archive: Path) -> Values:
+    """Build one tile with one worker; the time is of the whole call, the start of the worker and the index included."""
+    tile = first_tile(load_recipe(recipe_path))
+    read_through(tile)
+    started = time.perf_counter()
+    report = build(recipe_path, archive, tiles=[tile.tile], workers=1)
+    seconds = time.perf_counter() - started
+    if report.failures:
+        raise RuntimeError(f"the build failed: {report.failures}")
+    if any(report.skipped.values()):
+        raise RuntimeError(f"objects were skipped, so that the figures are not per catalogued object: {report.skipped}")
+    total = sum(path.stat().st_size for path in archive.rglob("*") if path.is_file())
+    return {
+        "seconds": seconds,
+        "objects": report.stored,
+        "objects_per_second": report.stored / seconds,
+        "peak_memory_gb": report.peak_memory / 1e9,
+        "kib_per_object": total / report.stored / 1024,
+    }
+
+
+# ---- reading
+
+
+def stored_ids(archive: Path) -> NDArray[np.int64]:
+    """Return the IDs of all objects that have a cutout, in the order they are stored (N,)."""
+    with closing(sqlite3.connect(f"file:{archive / 'index.sqlite'}?mode=ro", uri=True)) as index:
+        rows = index.execute("SELECT object_id FROM objects WHERE status = 0 ORDER BY tile_id, row").fetchall()
+    return np.array(rows, dtype=np.int64)[:, 0]
+
+
+def measure_get(archive: Path, seed: int) -> Values:
+    """Get random objects one by one: all bands, full size; the opening of the archive is included."""
+    ids = _sample(stored_ids(archive), GET_SAMPLE, seed).tolist()
+    started = time.perf_counter()
+    with Archive(archive) as opened:
+        for object_id in ids:
+            opened.get(object_id)
+    return {"get_per_second": len(ids) / (time.perf_counter() - started)}
+
+
+def measure_get_many(archive: Path, size: int, seed: int) -> Values:
+    """Get all objects batch by batch in the order they are stored, then some in random order."""
+    ids = stored_ids(archive)
+    return {
+        f"get_many_{size}_per_second": _get_many_rate(archive, ids, size),
+        f"get_many_{size}_random_per_second": _get_many_rate(archive, _sample(ids, RANDOM_SAMPLE, seed), size),
+    }
+
+
+def measure_locate(archive: Path, seed: int) -> Values:
+    """Locate random objects one by one."""
+    ids = _sample(stored_ids(archive), RANDOM_SAMPLE, seed).tolist()
+    started = time.perf_counter()
+    with Archive(archive) as opened:
+        for object_id in ids:
+            opened.locate(object_id)
+    return {"locate_per_second": len(ids) / (time.perf_counter() - started)}
+
+
+def _get_many_rate(archive: Path, ids: NDArray[np.int64], size: int) -> float:
+    """Return objects per second, the opening of the archive included."""
+    started = time.perf_counter()
+    with Archive(archive) as opened:
+        for first in range(0, len(ids), BATCHES[size]):
+            opened.get_many(ids[first : first + BATCHES[size]], size=size)
+    return len(ids) / (time.perf_counter() - started)
+
+
+def _sample(ids: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]:
+    """Return some of the IDs in random order, none twice."""
+    return np.random.default_rng(seed).choice(ids, min(count, len(ids)), replace=False)
+
+
+# ---- the loop that everyone writes
+
+
+def measure_loop(recipe_path: Path, folder: Path, seed: int) -> Values:
+    """Cut a sample with astropy: tile read once, a Cutout2D and a FITS file an object and band.
+
+    Reading and cutting are timed apart, so that the reading counts in the proportion it has on a whole tile.
+    """
+    recipe = load_recipe(recipe_path)
+    tile = first_tile(recipe)
+    read_through(tile)
+    catalog = read_catalog(tile.catalog, recipe.catalog, tile.tile)
+    rows = _sample(np.arange(len(catalog.object_id)), LOOP_SAMPLE, seed)
+    folder.mkdir()
+    started = time.perf_counter()
+    images = {band: _read_image(path, recipe.survey.image_hdu) for band, path in tile.images.items()}
+    read_seconds = time.perf_counter() - started
+    started = time.perf_counter()
+    coords = SkyCoord(catalog.ra[rows], catalog.dec[rows], unit=u.deg)
+    for object_id, coord in zip(catalog.object_id[rows].tolist(), coords, strict=True):
+        _cut_and_write(images, object_id, coord, folder)
+    per_object = (time.perf_counter() - started) / len(rows)
+    shutil.rmtree(folder)
+    count = len(catalog.object_id)
+    return {
+        "read_seconds": read_seconds,
+        "milliseconds_per_object": per_object * 1e3,
+        "objects_per_second": count / (read_seconds + count * per_object),
+    }
+
+
+def _read_image(path: Path, hdu: str | int | None) -> tuple[NDArray[np.float32], WCS]:
+    """Read a whole image and its WCS."""
+    with fits.open(path) as file:
+        image = file[1 if hdu is None else hdu]
+        return image.data, WCS(image.header)
+
+
+def _cut_and_write(
+    images: dict[str, tuple[NDArray[np.float32], WCS]], object_id: int, coord: SkyCoord, folder: Path
+) -> None:
+    """Write one object's cutouts, a FITS file a band."""
+    for band, (data, wcs) in images.items():
+        cutout = Cutout2D(data, coord, SIZE, wcs=wcs, mode="partial", fill_value=np.nan)
+        fits.PrimaryHDU(cutout.data, cutout.wcs.to_header()).writeto(folder / f"{object_id}_{band}.fits")

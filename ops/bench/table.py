@@ -1,0 +1,126 @@
+"""The answer: medians of the repeats beside what must be reached, and the machine they were measured on."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import astropy
+import h5py
+import hdf5plugin
+import numpy
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A line of the table."""
+
+    key: str
+    """Of the measured value."""
+
+    label: str
+    """What it is."""
+
+    unit: str
+
+    bound: float | None = None
+    """What must be reached, if anything."""
+
+    at_most: bool = False
+    """The bound is one from above."""
+
+    digits: int = 0
+    """After the decimal point."""
+
+    def show(self, value: float) -> str:
+        return f"{value:,.{self.digits}f}"
+
+    def show_bound(self) -> str:
+        if self.bound is None:
+            return ""
+        return f"{'at most' if self.at_most else 'at least'} {self.bound:,g}"
+
+    def reached(self, value: float) -> str:
+        if self.bound is None:
+            return ""
+        return "yes" if (value <= self.bound if self.at_most else value >= self.bound) else "NO"
+
+
+QUANTITIES = (
+    Quantity("mosaic_16.objects_per_second", "build, mosaic q=16", "objects/s", 1700),
+    Quantity("mosaic_4.objects_per_second", "build, mosaic q=4", "objects/s", 1700),
+    Quantity("stamps_16.objects_per_second", "build, stamps q=16", "objects/s", 500),
+    Quantity("mosaic_16.seconds", "build, mosaic q=16, the tile", "s", digits=1),
+    Quantity("stamps_16.seconds", "build, stamps q=16, the tile", "s", digits=1),
+    Quantity("mosaic_16.peak_memory_gb", "peak memory, mosaic q=16", "GB", 1.0, at_most=True, digits=2),
+    Quantity("stamps_16.peak_memory_gb", "peak memory, stamps q=16", "GB", 1.0, at_most=True, digits=2),
+    Quantity("mosaic_16.kib_per_object", "archive, mosaic q=16", "KiB/object", 12, at_most=True, digits=2),
+    Quantity("mosaic_4.kib_per_object", "archive, mosaic q=4", "KiB/object", 9, at_most=True, digits=2),
+    Quantity("stamps_16.kib_per_object", "archive, stamps q=16", "KiB/object", digits=1),
+    Quantity("mosaic_16.get_per_second", "get, random, 228 px, mosaic", "objects/s", 600),
+    Quantity("stamps_16.get_per_second", "get, random, 228 px, stamps", "objects/s"),
+    Quantity("mosaic_16.get_many_228_per_second", "get_many, index order, 228 px", "objects/s", 1200),
+    Quantity("mosaic_16.get_many_64_per_second", "get_many, index order, 64 px", "objects/s", 10000),
+    Quantity("mosaic_16.get_many_228_random_per_second", "get_many, random order, 228 px", "objects/s"),
+    Quantity("mosaic_16.get_many_64_random_per_second", "get_many, random order, 64 px", "objects/s"),
+    Quantity("mosaic_16.locate_per_second", "locate", "objects/s"),
+    Quantity("loop.read_seconds", "loop: reading the tile", "s", digits=1),
+    Quantity("loop.milliseconds_per_object", "loop: five cutouts and files", "ms/object", digits=2),
+    Quantity("loop.objects_per_second", "loop, whole tile", "objects/s", digits=1),
+    Quantity("ratio", "build, mosaic q=16 / loop", "times", 35, digits=1),
+    Quantity("others_cores", "cores others kept busy meanwhile", "cores", digits=2),
+)
+"""All lines, in their order."""
+
+HEAD = ("quantity", "unit", "measured", "min to max", "must reach", "reached")
+
+
+def as_text(repeats: Sequence[dict[str, float]]) -> str:
+    """Return an aligned Markdown table; a quantity that was not measured is left out."""
+    lines = [HEAD, *(_line(q, [r[q.key] for r in repeats if q.key in r]) for q in QUANTITIES)]
+    lines = [line for line in lines if line[2]]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(HEAD))]
+    lines.insert(1, ("-" * widths[0], "-" * widths[1], *("-" * (w - 1) + ":" for w in widths[2:])))
+    return "\n".join(f"| {' | '.join(_pad(line, widths))} |" for line in lines)
+
+
+def medians(repeats: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Return the median of every quantity."""
+    keys = [q.key for q in QUANTITIES]
+    return {key: median(values) for key in keys if (values := [r[key] for r in repeats if key in r])}
+
+
+def machine() -> str:
+    """Return a line about the machine and the libraries."""
+    return (
+        f"{os.cpu_count()} cores, {_cpu_name()}, {platform.system()}; Python {platform.python_version()}, "
+        f"astropy {astropy.__version__}, numpy {numpy.__version__}, h5py {h5py.__version__}, "
+        f"HDF5 {h5py.version.hdf5_version}, hdf5plugin {hdf5plugin.version}"
+    )
+
+
+def _line(quantity: Quantity, values: list[float]) -> tuple[str, ...]:
+    if not values:
+        return (quantity.label, quantity.unit, "", "", "", "")
+    middle, show = median(values), quantity.show
+    spread = f"{show(min(values))} to {show(max(values))}"
+    return quantity.label, quantity.unit, show(middle), spread, quantity.show_bound(), quantity.reached(middle)
+
+
+def _pad(line: tuple[str, ...], widths: list[int]) -> list[str]:
+    """Words to the left, numbers to the right."""
+    cells = zip(line, widths, strict=True)
+    return [cell.ljust(width) if i < 2 else cell.rjust(width) for i, (cell, width) in enumerate(cells)]
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,120 @@
+"""The index, against a dictionary and the bare sqlite3."""
+
+import sqlite3
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from archive_builder.errors import ArchiveError, DuplicateObjectError, NoArchiveError
+from archive_builder.store.index import INDEX_NAME, Index
+
+ids = st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=30, unique=True)
+
+
+def commit(index: Index, name: str, stored: list[int], skipped: list[int], replaced: list[int] | None = ()) -> None:  # type: ignore[assignment]
+    row = {"name": name, "state": "built", "shard": f"shards/{name}.h5", "generation": 1, "error": None}
+    index.commit_tile(
+        row,
+        np.array(stored, dtype=np.int64),
+        np.array(skipped, dtype=np.int64),
+        np.full(len(skipped), 2, dtype=np.uint8),
+        None if replaced is None else np.array(replaced, dtype=np.int64),
+    )
+
+
+def contents(folder: Path) -> set[tuple[int, int, int]]:
+    connection = sqlite3.connect(folder / INDEX_NAME)
+    try:
+        return set(connection.execute("SELECT object_id, row, status FROM objects"))
+    finally:
+        connection.close()
+
+
+@settings(deadline=None, max_examples=30)
+@given(objects=ids, asked=st.lists(st.integers(-(2**63), 2**63 - 1), max_size=10), data=st.data())
+def test_every_id_is_found_where_it_was_put_and_no_other(
+    objects: list[int], asked: list[int], data: st.DataObject
+) -> None:
+    cut = data.draw(st.integers(0, len(objects)))
+    stored, skipped = objects[:cut], objects[cut:]
+    with TemporaryDirectory() as folder, Index(Path(folder), writable=True) as index:
+        commit(index, "a", stored, skipped)
+        expected = {key: (row, 0) for row, key in enumerate(stored)} | {
+            key: (row, 2) for row, key in enumerate(skipped)
+        }
+        question = data.draw(st.permutations(objects * 2 + asked))
+        places = index.find(np.array(question, dtype=np.int64))
+        for key, tile, row, status in zip(question, places.tile_id, places.row, places.status, strict=True):
+            if key in expected:
+                assert (row, status) == expected[key]
+                assert index.tile(int(tile))["name"] == "a"
+            else:
+                assert tile == -1
+        assert contents(Path(folder)) == {(key, *place) for key, place in expected.items()}
+
+
+def test_more_ids_than_one_statement_takes_are_found(tmp_path: Path) -> None:
+    with Index(tmp_path, writable=True) as index:
+        everything = list(range(0, 70_000, 2))
+        commit(index, "a", everything, [])
+        places = index.find(np.arange(70_000)[::-1])
+        np.testing.assert_array_equal(places.row[::-1][::2], np.arange(35_000))
+        assert (places.tile_id[::-1][1::2] == -1).all()
+
+
+@pytest.mark.parametrize("replaced", [[1, 2, 3], None])
+def test_replaced_tile_leaves_nothing_of_its_old_objects(tmp_path: Path, replaced: list[int] | None) -> None:
+    with Index(tmp_path, writable=True) as index:
+        commit(index, "a", [1, 2], [3])
+        commit(index, "b", [7], [])
+        commit(index, "a", [2, 5], [], replaced)
+        assert contents(tmp_path) == {(2, 0, 0), (5, 1, 0), (7, 0, 0)}
+        assert [tile["name"] for tile in index.tiles()] == ["a", "b"]
+
+
+def test_id_of_another_tile_is_refused_by_name_and_nothing_is_kept(tmp_path: Path) -> None:
+    with Index(tmp_path, writable=True) as index:
+        commit(index, "a", [1, 2], [3])
+        with pytest.raises(DuplicateObjectError, match=r"object 3 of tile b belongs to tile a"):
+            commit(index, "b", [10, 3], [11])
+        assert contents(tmp_path) == {(1, 0, 0), (2, 1, 0), (3, 0, 2)}
+        assert [tile["name"] for tile in index.tiles()] == ["a"]
+
+
+def test_failure_is_recorded_and_keeps_what_was_good(tmp_path: Path) -> None:
+    with Index(tmp_path, writable=True) as index:
+        commit(index, "a", [1], [])
+        index.record_failure("a", "a lorry ran over it")
+        index.record_failure("b", "so did a bus")
+        a, b = index.tiles()
+        assert (a["state"], a["error"], a["shard"]) == ("failed", "a lorry ran over it", "shards/a.h5")
+        assert (b["state"], b["shard"]) == ("failed", None)
+        assert contents(tmp_path) == {(1, 0, 0)}
+
+
+def test_settings_come_back(tmp_path: Path) -> None:
+    with Index(tmp_path, writable=True) as index:
+        index.set_settings({"size": 228, "bands": ["g", "r"]})
+    with Index(tmp_path) as index:
+        assert index.settings == {"size": 228, "bands": ["g", "r"]}
+
+
+def test_reader_cannot_write(tmp_path: Path) -> None:
+    Index(tmp_path, writable=True).close()
+    with Index(tmp_path) as index, pytest.raises(ArchiveError, match="readonly"):
+        index.record_failure("a", "")
+
+
+def test_folder_without_an_index_is_no_archive(tmp_path: Path) -> None:
+    with pytest.raises(NoArchiveError, match="no cutout archive"):
+        Index(tmp_path)
+
+
+def test_file_that_is_no_database_is_named(tmp_path: Path) -> None:
+    (tmp_path / INDEX_NAME).write_bytes(b"not a database, whatever its name says" * 100)
+    with pytest.raises(ArchiveError, match=INDEX_NAME):
+        Index(tmp_path)
