@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import warnings
-import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import numpy as np
+from astropy import log
 from astropy.io import fits
-from astropy.io.fits.verify import VerifyError, VerifyWarning
-from astropy.utils.exceptions import AstropyUserWarning
-from astropy.wcs import WCS, FITSFixedWarning, InvalidTransformError, WcsError
+from astropy.utils.exceptions import AstropyUserWarning, AstropyWarning
+from astropy.wcs import WCS, InvalidTransformError, WcsError
 from numpy.typing import NDArray
 
 from archive_builder import geometry
@@ -21,19 +21,6 @@ from archive_builder.errors import TileError, one_line
 
 WCS_TOLERANCE = 0.01
 """Largest distance in pixels between where two bands of a tile put the same sky."""
-
-READ_ERRORS = (
-    OSError,
-    ValueError,
-    TypeError,
-    IndexError,
-    KeyError,
-    EOFError,
-    zlib.error,
-    RuntimeError,
-    VerifyError,
-)
-"""What astropy raises for a file that is damaged, truncated or no FITS at all."""
 
 
 class Tile:
@@ -115,9 +102,11 @@ class Tile:
     def read_band(self, band: int, y0: int, y1: int, out: NDArray[np.float32]) -> None:
         """Read rows ``y0:y1`` of one band, by its number, into ``out`` (y1 - y0, nx)."""
         try:
-            with _quiet_about_headers():
+            with _quiet_about_headers(), np.errstate(over="ignore"):
                 out[...] = self._hdus[band].section[y0:y1]
-        except READ_ERRORS as error:
+        except MemoryError:
+            raise
+        except Exception as error:  # a damaged file's can be of any class, some of them without a public name
             raise TileError(
                 f"{self._paths[band]}: rows {y0} to {y1} cannot be read ({one_line(error)}): "
                 "the file is damaged or truncated, replace it"
@@ -128,15 +117,16 @@ class Tile:
     def _open(self, path: Path, hdu: str | int | None) -> fits.ImageHDU:
         """Open a file and return its image HDU."""
         try:
-            with warnings.catch_warnings(), _quiet_about_headers():
+            with _quiet_about_headers():
                 warnings.filterwarnings("error", message=".*truncated", category=AstropyUserWarning)
                 # As unsigned integers, astropy gives the BLANK of a uint16 image as a number.
                 file = fits.open(path, memmap=False, uint=False)
                 self._files.append(file)
                 image = _select(file, hdu, path)
-                if path.suffix != ".gz":
-                    _check_whole(image, path)
-        except (*READ_ERRORS, AstropyUserWarning) as error:
+                _check_whole(image, path)
+        except (TileError, MemoryError):
+            raise
+        except Exception as error:  # as in read_band
             raise TileError(f"{path}: cannot be read as FITS ({one_line(error)}): replace the file") from None
         return image
 
@@ -182,9 +172,11 @@ def _select(file: fits.HDUList, hdu: str | int | None, path: Path) -> fits.Image
 
 def _check_whole(image: fits.ImageHDU, path: Path) -> None:
     """Refuse a file that ends before its image does."""
+    if not all(isinstance(n, int) and n > 0 for n in image.shape):
+        raise TileError(f"{path}: its header gives the image no size: replace the file")
     place = image.fileinfo()
     # The last 2880-byte block may lack its padding: programs differ, and no pixel is lost.
-    if place is not None and path.stat().st_size <= place["datLoc"] + place["datSpan"] - 2880:
+    if place is not None and path.suffix != ".gz" and path.stat().st_size <= place["datLoc"] + place["datSpan"] - 2880:
         raise TileError(f"{path}: the file is truncated: replace it")
 
 
@@ -196,18 +188,22 @@ def _wcs(header: fits.Header, path: Path) -> WCS:
             if wcs.has_celestial and wcs.naxis == 2:
                 wcs.all_pix2world(0.0, 0.0, 0)
                 return wcs
-    except (WcsError, InvalidTransformError, ValueError, KeyError, TypeError) as error:
+    except (WcsError, InvalidTransformError, ValueError, KeyError, TypeError, AssertionError) as error:
         raise TileError(f"{path}: its WCS cannot be used ({one_line(error)}): mend the header") from None
     raise TileError(f"{path}: the image has no sky coordinates: survey.image_hdu names the wrong HDU, perhaps")
 
 
-class _quiet_about_headers(warnings.catch_warnings):  # noqa: N801
-    """Keep astropy's remarks on harmless header oddities off the terminal."""
-
-    def __enter__(self) -> None:
-        super().__enter__()
-        for category in (FITSFixedWarning, VerifyWarning, fits.card.VerifyWarning):
-            warnings.simplefilter("ignore", category)
+@contextmanager
+def _quiet_about_headers() -> Iterator[None]:
+    """Keep astropy's remarks on header oddities off stderr, and its log's (SIP without -SIP) off stdout."""
+    level = log.level
+    log.setLevel("WARNING")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", AstropyWarning)
+            yield
+    finally:
+        log.setLevel(level)
 
 
 def _by(shape: tuple[int, ...]) -> str:

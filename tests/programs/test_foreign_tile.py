@@ -30,6 +30,9 @@ PIXEL_SCALE = 0.168
 SIZE = 71
 """Pixels of the recipe's 12 arcsec; odd, so that astropy's Cutout2D rounds as the rule of the cut does."""
 
+MESH = 128
+"""Side in pixels of the cells in which noise is measured, by default."""
+
 Q = 16
 """Steps per noise RMS, of fpack and of the archive."""
 
@@ -109,7 +112,8 @@ def real_image() -> NDArray[np.float32]:
 def lay_out(image: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
     """Repeat an image (bands, ny, nx) over a tile of noise, flipped, turned and shifted at random.
 
-    The weights of image and noise are such that the noise of their sum is the same everywhere.
+    The weights of image and noise are such that their sum is nowhere noisier than the image; the whole then
+    gets a gain that doubles from one corner to the other, so that the noise differs from place to place.
     """
     noise = rng.standard_normal((len(image), HEIGHT, WIDTH))
     for axis in (1, 2):
@@ -132,7 +136,8 @@ def lay_out(image: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.
             room = padded[place]
             share = share[: room.shape[1], : room.shape[2]]
             room[...] = np.sqrt(1 - share**2) * room + share * stamp[:, : room.shape[1], : room.shape[2]]
-    return padded[:, margin:-margin, margin:-margin].astype(np.float32)
+    gain = 1 + 0.7 * np.linspace(0, 1, WIDTH) + 0.3 * np.linspace(0, 1, HEIGHT)[:, None]
+    return (padded[:, margin:-margin, margin:-margin] * gain).astype(np.float32)
 
 
 def tangent_plane() -> WCS:
@@ -178,7 +183,7 @@ def extract(image: Path, catalog: Path, kind: str, rms: Path, run) -> None:
         "DETECT_THRESH": 2.0,
         "MAG_ZEROPOINT": 27.0,
         "PIXEL_SCALE": 0,
-        "BACK_SIZE": 128,
+        "BACK_SIZE": MESH,
         "BACK_FILTERSIZE": 3,
         "CHECKIMAGE_TYPE": "BACKGROUND_RMS",
         "CHECKIMAGE_NAME": rms,
@@ -269,9 +274,9 @@ def test_cutouts_are_what_astropy_cuts_from_funpacked_tiles(foreign, archive, so
 def test_the_quantization_step_is_a_16th_of_source_extractors_noise(foreign, archive):
     cutout = archive.get(foreign.catalog["NUMBER"][0])
     for band in BANDS:
-        # The step is the exact quotient rounded down by up to 1 in 16; the RMS is a median of cells here.
+        # The step is rounded down by up to 1 in 16, and follows from a sample of the cells, not from every pixel.
         wanted = np.median(foreign.rms[band]) / Q
-        assert 0.9 * wanted < cutout.step[band] < 1.02 * wanted
+        assert 0.9 * wanted < cutout.step[band] < 1.05 * wanted
 
 
 def test_cutouts_lie_on_the_sky_where_source_extractor_says(foreign, archive, some):
@@ -285,15 +290,18 @@ def test_cutouts_lie_on_the_sky_where_source_extractor_says(foreign, archive, so
 
 
 def test_background_rms_at_objects_is_source_extractors_own(foreign, archive):
-    numbers = foreign.catalog["NUMBER"]
-    x, y = (np.rint(foreign.catalog[f"{axis}WIN_IMAGE"] - 1).astype(int) for axis in "XY")
-    measured = [archive.get(number, size=1).rms for number in numbers]
+    x, y = (np.asarray(foreign.catalog[f"{axis}WIN_IMAGE"]) - 1 for axis in "XY")
+    # Outside the outermost cells' centres it extrapolates its spline, where our noise stays what it is.
+    inside = (np.minimum(x, y) > MESH / 2) & (x < WIDTH // MESH * MESH - MESH / 2) & (y < HEIGHT - MESH / 2)
+    place = np.rint(y).astype(int), np.rint(x).astype(int)
+    measured = [archive.get(number, size=1).rms for number in foreign.catalog["NUMBER"]]
+    assert np.count_nonzero(inside) > 300
     for band in BANDS:
-        ratio = np.array([rms[band] for rms in measured]) / foreign.rms[band][y, x]
-        assert abs(np.median(ratio) - 1) < 0.002
-        assert np.percentile(np.abs(ratio - 1), 95) < 0.03
-        # Where a cell at the edge is narrow, its spline and our straight lines part by a little more.
-        assert np.abs(ratio - 1).max() < 0.08
+        ratio = np.array([rms[band] for rms in measured]) / foreign.rms[band][place]
+        assert abs(np.median(ratio[inside]) - 1) < 0.002
+        assert np.percentile(np.abs(ratio[inside] - 1), 95) < 0.02
+        assert np.abs(ratio[inside] - 1).max() < 0.06
+        assert np.abs(ratio - 1).max() < 0.2
 
 
 def test_source_extractor_finds_the_object_again_in_a_fits_cutout(foreign, some, run, tmp_path):

@@ -1,0 +1,120 @@
+"""FITS headers of cutouts: the tile's own, with what changed changed.
+
+Parsing a tile's header takes milliseconds, and a bulk request needs one for every band of every object. So a
+header is parsed once a tile and band, and each cutout's is put together from its cards as text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from astropy.io import fits
+
+from archive_builder.geometry import Shape
+
+FILE_CARDS = re.compile(
+    r"SIMPLE|XTENSION|BITPIX|NAXIS\d*|EXTEND|PCOUNT|GCOUNT|GROUPS|BSCALE|BZERO|BLANK|CHECKSUM|DATASUM|END|"
+    r"EXTNAME|EXTVER|EXTLEVEL|INHERIT|Z(IMAGE|TENSION|BITPIX|NAXIS\d*|PCOUNT|GCOUNT|TILE\d+|CMPTYPE|NAME\d+|"
+    r"VAL\d+|MASKCMP|QUANTIZ|DITHER0|SCALE|ZERO|BLANK|SIMPLE|EXTEND|BLOCKED|HECKSUM|DATASUM)|"
+    r"FZ(ALGOR|QMETHD|QVALUE|DTHRSD|TILE|INT2F)"
+)
+"""Cards that describe how the tile's file was laid out, not the sky; the last line is what fpack leaves."""
+
+REFERENCE_PIXEL = re.compile(r"CRPIX([12])([A-Z]?)")
+"""The cards that a cut moves, alternate WCS included."""
+
+BLOCK = 2880
+"""Bytes of a FITS block."""
+
+Value = str | int | float | bool
+"""What a card can hold."""
+
+
+def card(keyword: str, value: Value, comment: str = "") -> str:
+    """Return one card as text, 80 characters or, for a long string, a multiple of that."""
+    return str(fits.Card(keyword, value, comment).image)
+
+
+@dataclass(frozen=True)
+class HeaderTemplate:
+    """The cards that all cutouts of one tile and band share."""
+
+    cards: tuple[str, ...]
+    """Cards as text, the tile's own without those in `FILE_CARDS`."""
+
+    reference_pixels: tuple[tuple[int, str, int, float, str], ...]
+    """Which of them a cut moves: number, keyword, axis from 0, value on the tile, comment."""
+
+    @classmethod
+    def of_tile(cls, text: str) -> HeaderTemplate:
+        """Make the template from a tile's header, a card a line."""
+        header = fits.Header.fromstring(text, sep="\n")
+        for axis in (1, 2):
+            header.setdefault(f"CRPIX{axis}", 0.0)  # what a CRPIX that is not there stands for
+        kept = [c for c in header.cards if not FILE_CARDS.fullmatch(c.keyword)]
+        moved = [
+            (number, c.keyword, int(match[1]) - 1, float(c.value), c.comment)
+            for number, c in enumerate(kept)
+            if (match := REFERENCE_PIXEL.fullmatch(c.keyword))
+        ]
+        return cls(tuple(c.image for c in kept), tuple(moved))
+
+    def fill(self, first: Sequence[str], origin: tuple[int, int], last: Mapping[str, str]) -> str:
+        """Return the header of one cutout as text, without END.
+
+        Parameters
+        ----------
+        first : sequence of str
+            The cards that describe the image's form; see :func:`image_cards`.
+        origin : tuple of int
+            Column and row of the tile on which the cutout begins.
+        last : mapping of str to str
+            Cards by keyword; they stand at the end, in place of the tile's own of that name.
+        """
+        cards = list(self.cards)
+        for number, keyword, axis, value, comment in self.reference_pixels:
+            cards[number] = card(keyword, value - origin[axis], comment)
+        kept = [text for text in cards if text[:8].rstrip() not in last]
+        return "".join([*first, *kept, *last.values()])
+
+
+class TileHeaders:
+    """The headers of one tile's bands; each is parsed once, when it is first asked for.
+
+    Parameters
+    ----------
+    texts : mapping of str to str
+        Each band's FITS image header, a card a line.
+    """
+
+    def __init__(self, texts: Mapping[str, str]) -> None:
+        self._texts = dict(texts)
+        self._templates: dict[str, HeaderTemplate] = {}
+
+    def template(self, band: str) -> HeaderTemplate:
+        """Return the template of one band."""
+        if band not in self._templates:
+            self._templates[band] = HeaderTemplate.of_tile(self._texts[band])
+        return self._templates[band]
+
+
+def image_cards(name: str, shape: Shape, bitpix: int) -> list[str]:
+    """Return the cards with which an image extension begins."""
+    return [
+        card("XTENSION", "IMAGE", "Image extension"),
+        card("BITPIX", bitpix, "Bits a pixel; negative: floating point"),
+        card("NAXIS", 2, "Number of axes"),
+        card("NAXIS1", shape[1], "Columns"),
+        card("NAXIS2", shape[0], "Rows"),
+        card("PCOUNT", 0, "No group parameters"),
+        card("GCOUNT", 1, "One group"),
+        card("EXTNAME", name, "Name of this image"),
+    ]
+
+
+def to_block(text: str) -> bytes:
+    """Return a header's cards as the bytes of a FITS file, with END and padding."""
+    cards = (text + "END".ljust(80)).encode("ascii")
+    return cards + b" " * (-len(cards) % BLOCK)
