@@ -22,6 +22,9 @@ from archive_builder.survey.recipe import CatalogSection
 Columns: TypeAlias = dict[str, NDArray[Any]]
 """Columns of a table by name."""
 
+Reader: TypeAlias = Callable[[Path, list[str], str | None, str | None], Columns]
+"""Reads some columns of a file, given the column of the tile's name and the tile."""
+
 READ_ERRORS = (OSError, ValueError, TypeError, IndexError, EOFError, KeyError, pa.ArrowException)
 """What the table readers raise for a file that is not what its name says."""
 
@@ -91,10 +94,10 @@ def read_columns(path: Path, names: Sequence[str], tile_column: str | None = Non
     return columns
 
 
-def _reader(path: Path) -> Callable[[Path, list[str], str | None, str | None], Columns]:
+def _reader(path: Path) -> Reader:
     """Return the function that reads a file of this name."""
     suffixes = [s for s in path.suffixes if s not in (".gz", ".fz")]
-    readers = {".ecsv": _read_ecsv, ".csv": _read_csv, ".parquet": _read_parquet, ".parq": _read_parquet}
+    readers: dict[str, Reader] = {".ecsv": _read_ecsv, ".csv": _read_csv, ".parquet": _read_parquet, ".parq": _read_parquet}
     return readers.get(suffixes[-1].lower() if suffixes else "", _read_fits)
 
 
@@ -115,7 +118,7 @@ def _plain(column: object) -> NDArray[np.generic]:
     """Return a table's column as an array in this machine's byte order, masked where values are missing."""
     array: Any = np.ma.asarray(column)
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
-    return array if np.ma.is_masked(array) else np.asarray(array)  # type: ignore[no-any-return]
+    return array if np.ma.is_masked(array) else np.asarray(array)
 
 
 def _read_ecsv(path: Path, wanted: list[str], *_: object) -> Columns:
