@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from archive_builder import geometry
-from archive_builder.build.engines import run_local
-from archive_builder.build.tile_job import TileJob, TileResult, peak_memory
+from archive_builder.build.tile_job import TileJob, TileResult, peak_memory, run_job
 from archive_builder.errors import ArchiveBuilderError, ArchiveError, RecipeError, TileError, one_line
 from archive_builder.store.format import shard_format
 from archive_builder.store.index import Index
@@ -22,6 +21,7 @@ from archive_builder.store.shard import Shard
 from archive_builder.survey.discovery import Discovery, TileFiles, discover
 from archive_builder.survey.recipe import Recipe, load_recipe
 from archive_builder.survey.tile import Tile
+from archive_builder.workers import run_jobs
 
 SHARD_FOLDER = "shards"
 """The folder of the shards in an archive."""
@@ -82,6 +82,8 @@ def build(
 ) -> BuildReport:
     """Build an archive, or what is missing of it.
 
+    It starts processes: a script must call it under ``if __name__ == "__main__"``.
+
     Parameters
     ----------
     recipe_path : Path
@@ -114,9 +116,14 @@ def build(
         on_start(len(jobs) + len(found.incomplete))
         for name, error in found.incomplete.items():
             _fail(index, report, name, error, on_tile)
-        for result in run_local(jobs, min(workers, len(jobs))):
+        for result in run_jobs(run_job, jobs, min(workers, len(jobs)), _lost):
             _take(index, archive, result, known, recipe, report, on_tile)
     return report
+
+
+def _lost(job: TileJob, cause: str) -> TileResult:
+    """Return the result of a tile whose worker died."""
+    return TileResult(job.files.tile, error=cause)
 
 
 def shard_name(tile: str, generation: int) -> str:

@@ -1,31 +1,42 @@
-"""Where jobs run: this process, or worker processes of this machine."""
+"""Worker processes of this machine that take jobs one after another; a failure is a result too."""
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import multiprocess as mp
 
-from archive_builder.build.tile_job import TileJob, TileResult, run_job
+Job = TypeVar("Job")
+Result = TypeVar("Result")
 
 
-def run_local(jobs: Iterable[TileJob], workers: int) -> Iterator[TileResult]:
-    """Run jobs on this machine, a worker process each, and give their results as they come.
+def run_jobs(
+    function: Callable[[Job], Result],
+    jobs: Iterable[Job],
+    workers: int,
+    lost: Callable[[Job, str], Result],
+) -> Iterator[Result]:
+    """Run a function on every job in worker processes, and give the results as they come.
 
-    A worker lives for many tiles. One that dies costs the tile it was at, which is reported as failed, and
-    is replaced. Workers are spawned, not forked: neither HDF5 nor SQLite survives a fork unharmed.
+    A worker lives for many jobs. One that dies costs the job it was at, and is replaced. Workers are spawned,
+    not forked: neither HDF5 nor SQLite survives a fork unharmed. So a script that comes here must do it under
+    ``if __name__ == "__main__"``.
 
     Parameters
     ----------
-    jobs : iterable of TileJob
+    function : callable
+        Importable by name; what it raises ends its worker, so it had better return its failures.
+    jobs : iterable
     workers : int
         How many processes.
+    lost : callable
+        Gives the result of a job whose worker died, from the job and the cause.
     """
     waiting = iter(jobs)
-    pool = [worker for worker in (_Worker() for _ in range(workers)) if worker.start_next(waiting)]
+    pool = [w for w in (_Worker(function, lost) for _ in range(workers)) if w.start_next(waiting)]
     try:
         while pool:
             for connection in mp.connection.wait([worker.connection for worker in pool]):
@@ -38,15 +49,16 @@ def run_local(jobs: Iterable[TileJob], workers: int) -> Iterator[TileResult]:
             worker.stop()
 
 
-class _Worker:
-    """A process that builds one tile after another."""
+class _Worker(Generic[Job, Result]):
+    """A process that does one job after another."""
 
-    def __init__(self) -> None:
+    def __init__(self, function: Callable[[Job], Result], lost: Callable[[Job, str], Result]) -> None:
+        self._function, self._lost = function, lost
         self._process: Any = None
         self.connection: Any = None
-        self._job: TileJob | None = None
+        self._job: Job | None = None
 
-    def start_next(self, waiting: Iterator[TileJob]) -> bool:
+    def start_next(self, waiting: Iterator[Job]) -> bool:
         """Hand out the next job, with a new process if the old one is gone; False if there is none left."""
         self._job = next(waiting, None)
         if self._job is None:
@@ -62,15 +74,7 @@ class _Worker:
             self.connection.send(self._job)
         return True
 
-    def _begin(self) -> None:
-        """Start the process."""
-        context = mp.get_context("spawn")
-        self.connection, far_end = context.Pipe()
-        self._process = context.Process(target=_work, args=(far_end,), daemon=True)
-        self._process.start()
-        far_end.close()
-
-    def result(self) -> TileResult:
+    def result(self) -> Result:
         """Take the result of the job handed out."""
         assert self._job is not None
         try:
@@ -79,7 +83,7 @@ class _Worker:
             self._process.join()
             code = self._process.exitcode
             self.stop()
-            return TileResult(self._job.files.tile, error=f"the worker process died ({_cause(code)})")
+            return self._lost(self._job, f"the worker process died ({_cause(code)})")
 
     def stop(self) -> None:
         """End the process."""
@@ -89,16 +93,24 @@ class _Worker:
             self._process.join()
             self._process = None
 
+    def _begin(self) -> None:
+        """Start the process."""
+        context = mp.get_context("spawn")
+        self.connection, far_end = context.Pipe()
+        self._process = context.Process(target=_work, args=(self._function, far_end), daemon=True)
+        self._process.start()
+        far_end.close()
 
-def _work(connection: Connection[Any, Any]) -> None:
-    """Build the tiles that come through a connection until it is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the builder's to answer
+
+def _work(function: Callable[[Any], Any], connection: Connection[Any, Any]) -> None:
+    """Do the jobs that come through a connection until it is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that handed the jobs out
     while True:
         try:
             job = connection.recv()
         except EOFError:
             return
-        connection.send(run_job(job))
+        connection.send(function(job))
 
 
 def _cause(code: int | None) -> str:
