@@ -7,6 +7,7 @@ Shapes are ``(ny, nx)``, as numpy has them.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import TypeAlias
 
 import numpy as np
@@ -188,3 +189,35 @@ def wcs_offset(wcs: WCS, other: WCS, shape: Shape) -> float:
     ra, dec = other.all_pix2world(x, y, 0)
     back_x, back_y = sky_to_pixel(wcs, shape, ra, dec)
     return float(np.nan_to_num(np.hypot(back_x - x, back_y - y), nan=np.inf).max())
+
+
+def window_pieces(
+    x0: int, y0: int, window: Shape, image: Shape, side: int
+) -> Iterator[tuple[int, int, tuple[slice, slice], tuple[slice, slice]]]:
+    """Cut a window of an image up by a grid of squares.
+
+    Parameters
+    ----------
+    x0, y0 : int
+        The window's first column and row; it may hang over the image's edge.
+    window, image : (ny, nx)
+        Their shapes.
+    side : int
+        Of the squares; those at the image's far edges may be smaller.
+
+    Yields
+    ------
+    row, column : int
+        Of a square that the window touches.
+    inside, place : pair of slice
+        Rows and columns of the square, and where they belong in the window.
+    """
+    y1, x1 = min(y0 + window[0], image[0]), min(x0 + window[1], image[1])
+    for row in range(max(y0, 0) // side, -(-y1 // side)):
+        top = row * side
+        low, high = max(y0, top), min(y1, top + side)
+        for column in range(max(x0, 0) // side, -(-x1 // side)):
+            edge = column * side
+            left, right = max(x0, edge), min(x1, edge + side)
+            inside = slice(low - top, high - top), slice(left - edge, right - edge)
+            yield row, column, inside, (slice(low - y0, high - y0), slice(left - x0, right - x0))

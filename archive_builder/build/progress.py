@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import time
-from datetime import timedelta
 from typing import TextIO
 
-from tqdm import tqdm
-
 from archive_builder.build.builder import BuildEvent
+from archive_builder.progress import Meter
 
 
 class Progress:
@@ -21,34 +18,21 @@ class Progress:
     """
 
     def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._bar: tqdm | None = None
-        self._tiles = self._done = self._objects = 0
+        self._meter = Meter(stream, "tile")
+        self._objects = 0
 
     def start(self, tiles: int) -> None:
         """Begin, with so many tiles to build."""
-        self._tiles, self._started = tiles, time.monotonic()
-        if tiles and self._stream.isatty():
-            self._bar = tqdm(total=tiles, unit="tile", file=self._stream, dynamic_ncols=True)
+        self._meter.start(tiles)
 
     def tile_done(self, event: BuildEvent) -> None:
         """Show what became of a tile."""
-        self._done += 1
         self._objects += event.stored + event.skipped
-        seconds = time.monotonic() - self._started
-        rate = self._objects / seconds if seconds else 0.0
-        left = timedelta(seconds=round(seconds / self._done * (self._tiles - self._done)))
+        seconds = self._meter.seconds
+        rate = f"{self._objects / seconds if seconds else 0.0:,.0f} objects/s"
         outcome = f"failed: {event.error}" if event.error else f"{event.stored} stored, {event.skipped} skipped"
-        if self._bar is not None:
-            self._bar.set_postfix_str(f"{rate:,.0f} objects/s")
-            self._bar.update()
-            if event.error:
-                self._bar.write(f"tile {event.tile} {outcome}", file=self._stream)
-        else:
-            news = f"[{self._done}/{self._tiles}] tile {event.tile}: {outcome} ({rate:,.0f} objects/s, {left} left)"
-            print(news, file=self._stream, flush=True)
+        self._meter.advance(1, f"tile {event.tile}: {outcome}", rate, urgent=event.error is not None)
 
     def close(self) -> None:
         """Leave the terminal as it was."""
-        if self._bar is not None:
-            self._bar.close()
+        self._meter.close()

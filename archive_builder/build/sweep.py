@@ -8,6 +8,7 @@ and neighbours in it share their pixels. Nothing depends on how many rows are re
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +20,7 @@ from archive_builder.measure.noise import NoiseMesh
 from archive_builder.measure.quality import Status, Thresholds, judge
 from archive_builder.measure.quantize import Codec, UnstorableError
 from archive_builder.store.rows import RowBuffer
-from archive_builder.store.shard import ObjectTable, ShardWriter
+from archive_builder.store.writer import ObjectTable, ShardWriter
 from archive_builder.survey.tile import Tile
 
 BLOCK = 512
@@ -70,16 +71,18 @@ class Sweep:
     objects : ObjectTable
         All catalogued objects; their ``rms`` is filled in as they are settled.
     cut : Cut
-    codec : Codec
-        The stored form of the pixels.
+    codecs : mapping of str to Codec
+        The stored form of each plane's pixels, ``SCI`` and what else is kept.
     shard : ShardWriter
         Gets the cutouts and the pixels.
     """
 
-    def __init__(self, tile: Tile, objects: ObjectTable, cut: Cut, codec: Codec, shard: ShardWriter) -> None:
+    def __init__(
+        self, tile: Tile, objects: ObjectTable, cut: Cut, codecs: Mapping[str, Codec], shard: ShardWriter
+    ) -> None:
         self._tile, self._objects, self._cut, self._shard = tile, objects, cut, shard
         self._noise = NoiseMesh(len(tile.bands), tile.shape, cut.mesh)
-        self._rows = RowBuffer(codec, tile.shape)
+        self._rows = {plane: RowBuffer(codec, tile.shape) for plane, codec in codecs.items()}
         ny, nx = tile.shape
         x, y = (np.nan_to_num(axis, nan=-1e9).clip(-1e9, 1e9) for axis in (objects.x, objects.y))
         inside = _within(nearest_pixel(x), nx) & _within(nearest_pixel(y), ny)
@@ -98,34 +101,45 @@ class Sweep:
         """
         height = self._tile.shape[0]
         for y0 in range(0, height, strip_rows):
-            flux = self._tile.read(y0, min(y0 + strip_rows, height))
-            self._noise.add(flux)
-            try:
-                self._rows.append(flux)
-            except UnstorableError as error:
-                raise TileError(
-                    f"band {self._tile.bands[error.band]}: a pixel in rows {y0} to {y0 + strip_rows} has {error}: "
-                    'mask it, or set storage.quantization = "lossless"'
-                ) from None
+            self._read(y0, min(y0 + strip_rows, height))
             while self._next_block < len(self._blocks) and self._can_settle(self._next_block):
                 self._settle(self._blocks[self._next_block])
                 self._next_block += 1
-            self._write_rows(min(self._next_block * BLOCK - self._cut.size // 2, self._rows.end))
+            self._write_rows(min(self._next_block * BLOCK - self._cut.size // 2, self._end))
         self._write_rows(height)
         return Verdict(self._status, np.concatenate(self._order))
+
+    @property
+    def _end(self) -> int:
+        """Rows below this have been read."""
+        return self._rows["SCI"].end
+
+    def _read(self, y0: int, y1: int) -> None:
+        """Read the next rows of all planes."""
+        for plane, rows in self._rows.items():
+            values = self._tile.read(y0, y1, plane)
+            if plane == "SCI":
+                self._noise.add(values)
+            try:
+                rows.append(values)
+            except UnstorableError as error:
+                raise TileError(
+                    f"band {self._tile.bands[error.band]}: a pixel in rows {y0} to {y1} has {error}: "
+                    'mask it, or set storage.quantization = "lossless"'
+                ) from None
 
     def _can_settle(self, block: int) -> bool:
         """Tell whether all that a block's objects need has been read."""
         end, height = (block + 1) * BLOCK, self._tile.shape[0]
         # An object of the block is at most half a pixel below it, and so is its cutout.
-        return self._rows.end >= min(end + self._cut.size, height) and self._noise.known_below >= min(end, height)
+        return self._end >= min(end + self._cut.size, height) and self._noise.known_below >= min(end, height)
 
     def _settle(self, members: NDArray[np.intp]) -> None:
         """Decide on the objects of one block, and hand on the cutouts of those who stay."""
         table, size = self._objects.take(members), self._cut.size
         table.rms[:] = self._objects.rms[members] = self._noise.at(table.x, table.y)
         x0, y0 = window_origin(table.x, table.y, (size, size))
-        blank = self._rows.blank_fraction(x0, y0, size)
+        blank = self._rows["SCI"].blank_fraction(x0, y0, size)
         status = judge(table.rms, blank, self._tile.bands, self._cut.pixel_scale, self._cut.thresholds)
         self._status[members] = status
         stays = status == Status.STORED
@@ -134,8 +148,9 @@ class Sweep:
 
     def _write_rows(self, below: int) -> None:
         """Hand on the rows that no unsettled object can need."""
-        for number, slab in self._rows.release(below):
-            self._shard.add_slab(number, slab)
+        for plane, rows in self._rows.items():
+            for number, slab in rows.release(below):
+                self._shard.add_slab(plane, number, slab)
 
 
 def _within(pixel: NDArray[np.int64], length: int) -> NDArray[np.bool_]:

@@ -6,7 +6,7 @@ import resource
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,10 +18,21 @@ from archive_builder.build.sweep import STRIP_ROWS, Cut, Sweep
 from archive_builder.errors import ArchiveBuilderError, TileError, one_line
 from archive_builder.measure.noise import cell_rms, sample_rows
 from archive_builder.measure.quality import Status, Thresholds
-from archive_builder.measure.quantize import Codec, Lossless, NoiseScaled, step_for, step_without_noise
-from archive_builder.store.shard import ObjectTable, ShardInfo, ShardWriter, checksum
+from archive_builder.measure.quantize import (
+    WEIGHT_STEP,
+    Codec,
+    Flags,
+    LogScaled,
+    Lossless,
+    NoiseScaled,
+    step_for,
+    step_without_noise,
+)
+from archive_builder.store.color import ColorTiles
+from archive_builder.store.writer import ObjectTable, ShardInfo, ShardWriter, checksum
 from archive_builder.survey.catalog import Catalog, read_catalog
 from archive_builder.survey.discovery import TileFiles
+from archive_builder.survey.picture import read_picture
 from archive_builder.survey.recipe import Recipe
 from archive_builder.survey.tile import Tile
 
@@ -113,14 +124,17 @@ def build_tile(job: TileJob) -> TileResult:
     files, recipe = job.files, job.recipe
     fingerprint = files.fingerprint()
     catalog = read_catalog(files.catalog, recipe.catalog, files.tile)
-    with Tile(files.images, recipe.survey.image_hdu, recipe.survey.blank_value) as tile:
+    planes = recipe.storage.planes
+    with Tile(files.images, recipe.survey.image_hdu, recipe.survey.blank_value, planes) as tile:
         objects = place(catalog, tile)
         cut = _cut(job, tile)
-        codec = choose_codec(tile, recipe.storage.quantization, cut.mesh)
+        codecs = choose_codecs(tile, recipe.storage.quantization, cut.mesh, planes)
         info = _info(job, tile, cut, fingerprint)
         headers = [header.tostring(sep="\n", endcard=False, padding=False) for header in tile.headers]
-        with ShardWriter(job.shard, info, headers, codec) as shard:
-            verdict = Sweep(tile, objects, cut, codec, shard).run(job.strip_rows)
+        with ShardWriter(job.shard, info, headers, codecs) as shard:
+            if files.color is not None:
+                shard.add_color(ColorTiles.of_picture(read_picture(files.color, tile.shape)))
+            verdict = Sweep(tile, objects, cut, codecs, shard).run(job.strip_rows)
             if files.fingerprint() != fingerprint:
                 raise TileError("a file of this tile changed while it was read: build it again")
             skipped = np.flatnonzero(verdict.status)
@@ -158,11 +172,16 @@ def place(catalog: Catalog, tile: Tile) -> ObjectTable:
     return ObjectTable(catalog.object_id, catalog.ra, catalog.dec, x, y, rms)
 
 
-def choose_codec(tile: Tile, quantization: float | str, mesh: int) -> Codec:
-    """Return the stored form of a tile's pixels: the quantization step follows from a sample of its rows."""
+def choose_codecs(tile: Tile, quantization: float | str, mesh: int, planes: Sequence[str] = ()) -> dict[str, Codec]:
+    """Return the stored form of each plane's pixels; the image's steps follow from a sample of its rows."""
+    ones = (1.0,) * len(tile.bands)
+    codecs: dict[str, Codec] = {"MSK": Flags(ones), "WGT": LogScaled((WEIGHT_STEP,) * len(tile.bands))}
     if isinstance(quantization, str):
-        return Lossless((1.0,) * len(tile.bands))
-    return NoiseScaled(tuple(_step(tile, band, quantization, mesh) for band in range(len(tile.bands))))
+        codecs["SCI"] = codecs["WGT"] = Lossless(ones)
+    else:
+        steps = tuple(_step(tile, band, quantization, mesh) for band in range(len(tile.bands)))
+        codecs["SCI"] = NoiseScaled(steps)
+    return {plane: codecs[plane] for plane in ("SCI", *planes)}
 
 
 def _step(tile: Tile, band: int, levels: float, mesh: int) -> float:
@@ -212,6 +231,7 @@ def _info(job: TileJob, tile: Tile, cut: Cut, fingerprint: str) -> ShardInfo:
         tile=job.files.tile,
         generation=job.generation,
         bands=tile.bands,
+        planes=("SCI", *recipe.storage.planes, *(["COLOR"] if job.files.color else [])),
         layout=recipe.storage.layout,
         quantization=str(recipe.storage.quantization),
         size=job.size,

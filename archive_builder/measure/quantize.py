@@ -1,6 +1,6 @@
-"""Flux to stored values and back, within a bound.
+"""Pixels to stored values and back, within a bound.
 
-Noise-scaled quantization as fpack does it (Pence, Seaman & White 2009, PASP 121, 414), without dithering:
+For flux, noise-scaled quantization as fpack does it (Pence, Seaman & White 2009, PASP 121, 414), without dithering:
 ``stored = round(flux / step)`` with ``step`` at most the band's background RMS over ``q``, so that no flux
 is off by more than ``rms / (2 q)``.
 """
@@ -71,12 +71,14 @@ def step_without_noise(largest: float) -> float:
 
 @dataclass(frozen=True)
 class NoiseScaled:
-    """Stores integers, a number of steps."""
+    """Stores flux as integers, a number of steps: ``flux = step * stored``."""
 
     step: tuple[float, ...]
     """Per band, image units."""
 
+    encoding = "linear"
     dtype = np.dtype("<i4")
+    output = np.dtype(np.float32)
     blank = BLANK
 
     def encode(self, flux: NDArray[np.float32], out: NDArray[np.int32]) -> bool:
@@ -149,7 +151,9 @@ class Lossless:
     step: tuple[float, ...]
     """Per band: 1."""
 
+    encoding = "exact"
     dtype = np.dtype("<f4")
+    output = np.dtype(np.float32)
     blank = float("nan")
 
     def encode(self, flux: NDArray[np.float32], out: NDArray[np.float32]) -> bool:
@@ -162,5 +166,79 @@ class Lossless:
         return stored
 
 
-Codec = NoiseScaled | Lossless
+WEIGHT_BLANK = -(2**15)
+"""The stored value of a weight of zero, and of a pixel off the tile."""
+
+WEIGHT_STEP = 0.0198
+"""Step of a weight's logarithm: no weight is off by more than 1%."""
+
+
+@dataclass(frozen=True)
+class LogScaled:
+    """Stores weights as integers, the logarithm in steps: ``weight = exp(step * stored)``, 0 where blank."""
+
+    step: tuple[float, ...]
+    """Per band: `WEIGHT_STEP`."""
+
+    encoding = "log"
+    dtype = np.dtype("<i2")
+    output = np.dtype(np.float32)
+    blank = WEIGHT_BLANK
+
+    def encode(self, weight: NDArray[np.float32], out: NDArray[np.int16]) -> bool:
+        """Quantize weights (bands, rows, nx); what is not positive and finite is stored as no weight."""
+        for band, step in enumerate(self.step):
+            for y in range(0, weight.shape[1], BLOCK_ROWS):
+                block = weight[band, y : y + BLOCK_ROWS]
+                known = (block > 0) & np.isfinite(block)
+                steps = np.rint(np.log(np.where(known, block, 1)) / step)
+                out[band, y : y + BLOCK_ROWS] = np.where(known, steps, WEIGHT_BLANK)
+        return False
+
+    def decode(self, stored: NDArray[np.int16]) -> NDArray[np.float32]:
+        """Return the weights of stored values (bands, ...)."""
+        steps = np.array(self.step, dtype=np.float32).reshape(-1, *[1] * (stored.ndim - 1))
+        weight: NDArray[np.float32] = np.exp(stored * steps)
+        weight[stored == WEIGHT_BLANK] = 0
+        return weight
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Stores the integers of a mask as they are."""
+
+    step: tuple[float, ...]
+    """Per band: 1."""
+
+    encoding = "flags"
+    dtype = np.dtype("<i4")
+    output = np.dtype(np.int32)
+    blank = -1
+    """A pixel off the tile: every bit is set."""
+
+    def encode(self, flags: NDArray[np.int32], out: NDArray[np.int32]) -> bool:
+        """Copy ``flags`` into ``out``."""
+        np.copyto(out, flags)
+        return False
+
+    def decode(self, stored: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Return the stored flags."""
+        return stored
+
+
+Codec = NoiseScaled | Lossless | LogScaled | Flags
 """How pixels are stored."""
+
+
+def codec_of(encoding: str, step: tuple[float, ...]) -> Codec:
+    """Return the codec of a dataset that says it is so encoded.
+
+    Raises
+    ------
+    ValueError
+        There is no such encoding.
+    """
+    for kind in (NoiseScaled, Lossless, LogScaled, Flags):
+        if kind.encoding == encoding:
+            return kind(step)
+    raise ValueError(f"unknown encoding {encoding!r}")

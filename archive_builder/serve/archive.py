@@ -234,7 +234,7 @@ class Archive:
             dec=float(objects.dec[row]),
             origin=(int(x0), int(y0)),
             rms={self.bands[i]: float(objects.rms[row, i]) for i in chosen},
-            step={self.bands[i]: 0.0 if lossless else shard.codec.step[i] for i in chosen},
+            step={self.bands[i]: 0.0 if lossless else shard.step[i] for i in chosen},
             tile_headers={self.bands[i]: shard.headers[i] for i in chosen},
         )
 

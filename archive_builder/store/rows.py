@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from archive_builder.geometry import Shape
-from archive_builder.measure.quantize import BLANK, Codec
+from archive_builder.measure.quantize import Codec
 
 CHUNK = 128
 """Side in pixels of the chunks of ``/pixels``, and so the rows of a slab."""
@@ -40,7 +40,7 @@ class RowBuffer:
         self._with_blanks: set[int] = set()
         self._spare: list[NDArray[Any]] = []
 
-    def append(self, flux: NDArray[np.float32]) -> None:
+    def append(self, values: NDArray[Any]) -> None:
         """Encode and keep the next rows, (bands, any number, nx).
 
         Raises
@@ -49,13 +49,13 @@ class RowBuffer:
             A value does not fit the stored form.
         """
         start = 0
-        while start < flux.shape[1]:
+        while start < values.shape[1]:
             number, inside = divmod(self.end, CHUNK)
-            rows = min(CHUNK - inside, flux.shape[1] - start)
+            rows = min(CHUNK - inside, values.shape[1] - start)
             if inside == 0:
                 self._slabs[number] = self._new_slab(number)
             slab = self._slabs[number]
-            if self._codec.encode(flux[:, start : start + rows], slab[:, inside : inside + rows]):
+            if self._codec.encode(values[:, start : start + rows], slab[:, inside : inside + rows]):
                 self._with_blanks.add(number)
             start += rows
             self.end += rows
@@ -93,7 +93,7 @@ class RowBuffer:
             first, last = (np.clip(y - number * CHUNK, 0, CHUNK) for y in (low, high))
             if (first < last).any():
                 for band, image in enumerate(self._slabs[number]):
-                    sums = _summed_area(np.isnan(image) if image.dtype.kind == "f" else image == BLANK)
+                    sums = _summed_area(np.isnan(image) if image.dtype.kind == "f" else image == self._codec.blank)
                     blank[band] += sums[last, right] - sums[last, left] - sums[first, right] + sums[first, left]
         on_tile = (right - left) * (high - low)
         return np.asarray((size * size - on_tile + blank.max(axis=0)) / (size * size))

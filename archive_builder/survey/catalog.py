@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from astropy.io import fits
+from astropy.io.fits import VerifyError
 from astropy.table import Table
+from astropy.utils.exceptions import AstropyWarning
 from numpy.typing import NDArray
 from pyarrow import csv, parquet
 
 from archive_builder.errors import TileError, one_line
 from archive_builder.survey.recipe import CatalogSection
+from archive_builder.survey.remarks import no_remarks
 
 Columns: TypeAlias = dict[str, NDArray[Any]]
 """Columns of a table by name."""
@@ -25,7 +29,18 @@ Columns: TypeAlias = dict[str, NDArray[Any]]
 Reader: TypeAlias = Callable[[Path, list[str], str | None, str | None], Columns]
 """Reads some columns of a file, given the column of the tile's name and the tile."""
 
-READ_ERRORS = (OSError, ValueError, TypeError, IndexError, EOFError, KeyError, pa.ArrowException)
+READ_ERRORS = (
+    OSError,
+    ValueError,
+    TypeError,
+    IndexError,
+    EOFError,
+    KeyError,
+    pa.ArrowException,
+    zlib.error,
+    VerifyError,
+    AstropyWarning,
+)
 """What the table readers raise for a file that is not what its name says."""
 
 
@@ -85,19 +100,25 @@ def read_columns(path: Path, names: Sequence[str], tile_column: str | None = Non
     """
     wanted = [*names, tile_column] if tile_column else list(names)
     try:
-        columns = _reader(path)(path, wanted, tile_column, tile)
+        with no_remarks():
+            columns = _reader(path)(path, wanted, tile_column, tile)
+        if tile_column:
+            mine = np.char.strip(np.asarray(columns[tile_column]).astype(str)) == tile
+            columns = {name: column[mine] for name, column in columns.items()}
     except READ_ERRORS as error:
         raise TileError(f"cannot be read ({one_line(error)}): mend or replace the file") from None
-    if tile_column:
-        mine = np.char.strip(np.asarray(columns[tile_column]).astype(str)) == tile
-        columns = {name: column[mine] for name, column in columns.items()}
     return columns
 
 
 def _reader(path: Path) -> Reader:
     """Return the function that reads a file of this name."""
     suffixes = [s for s in path.suffixes if s not in (".gz", ".fz")]
-    readers: dict[str, Reader] = {".ecsv": _read_ecsv, ".csv": _read_csv, ".parquet": _read_parquet, ".parq": _read_parquet}
+    readers: dict[str, Reader] = {
+        ".ecsv": _read_ecsv,
+        ".csv": _read_csv,
+        ".parquet": _read_parquet,
+        ".parq": _read_parquet,
+    }
     return readers.get(suffixes[-1].lower() if suffixes else "", _read_fits)
 
 
@@ -127,27 +148,27 @@ def _read_ecsv(path: Path, wanted: list[str], *_: object) -> Columns:
     return {name: _plain(table[name]) for name in wanted}
 
 
-def _read_csv(path: Path, wanted: list[str], *_: object) -> Columns:
+def _read_csv(path: Path, wanted: list[str], tile_column: str | None, _: object) -> Columns:
     """Read columns of a CSV file with comma, semicolon or tab between the values."""
-    table = read_csv(path)
+    table = read_csv(path, text=[tile_column] if tile_column else [])
     _check_columns(wanted, table.column_names)
     return {name: _from_arrow(table[name]) for name in wanted}
 
 
-def read_csv(path: Path, text_only: bool = False) -> pa.Table:
+def read_csv(path: Path, text: Sequence[str] | None = None) -> pa.Table:
     """Read a CSV file, finding out what separates its values.
 
     Parameters
     ----------
     path : Path
-    text_only : bool
-        Leave every value the text it is: a tile called 0012 keeps its zeros.
+    text : sequence of str or None
+        Columns whose values are left the text they are: a tile called 0012 keeps its zeros. None for all.
     """
     with pa.input_stream(path, compression="detect") as stream:
         head = stream.read(65536).decode("utf-8-sig", errors="replace").split("\n", 1)[0]
     separator = max(",;\t", key=head.count)
     names = [name.strip().strip('"') for name in head.strip("\r").split(separator)]
-    types = {name: pa.string() for name in names} if text_only else {}
+    types = {name: pa.string() for name in (names if text is None else text)}
     return csv.read_csv(
         path,
         parse_options=csv.ParseOptions(delimiter=separator),

@@ -31,6 +31,9 @@ class TileFiles:
     catalog: Path
     """The catalogue that holds its objects."""
 
+    color: Path | None = None
+    """Its colour picture, if the survey has any."""
+
     def fingerprint(self) -> str:
         """Return a short hash of the paths, sizes and modification times.
 
@@ -40,7 +43,8 @@ class TileFiles:
             A file has vanished.
         """
         try:
-            facts = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in (*self.images.values(), self.catalog)]
+            paths = [*self.images.values(), self.catalog, *([self.color] if self.color else [])]
+            facts = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in paths]
         except OSError as error:
             raise TileError(f"{error.filename}: {error.strerror}: it was there a moment ago") from None
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
@@ -82,7 +86,7 @@ def _table_rows(recipe: Recipe) -> dict[str, dict[str, str]]:
     path = recipe.survey.tiles
     assert path is not None
     try:
-        table = read_csv(path, text_only=True)
+        table = read_csv(path)
     except READ_ERRORS as error:
         raise RecipeError(f"tile table {path}: cannot be read: {one_line(error)}") from None
     if "tile" not in table.column_names:
@@ -137,7 +141,9 @@ def _files_of(tile: str, row: Mapping[str, str], recipe: Recipe) -> TileFiles:
         band: _only_match(root, _fill(survey.image, {**escaped, "band": glob.escape(band)}), f"band {band}")
         for band in survey.bands
     }
-    return TileFiles(tile, images, _only_match(root, _fill(recipe.catalog.path, escaped), "the catalogue"))
+    catalog = _only_match(root, _fill(recipe.catalog.path, escaped), "the catalogue")
+    color = _only_match(root, _fill(survey.color, escaped), "the colour picture") if survey.color else None
+    return TileFiles(tile, images, catalog, color)
 
 
 def _fill(pattern: str, values: Mapping[str, str]) -> str:

@@ -130,6 +130,16 @@ class StorageSection(_Section):
     quantization: Annotated[float, Field(gt=0, le=1e6, strict=True)] | Literal["lossless"] = 16.0
     """Steps per background RMS, or ``"lossless"`` for float32 bit for bit."""
 
+    planes: tuple[Literal["WGT", "MSK"], ...] = ()
+    """HDUs of every image that are kept too: weights to 1% (exactly if lossless), masks exactly."""
+
+    @field_validator("planes")
+    @classmethod
+    def _planes_differ(cls, planes: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(planes)) != len(planes):
+            raise ValueError("a plane is named twice")
+        return planes
+
 
 class Recipe(_Section):
     """A whole recipe."""
@@ -164,6 +174,7 @@ class Recipe(_Section):
             "cutout": self.cutout.model_dump(mode="json"),
             "quality": self.quality.model_dump(mode="json"),
             "storage": self.storage.model_dump(mode="json"),
+            "color": self.survey.color is not None,
         }
 
     def fingerprint(self) -> str:

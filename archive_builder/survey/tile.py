@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
-from astropy import log
 from astropy.io import fits
-from astropy.utils.exceptions import AstropyUserWarning, AstropyWarning
 from astropy.wcs import WCS, InvalidTransformError, WcsError
 from numpy.typing import NDArray
 
 from archive_builder import geometry
 from archive_builder.errors import TileError, one_line
+from archive_builder.survey.remarks import no_remarks
 
 WCS_TOLERANCE = 0.01
 """Largest distance in pixels between where two bands of a tile put the same sky."""
@@ -34,6 +31,8 @@ class Tile:
         Name or number of the image's HDU; None for the first that is an image.
     blank_value : float or None
         A pixel value that stands for no data, besides NaN.
+    planes : sequence of str
+        Further HDUs that can be read, ``WGT`` and ``MSK``.
 
     Attributes
     ----------
@@ -51,17 +50,23 @@ class Tile:
     """
 
     def __init__(
-        self, images: Mapping[str, Path], hdu: str | int | None = None, blank_value: float | None = None
+        self,
+        images: Mapping[str, Path],
+        hdu: str | int | None = None,
+        blank_value: float | None = None,
+        planes: Sequence[str] = (),
     ) -> None:
         self.bands = tuple(images)
         self._paths = tuple(images.values())
         self._blank_value = None if blank_value is None else np.float32(blank_value)
         self._files: list[fits.HDUList] = []
-        self._hdus: list[fits.ImageHDU] = []
+        self._hdus: dict[str, list[fits.ImageHDU]] = {}
         try:
             for path in self._paths:
-                self._hdus.append(self._open(path, hdu))
-            self.headers = tuple(image.header for image in self._hdus)
+                self._files.append(self._open(path))
+            self._hdus = {plane: self._images(plane) for plane in planes}
+            self._hdus["SCI"] = self._images(hdu)
+            self.headers = tuple(image.header for image in self._hdus["SCI"])
             self.shape: geometry.Shape = self._common_shape()
             self.wcs = self._common_wcs()
         except BaseException:
@@ -81,29 +86,37 @@ class Tile:
         for file in self._files:
             file.close()
 
-    def read(self, y0: int, y1: int) -> NDArray[np.float32]:
+    def read(self, y0: int, y1: int, plane: str = "SCI") -> NDArray[Any]:
         """Read rows ``y0:y1`` of all bands.
+
+        Parameters
+        ----------
+        y0, y1 : int
+        plane : str
+            ``SCI``, the image, or one of the further HDUs that were opened: ``WGT``, ``MSK``.
 
         Returns
         -------
-        ndarray of float32, (bands, y1 - y0, nx)
-            NaN where there is no data.
+        ndarray, (bands, y1 - y0, nx)
+            float32, NaN where the image has no data; int32 for ``MSK``.
 
         Raises
         ------
         TileError
             The rows cannot be read.
         """
-        rows = np.empty((len(self.bands), y1 - y0, self.shape[1]), dtype=np.float32)
+        dtype = np.int32 if plane == "MSK" else np.float32
+        rows = np.empty((len(self.bands), y1 - y0, self.shape[1]), dtype=dtype)
         for band in range(len(self.bands)):
-            self.read_band(band, y0, y1, rows[band])
+            self.read_band(band, y0, y1, rows[band], plane)
         return rows
 
-    def read_band(self, band: int, y0: int, y1: int, out: NDArray[np.float32]) -> None:
+    def read_band(self, band: int, y0: int, y1: int, out: NDArray[Any], plane: str = "SCI") -> None:
         """Read rows ``y0:y1`` of one band, by its number, into ``out`` (y1 - y0, nx)."""
         try:
-            with _quiet_about_headers(), np.errstate(over="ignore"):
-                out[...] = self._hdus[band].section[y0:y1]
+            with no_remarks(), np.errstate(over="ignore"):
+                rows = self._hdus[plane][band].section[y0:y1]
+                np.copyto(out, rows, casting="unsafe")
         except MemoryError:
             raise
         except Exception as error:  # a damaged file's can be of any class, some of them without a public name
@@ -111,34 +124,47 @@ class Tile:
                 f"{self._paths[band]}: rows {y0} to {y1} cannot be read ({one_line(error)}): "
                 "the file is damaged or truncated, replace it"
             ) from None
-        if self._blank_value is not None:
+        if plane == "SCI" and self._blank_value is not None:
             out[out == self._blank_value] = np.nan
+        if plane == "MSK" and rows.dtype.kind == "f" and (rows != out).any():
+            raise TileError(f"{self._paths[band]}: MSK holds values that are no 32-bit integers: it is no mask")
 
-    def _open(self, path: Path, hdu: str | int | None) -> fits.ImageHDU:
-        """Open a file and return its image HDU."""
+    def _open(self, path: Path) -> fits.HDUList:
         try:
-            with _quiet_about_headers():
-                warnings.filterwarnings("error", message=".*truncated", category=AstropyUserWarning)
+            with no_remarks():
                 # As unsigned integers, astropy gives the BLANK of a uint16 image as a number.
-                file = fits.open(path, memmap=False, uint=False)
-                self._files.append(file)
-                image = _select(file, hdu, path)
-                _check_whole(image, path)
-        except (TileError, MemoryError):
+                return fits.open(path, memmap=False, uint=False)
+        except MemoryError:
             raise
         except Exception as error:  # as in read_band
             raise TileError(f"{path}: cannot be read as FITS ({one_line(error)}): replace the file") from None
-        return image
+
+    def _images(self, hdu: str | int | None) -> list[fits.ImageHDU]:
+        """Return one HDU of every band's file, once it is known to be whole."""
+        images = []
+        for file, path in zip(self._files, self._paths, strict=True):
+            try:
+                with no_remarks():
+                    image = _select(file, hdu, path)
+                    _check_whole(image, file, path)
+            except (TileError, MemoryError):
+                raise
+            except Exception as error:  # as in read_band
+                raise TileError(f"{path}: cannot be read as FITS ({one_line(error)}): replace the file") from None
+            images.append(image)
+        return images
 
     def _common_shape(self) -> geometry.Shape:
-        shapes = [tuple(image.shape) for image in self._hdus]
-        for band, shape in zip(self.bands, shapes, strict=True):
-            if shape != shapes[0]:
-                raise TileError(
-                    f"band {band} is {_by(shape)} px but band {self.bands[0]} is {_by(shapes[0])}: "
-                    "all bands of a tile must share their pixels"
-                )
-        return shapes[0][0], shapes[0][1]
+        ny, nx = self._hdus["SCI"][0].shape
+        for plane, images in self._hdus.items():
+            for band, image in zip(self.bands, images, strict=True):
+                if image.shape != (ny, nx):
+                    what = band if plane == "SCI" else f"{band}'s {plane}"
+                    raise TileError(
+                        f"band {what} is {_by(image.shape)} px but band {self.bands[0]} is {_by((ny, nx))}: "
+                        "all bands of a tile must share their pixels"
+                    )
+        return ny, nx
 
     def _common_wcs(self) -> WCS:
         solutions = [_wcs(header, path) for header, path in zip(self.headers, self._paths, strict=True)]
@@ -170,20 +196,20 @@ def _select(file: fits.HDUList, hdu: str | int | None, path: Path) -> fits.Image
     return image
 
 
-def _check_whole(image: fits.ImageHDU, path: Path) -> None:
-    """Refuse a file that ends before its image does."""
+def _check_whole(image: fits.ImageHDU, file: fits.HDUList, path: Path) -> None:
+    """Refuse an image without pixels, and a file that ends before its last HDU does: it was not copied whole."""
     if not all(isinstance(n, int) and n > 0 for n in image.shape):
         raise TileError(f"{path}: its header gives the image no size: replace the file")
-    place = image.fileinfo()
+    end = max(place["datLoc"] + place["datSpan"] for hdu in file if (place := hdu.fileinfo()))
     # The last 2880-byte block may lack its padding: programs differ, and no pixel is lost.
-    if place is not None and path.suffix != ".gz" and path.stat().st_size <= place["datLoc"] + place["datSpan"] - 2880:
+    if path.suffix != ".gz" and path.stat().st_size <= end - 2880:
         raise TileError(f"{path}: the file is truncated: replace it")
 
 
 def _wcs(header: fits.Header, path: Path) -> WCS:
     """Return the celestial WCS of an image."""
     try:
-        with _quiet_about_headers():
+        with no_remarks():
             wcs = WCS(header)
             if wcs.has_celestial and wcs.naxis == 2:
                 wcs.all_pix2world(0.0, 0.0, 0)
@@ -191,19 +217,6 @@ def _wcs(header: fits.Header, path: Path) -> WCS:
     except (WcsError, InvalidTransformError, ValueError, KeyError, TypeError, AssertionError) as error:
         raise TileError(f"{path}: its WCS cannot be used ({one_line(error)}): mend the header") from None
     raise TileError(f"{path}: the image has no sky coordinates: survey.image_hdu names the wrong HDU, perhaps")
-
-
-@contextmanager
-def _quiet_about_headers() -> Iterator[None]:
-    """Keep astropy's remarks on header oddities off stderr, and its log's (SIP without -SIP) off stdout."""
-    level = log.level
-    log.setLevel("WARNING")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", AstropyWarning)
-            yield
-    finally:
-        log.setLevel(level)
 
 
 def _by(shape: tuple[int, ...]) -> str:

@@ -95,7 +95,7 @@ def test_every_cutout_equals_cutout2d_of_the_source_within_the_bound(
 def test_step_is_the_tiles_median_noise_over_q(demo_survey: Path, demo_archive: Path) -> None:
     for path in (demo_archive / "shards").iterdir():
         with Shard(path) as shard:
-            for band, step in zip(shard.info.bands, shard.codec.step, strict=True):
+            for band, step in zip(shard.info.bands, shard.step, strict=True):
                 image = images(demo_survey, shard.info.tile)[band].astype(np.float32)
                 hole = np.isnan(image)
                 rms = sep.Background(np.nan_to_num(image), mask=hole, bw=128, bh=128).globalrms

@@ -14,7 +14,8 @@ from archive_builder.errors import ArchiveError
 from archive_builder.geometry import window_origin
 from archive_builder.measure.quantize import BLANK, Codec, Lossless, NoiseScaled
 from archive_builder.store.rows import RowBuffer
-from archive_builder.store.shard import ObjectTable, Shard, ShardInfo, ShardWriter, checksum
+from archive_builder.store.shard import Shard
+from archive_builder.store.writer import ObjectTable, ShardInfo, ShardWriter, checksum
 
 assert hdf5plugin.version  # h5py reads Bitshuffle once it is imported
 
@@ -33,14 +34,28 @@ def write(path: Path, flux: np.ndarray, objects: ObjectTable, size: int, layout:
     height, width = flux.shape[1:]
     quantization = "lossless" if isinstance(codec, Lossless) else "16.0"
     info = ShardInfo(
-        "S", "T", 1, BANDS, layout, quantization, size, height, width, 0.263, 30.0, np.zeros((4, 2)), "in", "rec"
+        "S",
+        "T",
+        1,
+        BANDS,
+        ("SCI",),
+        layout,
+        quantization,
+        size,
+        height,
+        width,
+        0.263,
+        30.0,
+        np.zeros((4, 2)),
+        "in",
+        "rec",
     )
     rows = RowBuffer(codec, (height, width))
-    with ShardWriter(path, info, ["SIMPLE  = T"] * len(BANDS), codec) as writer:
+    with ShardWriter(path, info, ["SIMPLE  = T"] * len(BANDS), {"SCI": codec}) as writer:
         rows.append(flux)
-        writer.add_cutouts(*window_origin(objects.x, objects.y, (size, size)), rows)
+        writer.add_cutouts(*window_origin(objects.x, objects.y, (size, size)), {"SCI": rows})
         for number, slab in rows.release(height):
-            writer.add_slab(number, slab)
+            writer.add_slab("SCI", number, slab)
         writer.finish(objects, table(np.array([-5.0]), np.array([3.0]), 1), np.array([3], dtype=np.uint8))
 
 
@@ -125,8 +140,8 @@ def test_tables_come_back(shard_path: Path) -> None:
 
 
 def test_unfinished_shard_leaves_no_file(tmp_path: Path) -> None:
-    info = ShardInfo("S", "T", 1, BANDS, "mosaic", "16.0", 8, 9, 9, 0.2, 30.0, np.zeros((4, 2)), "", "")
-    with pytest.raises(RuntimeError), ShardWriter(tmp_path / "t.h5", info, ["", ""], NoiseScaled((1.0, 1.0))):
+    info = ShardInfo("S", "T", 1, BANDS, ("SCI",), "mosaic", "16.0", 8, 9, 9, 0.2, 30.0, np.zeros((4, 2)), "", "")
+    with pytest.raises(RuntimeError), ShardWriter(tmp_path / "t.h5", info, ["", ""], {"SCI": NoiseScaled((1.0, 1.0))}):
         raise RuntimeError
     assert list(tmp_path.iterdir()) == []
 
@@ -166,7 +181,7 @@ def test_file_that_is_no_good_shard_is_named(shard_path: Path, damage: str) -> N
 
 @pytest.mark.parametrize(
     ("path", "complaint"),
-    [("objects/ra", "/objects/ra is missing"), ("headers", "/headers is missing"), ("blocks", "/blocks is missing")],
+    [("objects/ra", "/objects/ra is missing"), ("headers", "/headers is missing"), ("written", "/written is missing")],
 )
 def test_format_check_tells_what_is_missing(tmp_path: Path, path: str, complaint: str) -> None:
     write(

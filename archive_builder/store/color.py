@@ -1,0 +1,110 @@
+"""A tile's colour picture in its shard: small JPEG pictures side by side, each decoded by itself."""
+
+from __future__ import annotations
+
+import io
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from archive_builder.errors import ArchiveError, one_line
+from archive_builder.geometry import Shape, window_pieces
+
+SIDE = 128
+"""Side of one JPEG in pixels: the chunks of ``/pixels`` are as large."""
+
+QUALITY = 85
+"""JPEG quality, colours at full resolution: 46 MB for a tile of 10,000 px whose STIFF picture has 108 MB.
+
+At 90 it would be 70 MB; halving the colours' resolution at 95 takes 56 MB for no smaller an error.
+"""
+
+CACHED = 256
+"""Decoded pictures kept per open shard, 12 MB."""
+
+
+@dataclass(frozen=True)
+class ColorTiles:
+    """A colour picture cut into squares of `SIDE` pixels, row by row from the sky's bottom, a JPEG each."""
+
+    jpegs: tuple[bytes, ...]
+    """The JPEGs; each one's own first row is the sky's bottom too."""
+
+    @classmethod
+    def of_picture(cls, picture: Image.Image) -> ColorTiles:
+        """Cut a picture up, whose first row is the sky's top, as a TIFF's of STIFF is."""
+        width, height = picture.size
+        jpegs = []
+        for y in range(0, height, SIDE):
+            for x in range(0, width, SIDE):
+                top, bottom = height - min(y + SIDE, height), height - y
+                square = picture.crop((x, top, min(x + SIDE, width), bottom))
+                square = square.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+                file = io.BytesIO()
+                square.save(file, "JPEG", quality=QUALITY, subsampling=0)
+                jpegs.append(file.getvalue())
+        return cls(tuple(jpegs))
+
+    def write(self, group: h5py.Group) -> None:
+        """Write ``jpeg``, all of them end to end, and ``start``, where each begins and the last one ends."""
+        start = np.concatenate([[0], np.cumsum([len(jpeg) for jpeg in self.jpegs])]).astype(np.int64)
+        data = np.frombuffer(b"".join(self.jpegs), dtype=np.uint8)
+        group.create_dataset("jpeg", data=data, chunks=(min(len(data), 1 << 16),), fletcher32=True)
+        group.create_dataset("start", data=start)
+
+
+class ColorReader:
+    """The colour picture of an open shard.
+
+    Parameters
+    ----------
+    group : h5py.Group
+    shape : (ny, nx)
+        Of the tile.
+    """
+
+    def __init__(self, group: h5py.Group, shape: Shape) -> None:
+        self._jpeg, self._start = group["jpeg"], group["start"][...]
+        self._shape = shape
+        self._columns = -(-shape[1] // SIDE)
+        self._squares: OrderedDict[int, NDArray[np.uint8]] = OrderedDict()
+
+    def read(self, x0: int, y0: int, shape: Shape) -> NDArray[np.uint8]:
+        """Read a window of the picture.
+
+        Returns
+        -------
+        ndarray of uint8, (ny, nx, 3)
+            The first row is the sky's bottom, as in FITS; black off the tile.
+
+        Raises
+        ------
+        ArchiveError
+            The picture is damaged.
+        """
+        out = np.zeros((*shape, 3), dtype=np.uint8)
+        for row, column, inside, place in window_pieces(x0, y0, shape, self._shape, SIDE):
+            out[place] = self._square(row * self._columns + column)[inside]
+        return out
+
+    def _square(self, number: int) -> NDArray[np.uint8]:
+        """Return one decoded square, from the last used ones if it is among them."""
+        if number in self._squares:
+            self._squares.move_to_end(number)
+            return self._squares[number]
+        try:
+            data = self._jpeg[self._start[number] : self._start[number + 1]]
+            with Image.open(io.BytesIO(data.tobytes()), formats=["JPEG"]) as picture:
+                if max(picture.size) > SIDE:
+                    raise ArchiveError(f"its colour picture is damaged: a square of {picture.size} px")
+                square = np.asarray(picture.convert("RGB"))
+        except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+            raise ArchiveError(f"its colour picture is damaged ({one_line(error)})") from None
+        self._squares[number] = square
+        if len(self._squares) > CACHED:
+            self._squares.popitem(last=False)
+        return square

@@ -1,0 +1,214 @@
+"""Writing a shard: whole, or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from importlib.metadata import version
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from archive_builder.errors import ArchiveError
+from archive_builder.measure.quantize import Codec
+from archive_builder.store.color import ColorTiles
+from archive_builder.store.format import shard_format, violations
+from archive_builder.store.layout import LAYOUTS
+from archive_builder.store.rows import RowBuffer
+
+HDF5_VERSIONS = ("v110", "v110")
+"""The format's bounds: HDF5 1.10, which most sites and Debian's h5dump have, must be able to read a shard."""
+
+PLANE_GROUPS = {"SCI": "/", "WGT": "/weight", "MSK": "/mask"}
+"""In which group each plane of the tile's pixels lies: the image itself, its weights, its mask."""
+
+
+@dataclass(frozen=True)
+class ShardInfo:
+    """What a shard says of itself: its attributes, but for format and software."""
+
+    survey: str
+    """The survey's name."""
+
+    tile: str
+    """The tile's name."""
+
+    generation: int
+    """Counts the shards this tile has had."""
+
+    bands: tuple[str, ...]
+    """In the order of every band axis."""
+
+    planes: tuple[str, ...]
+    """``SCI``, the image itself, and what else is kept of ``WGT``, ``MSK`` and ``COLOR``."""
+
+    layout: str
+    """``mosaic`` or ``stamps``."""
+
+    quantization: str
+    """Steps per background RMS, or ``lossless``."""
+
+    size: int
+    """Side of a cutout in pixels."""
+
+    height: int
+    """Rows of the tile."""
+
+    width: int
+    """Columns of the tile."""
+
+    pixel_scale: float
+    """Arcsec."""
+
+    zero_point: float
+    """AB magnitude of one image unit."""
+
+    footprint: NDArray[np.float64]
+    """RA and Dec of the tile's corners, (4, 2), deg, ICRS."""
+
+    input_fingerprint: str
+    """Of the files the shard was made from."""
+
+    recipe_fingerprint: str
+    """Of the settings it was made with."""
+
+
+@dataclass(frozen=True)
+class ObjectTable:
+    """Objects of a tile, a row each."""
+
+    object_id: NDArray[np.int64]
+    """The survey's IDs, (N,)."""
+
+    ra: NDArray[np.float64]
+    """Deg, ICRS, (N,)."""
+
+    dec: NDArray[np.float64]
+    """Deg, ICRS, (N,)."""
+
+    x: NDArray[np.float64]
+    """Pixel column on the tile, from 0, (N,)."""
+
+    y: NDArray[np.float64]
+    """Pixel row on the tile, from 0, (N,)."""
+
+    rms: NDArray[np.float32]
+    """Background RMS, image units, (N, bands)."""
+
+    def take(self, rows: NDArray[np.intp]) -> ObjectTable:
+        """Return some rows, in the order given."""
+        return ObjectTable(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+
+class ShardWriter:
+    """A shard in the making: a temporary file until :meth:`finish` puts it in its place.
+
+    Parameters
+    ----------
+    path : Path
+        Where the shard will be; its folder must be there.
+    info : ShardInfo
+    headers : sequence of str
+        Each band's FITS image header, a card a line.
+    codecs : mapping of str to Codec
+        The stored form of each plane's pixels, ``SCI`` and those of ``WGT`` and ``MSK`` that are kept.
+    """
+
+    def __init__(self, path: Path, info: ShardInfo, headers: Sequence[str], codecs: Mapping[str, Codec]) -> None:
+        self.path = path
+        self._temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+        self._file = h5py.File(self._temporary, "w", libver=HDF5_VERSIONS, rdcc_nbytes=0)
+        _write_attributes(self._file, info)
+        self._file.create_dataset("headers", data=list(headers), dtype=h5py.string_dtype())
+        shape = (len(info.bands), info.height, info.width)
+        self._planes = {
+            plane: LAYOUTS[info.layout](self._file.require_group(PLANE_GROUPS[plane]), shape, info.size, codec)
+            for plane, codec in codecs.items()
+        }
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Remove the temporary file, if the shard was not finished."""
+        self._file.close()
+        self._temporary.unlink(missing_ok=True)
+
+    def add_color(self, color: ColorTiles) -> None:
+        """Take the tile's colour picture."""
+        color.write(self._file.create_group("color"))
+
+    def add_cutouts(self, x0: NDArray[np.int64], y0: NDArray[np.int64], rows: Mapping[str, RowBuffer]) -> None:
+        """Take the next cutouts, whose windows start at ``(x0, y0)`` and are still in each plane's ``rows``."""
+        for plane, layout in self._planes.items():
+            layout.add_cutouts(x0, y0, rows[plane])
+
+    def add_slab(self, plane: str, number: int, slab: NDArray[np.generic]) -> None:
+        """Take a row of a plane's chunks, (bands, rows, nx), after all cutouts that touch it."""
+        self._planes[plane].add_slab(number, slab)
+
+    def finish(self, stored: ObjectTable, skipped: ObjectTable, reason: NDArray[np.uint8]) -> None:
+        """Write the tables, flush everything to disk and give the file its name.
+
+        Parameters
+        ----------
+        stored : ObjectTable
+            In the order of the cutouts.
+        skipped : ObjectTable
+        reason : ndarray of uint8
+            The `Status` of each skipped object.
+        """
+        for layout in self._planes.values():
+            layout.finish()
+        for group, table in (("objects", stored), ("skipped", skipped)):
+            for field in fields(table):
+                self._file.create_dataset(f"{group}/{field.name}", data=getattr(table, field.name))
+        self._file.create_dataset("skipped/reason", data=reason)
+        if wrong := violations(self._file):
+            raise ArchiveError(f"shard {self.path}: was about to be written wrong: {'; '.join(wrong)}")
+        self._file.close()
+        sync(self._temporary)
+        self._temporary.rename(self.path)
+        sync(self.path.parent)
+
+
+def _write_attributes(file: h5py.File, info: ShardInfo) -> None:
+    spec = shard_format()
+    packages = {name: version(name) for name in ("archive-builder", "astropy", "h5py", "numpy", "sep")}
+    packages |= {"hdf5": h5py.version.hdf5_version, "python": sys.version.split()[0]}
+    file.attrs["format"] = spec["format"]
+    file.attrs["format_version"] = np.int64(spec["format_version"])
+    file.attrs["software"] = json.dumps(packages)
+    for field in fields(info):
+        value = getattr(info, field.name)
+        if isinstance(value, tuple):
+            value = np.array(value, dtype=h5py.string_dtype())
+        file.attrs[field.name] = np.int64(value) if isinstance(value, int) else value
+
+
+def sync(path: Path) -> None:
+    """Have a file's, or a folder's, contents on the disk before going on."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def checksum(path: Path) -> str:
+    """Return the CRC-32 of a file, as ``crc32:`` and eight hexadecimal digits."""
+    value = 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            value = zlib.crc32(block, value)
+    return f"crc32:{value:08x}"

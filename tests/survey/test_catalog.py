@@ -1,0 +1,300 @@
+"""Objects come out of every table format as they went in, and a table that cannot be trusted is refused."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from astropy.io import fits
+from astropy.table import Table
+from hypothesis import example, given
+from hypothesis import strategies as st
+from pyarrow import parquet
+
+from archive_builder.errors import TileError
+from archive_builder.survey.catalog import Catalog, read_catalog
+from archive_builder.survey.recipe import CatalogSection
+
+Columns = dict[str, Any]
+
+INT64 = st.integers(-(2**63), 2**63 - 1)
+FINITE = {"allow_nan": False, "allow_infinity": False}
+
+
+def columns(ids: Any = (11, 12, 13), **others: Any) -> Columns:
+    """Three objects, or as many as there are IDs."""
+    number = np.arange(len(ids))
+    return {"ID": np.asarray(ids), "RA": 54.0 + number / 7, "DEC": -28.0 - number / 7, **others}
+
+
+def text_table(path: Path, table: Columns, separator: str) -> None:
+    """Write a CSV file; None is an empty field."""
+    rows = zip(*(c.tolist() if isinstance(c, np.ndarray) else c for c in table.values()), strict=True)
+    lines = [table, *(("" if v is None else repr(v).strip("'") for v in row) for row in rows)]
+    path.write_text("".join(separator.join(line) + "\n" for line in lines))
+
+
+def write_fits(path: Path, table: Columns) -> None:
+    Table(table).write(path, format="fits", overwrite=True)
+
+
+def write_fits_gz(path: Path, table: Columns) -> None:
+    write_fits(path.with_name("plain"), table)
+    path.write_bytes(gzip.compress(path.with_name("plain").read_bytes()))
+
+
+def write_csv_gz(path: Path, table: Columns) -> None:
+    text_table(path.with_name("plain"), table, ",")
+    path.write_bytes(gzip.compress(path.with_name("plain").read_bytes()))
+
+
+WRITERS: dict[str, Callable[[Path, Columns], None]] = {
+    "cat.fits": write_fits,
+    "v1.2_cat.fits.gz": write_fits_gz,
+    "cat.ecsv": lambda path, table: Table(table).write(path, format="ascii.ecsv", overwrite=True),
+    "cat.csv": lambda path, table: text_table(path, table, ","),
+    "semicolon.csv": lambda path, table: text_table(path, table, ";"),
+    "tab.CSV": lambda path, table: text_table(path, table, "\t"),
+    "cat.csv.gz": write_csv_gz,
+    "cat.parquet": lambda path, table: parquet.write_table(pa.table(table), path),
+}
+FORMATS = pytest.mark.parametrize("name", WRITERS)
+
+
+def read(path: Path, tile: str | None = None) -> Catalog:
+    section = CatalogSection(path="{tile}", object_id="ID", ra="RA", dec="DEC", tile="TILE" if tile else None)
+    return read_catalog(path, section, tile or "A")
+
+
+def complaint(path: Path, tile: str | None = None) -> str:
+    """What a catalogue's error says after the file's name."""
+    with pytest.raises(TileError) as caught:
+        read(path, tile)
+    place, _, rest = str(caught.value).partition(": ")
+    assert place == f"catalogue {path}"
+    assert len(rest.splitlines()) == 1
+    return rest
+
+
+@FORMATS
+@given(ids=st.lists(INT64, min_size=1, max_size=8, unique=True))
+@example(ids=[2**53 + 1, 2**53, -(2**63), 2**63 - 1])
+def test_every_64_bit_id_comes_through_exactly(
+    tmp_path_factory: pytest.TempPathFactory, name: str, ids: list[int]
+) -> None:
+    path = tmp_path_factory.getbasetemp() / name
+    WRITERS[name](path, columns(np.array(ids, dtype=np.int64)))
+    found = read(path).object_id
+    assert found.dtype == np.int64
+    assert found.tolist() == ids
+
+
+@FORMATS
+@given(places=st.lists(st.tuples(st.floats(-360, 360, **FINITE), st.floats(-90, 90, **FINITE)), min_size=1, max_size=8))
+def test_positions_come_through_to_the_last_bit(
+    tmp_path_factory: pytest.TempPathFactory, name: str, places: list[tuple[float, float]]
+) -> None:
+    path = tmp_path_factory.getbasetemp() / name
+    ra, dec = np.array(places).T
+    WRITERS[name](path, columns(range(1, len(ra) + 1), RA=ra, DEC=dec))
+    found = read(path)
+    np.testing.assert_array_equal([found.ra, found.dec], [ra, dec])
+    assert found.ra.dtype.isnative
+
+
+@FORMATS
+def test_one_catalogue_serves_every_tile(tmp_path: Path, name: str) -> None:
+    WRITERS[name](tmp_path / name, columns(range(6), TILE=["B", "A", "C-1", "A", "B", "B"]))
+    found = {tile: read(tmp_path / name, tile) for tile in ("A", "B", "C-1")}
+    assert {tile: catalog.object_id.tolist() for tile, catalog in found.items()} == {
+        "A": [1, 3],
+        "B": [0, 4, 5],
+        "C-1": [2],
+    }
+    np.testing.assert_array_equal(found["A"].ra, 54.0 + np.array([1, 3]) / 7)
+
+
+@FORMATS
+def test_tile_that_is_not_in_the_catalogue_is_refused(tmp_path: Path, name: str) -> None:
+    WRITERS[name](tmp_path / name, columns(range(3), TILE=["AA", "a", "B"]))
+    assert complaint(tmp_path / name, "A").startswith("has no objects for this tile")
+
+
+@FORMATS
+def test_tile_called_by_a_number_keeps_its_zeros(tmp_path: Path, name: str) -> None:
+    WRITERS[name](tmp_path / name, columns(range(4), TILE=["0012", "12", "0012", "1e1"]))
+    assert read(tmp_path / name, "0012").object_id.tolist() == [0, 2]
+    assert read(tmp_path / name, "1e1").object_id.tolist() == [3]
+
+
+def test_trouble_on_another_tile_is_none_of_this_ones(tmp_path: Path) -> None:
+    table = columns([1, 2, 2, 3], TILE=["A", "A", "B", "B"], RA=[54.0, 54.1, np.nan, 54.2])
+    write_fits(tmp_path / "cat.fits", table)
+    assert read(tmp_path / "cat.fits", "A").object_id.tolist() == [1, 2]
+    assert "object 2" in complaint(tmp_path / "cat.fits", "B")
+
+
+def test_tile_column_of_categories_is_read(tmp_path: Path) -> None:
+    table = columns(range(4), TILE=pa.array(["A", "B", "A", "B"]).dictionary_encode())
+    parquet.write_table(pa.table(table), tmp_path / "cat.parquet")
+    assert read(tmp_path / "cat.parquet", "B").object_id.tolist() == [1, 3]
+
+
+@FORMATS
+def test_floating_point_ids_are_refused(tmp_path: Path, name: str) -> None:
+    WRITERS[name](tmp_path / name, columns(np.array([1.0, 2.0, 2.0**53])))
+    assert complaint(tmp_path / name).startswith("column ID is float64, not integers")
+
+
+@FORMATS
+def test_ids_that_are_text_are_refused(tmp_path: Path, name: str) -> None:
+    WRITERS[name](tmp_path / name, columns(["J0336-2801", "J0336-2802", "J0336-2803"]))
+    assert "not integers" in complaint(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["cat.fits", "v1.2_cat.fits.gz", "cat.ecsv", "cat.parquet"])
+def test_unsigned_ids_are_taken_up_to_the_largest_signed_one(tmp_path: Path, name: str) -> None:
+    WRITERS[name](tmp_path / name, columns(np.array([1, 2**63 - 1], dtype=np.uint64)))
+    assert read(tmp_path / name).object_id.tolist() == [1, 2**63 - 1]
+    WRITERS[name](tmp_path / name, columns(np.array([1, 2**63], dtype=np.uint64)))
+    assert complaint(tmp_path / name).startswith(f"column ID holds {2**63}, more than")
+
+
+def with_gap(name: str, column: str, value: Any) -> Columns:
+    """Three objects, the second of which has no value in a column, in the way of each format."""
+    table = columns()
+    if name.endswith(("fits", "gz", "ecsv")) and "csv.gz" not in name:
+        fill = {"fill_value": -1} if column == "ID" else {}
+        return {**table, column: np.ma.masked_array(table[column], [False, True, False], **fill)}
+    values = [table[column][0].item(), value, table[column][2].item()]
+    return {**table, column: pa.array(values) if name.endswith("parquet") else values}
+
+
+@FORMATS
+def test_missing_id_is_refused(tmp_path: Path, name: str) -> None:
+    WRITERS[name](tmp_path / name, with_gap(name, "ID", None))
+    assert complaint(tmp_path / name).startswith("column ID has no value in 1 rows")
+
+
+@FORMATS
+@pytest.mark.parametrize("column", ["RA", "DEC"])
+def test_missing_position_is_refused_by_its_object(tmp_path: Path, name: str, column: str) -> None:
+    WRITERS[name](tmp_path / name, with_gap(name, column, None))
+    message = complaint(tmp_path / name)
+    assert message.startswith("1 objects have no position on the sky (first: object 12 at RA ")
+    assert f"{'Dec' if column == 'DEC' else column} nan" in message
+
+
+@FORMATS
+@pytest.mark.parametrize("position", [{"RA": np.nan}, {"DEC": np.inf}, {"DEC": -90.5}, {"RA": 1e5}])
+def test_position_that_is_none_is_refused_by_its_object(tmp_path: Path, name: str, position: dict[str, float]) -> None:
+    table = columns()
+    ((column, value),) = position.items()
+    table[column][1:] = value
+    WRITERS[name](tmp_path / name, table)
+    assert "2 objects have no position on the sky (first: object 12 at" in complaint(tmp_path / name)
+
+
+@FORMATS
+def test_repeated_id_is_refused(tmp_path: Path, name: str) -> None:
+    WRITERS[name](tmp_path / name, columns([3, 9, 7, 9, 9, 7, 1]))
+    message = complaint(tmp_path / name)
+    assert message.startswith("object 7 is there 2 times (2 IDs are repeated)")
+
+
+@FORMATS
+def test_empty_catalogue_is_refused(tmp_path: Path, name: str) -> None:
+    WRITERS[name](tmp_path / name, columns(np.empty(0, dtype=np.int64)))
+    assert complaint(tmp_path / name).startswith("has no objects for this tile")
+
+
+@FORMATS
+def test_missing_column_is_named_with_the_nearest(tmp_path: Path, name: str) -> None:
+    table = columns()
+    WRITERS[name](tmp_path / name, {"RAJ": table["RA"], "ID": table["ID"], "DEC": table["DEC"]})
+    assert complaint(tmp_path / name).startswith("has no column RA: did you mean RAJ?")
+
+
+@FORMATS
+def test_missing_column_like_no_other_is_named_with_those_there(tmp_path: Path, name: str) -> None:
+    WRITERS[name](tmp_path / name, {"ID": np.arange(2), "X": np.zeros(2), "Y": np.zeros(2)})
+    assert complaint(tmp_path / name).startswith("has no column RA: it has ID, X, Y")
+
+
+@FORMATS
+@pytest.mark.parametrize("content", [b"", b"\x00" * 9000, bytes(range(256)) * 40, b"%PDF-1.4\n%\xe2\xe3\n"])
+def test_file_that_is_no_table_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert complaint(tmp_path / name)
+
+
+@FORMATS
+def test_file_that_is_not_there_is_named(tmp_path: Path, name: str) -> None:
+    assert "No such file" in complaint(tmp_path / name) or "does not exist" in complaint(tmp_path / name)
+
+
+def test_fits_file_without_a_table_is_refused(tmp_path: Path) -> None:
+    fits.PrimaryHDU(np.zeros((3, 3))).writeto(tmp_path / "image.fits")
+    assert complaint(tmp_path / "image.fits").startswith("holds no table")
+
+
+def test_table_is_found_behind_another(tmp_path: Path) -> None:
+    # As in SExtractor's FITS_LDAC.
+    head = fits.BinTableHDU.from_columns([fits.Column("Field Header Card", "80A", array=["x"])], name="LDAC_IMHEAD")
+    fits.HDUList([fits.PrimaryHDU(), head, fits.table_to_hdu(Table(columns()))]).writeto(tmp_path / "cat.fits")
+    assert read(tmp_path / "cat.fits").object_id.tolist() == [11, 12, 13]
+
+
+def test_odd_units_make_no_noise(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    # Warnings are errors in these tests.
+    ids, ra, dec = columns().values()
+    shapes = [("ID", "K", "none", ids), ("RA", "D", "degrees", ra), ("DEC", "D", "d:m:s", dec)]
+    table = fits.BinTableHDU.from_columns([fits.Column(n, f, unit=u, array=a) for n, f, u, a in shapes])
+    table.writeto(tmp_path / "cat.fits")
+    assert read(tmp_path / "cat.fits").ra.tolist() == ra.tolist()
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The same fifty objects in each format."""
+    folder = tmp_path_factory.mktemp("tables")
+    for name, write in WRITERS.items():
+        write(folder / name, columns(2**60 + np.arange(50), TILE=["A"] * 30 + ["B"] * 20))
+    return {name: (folder / name).read_bytes() for name in WRITERS}
+
+
+# Where astropy gives up on a damaged file it may leave it to the garbage collector.
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+@FORMATS
+@given(flips=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 255)), min_size=1, max_size=4))
+def test_damage_to_a_catalogue_costs_its_tile_at_most(
+    tmp_path_factory: pytest.TempPathFactory, tables: dict[str, bytes], name: str, flips: list[tuple[float, int]]
+) -> None:
+    content = bytearray(tables[name])
+    for place, bits in flips:
+        content[int(place * len(content))] ^= bits
+    path = tmp_path_factory.getbasetemp() / f"damaged_{name}"
+    path.write_bytes(content)
+    try:
+        found = read(path, "A").object_id
+    except TileError as error:
+        assert str(error).splitlines() == [str(error)]
+        assert str(error).startswith(f"catalogue {path}: ")
+    else:
+        assert len(np.unique(found)) == len(found) > 0
+
+
+def test_gzipped_table_with_a_spoilt_header_does_not_take_for_ever(tmp_path: Path) -> None:
+    # astropy finds a corrupted HDU at the start of such a file again and again.
+    write_fits(tmp_path / "plain", columns())
+    content = bytearray((tmp_path / "plain").read_bytes())
+    assert content[29] == ord("T")  # SIMPLE = T
+    content[29] = ord("%")
+    (tmp_path / "cat.fits.gz").write_bytes(gzip.compress(content))
+    assert "cannot be read" in complaint(tmp_path / "cat.fits.gz")
