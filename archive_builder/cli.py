@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,13 @@ from archive_builder import errors
 from archive_builder.build.builder import BuildReport, build
 from archive_builder.build.progress import Progress
 from archive_builder.build.status import archive_status
+from archive_builder.progress import Meter
 from archive_builder.serve.archive import Archive
-from archive_builder.serve.render import write_cutout
+from archive_builder.serve.export import ExportReport, export
+from archive_builder.serve.names import BANDS_FORMAT
+from archive_builder.serve.pack import PACKS
+from archive_builder.serve.render import FORMATS, Style, write_cutout
+from archive_builder.serve.requests import ColumnNames
 from archive_builder.survey.demo import make_survey
 
 FAILED, WRONG_REQUEST = 1, 2
@@ -25,6 +31,40 @@ WRONG_REQUESTS = (errors.RecipeError, errors.RequestError, errors.NoArchiveError
 """Errors that no second try can mend."""
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
+
+
+def picture_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that say how a PNG or TIFF looks; they are the fields of `Style`."""
+    usual = Style()
+    for option in (
+        click.option(
+            "--color",
+            type=click.Choice(["auto", "survey", "lupton"]),
+            default=usual.color,
+            show_default=True,
+            help="The survey's own picture, or Lupton's composite of three bands.",
+        ),
+        click.option("--rgb", help="The composite's bands, red first: irg, say."),
+        click.option(
+            "--stretch", type=float, default=usual.stretch, show_default=True, help="The composite's stretch."
+        ),
+        click.option("--softening", type=float, default=usual.softening, show_default=True, help="The composite's Q."),
+        click.option("--minimum", type=float, default=usual.minimum, show_default=True, help="What it shows as black."),
+        click.option(
+            "--compression",
+            type=click.Choice(["jpeg", "lzw", "none"]),
+            default=usual.compression,
+            show_default=True,
+            help="Of a TIFF.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def _band_names(bands: str | None) -> Sequence[str] | None:
+    """Return bands as they are named on the command line: gri, or with commas between longer names."""
+    return bands.split(",") if bands and "," in bands else bands
 
 
 class _Commands(click.Group):
@@ -125,14 +165,16 @@ def status(archive: Path, as_json: bool) -> None:
 @click.argument("object_id", type=int)
 @click.option("--size", help="Pixels or an angle: 64, 0.5arcmin; the archive's own size without it.")
 @click.option("--bands", help="In the order wanted, gri say; all without it. Longer names with commas between.")
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="FILE.fits or FILE.npy")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help=f"FILE.{{{','.join(FORMATS)}}}")
+@picture_options
 @as_json
-def get(archive: Path, object_id: int, size: str | None, bands: str | None, output: Path, as_json: bool) -> None:
+def get(
+    archive: Path, object_id: int, size: str | None, bands: str | None, output: Path, as_json: bool, **style: Any
+) -> None:
     """Write the cutout of OBJECT_ID from ARCHIVE to a file."""
     with Archive(archive) as opened:
-        wanted = bands.split(",") if bands and "," in bands else bands
-        cutout = opened.get(object_id, size=size, bands=wanted)
-    write_cutout(cutout, output)
+        cutout = opened.get(object_id, size=size, bands=_band_names(bands))
+        write_cutout(cutout, output, Style(**style))
     answer = {
         "object_id": cutout.object_id,
         "tile": cutout.tile,
@@ -145,3 +187,76 @@ def get(archive: Path, object_id: int, size: str | None, bands: str | None, outp
     ny, nx = cutout.data.shape[1:]
     text = f"{output}: object {object_id} of tile {cutout.tile}, {nx} x {ny} px in {', '.join(cutout.bands)}"
     click.echo(json.dumps(answer) if as_json else text)
+
+
+@main.command("export")
+@click.argument("archive", type=click.Path(path_type=Path))
+@click.argument("requests", metavar="LIST", type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--output", required=True, type=click.Path(path_type=Path), help="A new folder, or one to go on in."
+)
+@click.option("--format", "formats", multiple=True, type=click.Choice([*FORMATS, BANDS_FORMAT]), help="Repeatable.")
+@click.option("--size", help="Pixels or an angle, for rows without XSIZE and YSIZE; the archive's own size without it.")
+@click.option("--bands", help="In the order wanted, gri say; all without it. Longer names with commas between.")
+@click.option("--prefix", default="", help="What every file's name begins with.")
+@click.option("--pack", type=click.Choice(list(PACKS)), help="Pack about 1000 cutouts into a file.")
+@click.option("--id-column", help="LIST's column of object IDs.")
+@click.option("--ra-column", help="LIST's column of RA in deg.")
+@click.option("--dec-column", help="LIST's column of Dec in deg.")
+@click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 1024), help="Worker processes.")
+@picture_options
+@as_json
+def export_command(
+    archive: Path,
+    requests: Path,
+    output: Path,
+    formats: tuple[str, ...],
+    size: str | None,
+    bands: str | None,
+    prefix: str,
+    pack: str | None,
+    id_column: str | None,
+    ra_column: str | None,
+    dec_column: str | None,
+    workers: int,
+    as_json: bool,
+    **style: Any,
+) -> None:
+    """Make the cutouts of everything on LIST: object IDs or positions in a CSV, Parquet, FITS or ECSV file.
+
+    Repeating an export makes what is missing. OUTPUT/manifest.csv answers LIST row by row.
+    """
+    meter = Meter(sys.stderr, "row", pause=10.0)
+    try:
+        report = export(
+            archive,
+            requests,
+            output,
+            formats=formats,
+            size=size,
+            bands=_band_names(bands),
+            prefix=prefix,
+            pack=pack,
+            style=Style(**style),
+            columns=ColumnNames(id_column, ra_column, dec_column),
+            workers=workers,
+            on_start=meter.start,
+            on_rows=lambda rows: meter.advance(rows, "rows", meter.speed(rows)),
+        )
+    finally:
+        meter.close()
+    click.echo(json.dumps(asdict(report)) if as_json else _export_summary(report))
+    if report.failures:
+        counts = ", ".join(f"{n} {reason}" for reason, n in report.failures.items())
+        missing = report.rows - report.done
+        click.echo(
+            f"error: {missing} of {report.rows} rows have no cutout: {counts}: see {output}/manifest.csv", err=True
+        )
+        sys.exit(FAILED)
+
+
+def _export_summary(report: ExportReport) -> str:
+    """Say what an export came to."""
+    return (
+        f"{report.directory}: {report.done} of {report.rows} rows served; {report.made} files made, {report.kept} kept"
+    )

@@ -32,14 +32,15 @@ class DuplicateObjectError(ArchiveBuilderError):
 
 
 class ObjectNotFoundError(ArchiveBuilderError):
-    """The archive has never heard of this object ID.
+    """The archive has never heard of this object.
 
     Attributes
     ----------
-    object_id : int
+    object_id : int or str
+        Its ID, or where it was looked for.
     """
 
-    def __init__(self, object_id: int, archive: object) -> None:
+    def __init__(self, object_id: int | str, archive: object) -> None:
         self.object_id = object_id
         self.archive = archive
         super().__init__(f"object {object_id} is not in the archive {archive}: check the ID and the survey")
@@ -73,6 +74,10 @@ class ObjectSkippedError(ArchiveBuilderError):
 
     def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.object_id, self.tile, self.reason, self.rms)
+
+
+class PositionOutsideError(RequestError):
+    """A position that lies on no tile of the archive."""
 
 
 class CutoutTooLargeError(RequestError):

@@ -33,6 +33,11 @@ class Meter:
         """Since the start."""
         return time.monotonic() - self._started
 
+    def speed(self, more: int) -> str:
+        """Return how many units a second have been done, with some more that are not counted yet."""
+        seconds = self.seconds
+        return f"{(self._done + more) / seconds if seconds else 0.0:,.0f} {self._unit}s/s"
+
     def start(self, total: int) -> None:
         """Begin, with so many units to do."""
         self._total, self._started = total, time.monotonic()

@@ -1,7 +1,8 @@
-"""Lookup by object ID: where it is, its cutout, and the cutouts of many."""
+"""Lookup: an object by its ID, a position on the sky, the cutouts of many."""
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import weakref
@@ -13,6 +14,10 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 import numpy as np
+from astropy import units as u
+from astropy.io import fits
+from astropy.table import Table
+from astropy.wcs import WCS
 from numpy.typing import ArrayLike, NDArray
 
 from archive_builder.errors import (
@@ -20,11 +25,15 @@ from archive_builder.errors import (
     NoArchiveError,
     ObjectNotFoundError,
     ObjectSkippedError,
+    PositionOutsideError,
     RequestError,
 )
-from archive_builder.geometry import Shape, Size, parse_shape, window_origin
+from archive_builder.geometry import Shape, Size, parse_shape, sky_to_pixel, window_origin
 from archive_builder.measure.quality import Status
+from archive_builder.serve.batches import Batch, BatchStream
 from archive_builder.serve.cutout import Cutout
+from archive_builder.serve.headers import TileHeaders
+from archive_builder.serve.sky import Footprints, Position, ra_dec, separation, to_degrees, unit_vectors
 from archive_builder.store.index import Index, Places
 from archive_builder.store.shard import Shard
 
@@ -80,7 +89,10 @@ class Archive:
         """Open the index; nothing else is open yet."""
         self._lock = threading.RLock()
         self._shards: OrderedDict[str, Shard] = OrderedDict()
+        self._headers: dict[str, TileHeaders] = {}
         self._tiles: dict[int, dict[str, Any]] = {}
+        self._sky: tuple[NDArray[np.int64], Footprints] | None = None
+        self._closed = False
         self._index = Index(self.path)
         settings = self._index.settings
         if not settings:
@@ -105,6 +117,7 @@ class Archive:
     def close(self) -> None:
         """Close the index and the shards."""
         with self._lock:
+            self._closed = True
             while self._shards:
                 self._shards.popitem()[1].close()
             self._index.close()
@@ -126,6 +139,26 @@ class Archive:
             status = Status(places.status[0]).name.lower()
             return Location(object_id, tile["name"], int(places.row[0]), status, self.path / tile["shard"])
 
+    def find(self, object_ids: ArrayLike) -> Places:
+        """Find many objects without reading a pixel.
+
+        Parameters
+        ----------
+        object_ids : array_like of int, (N,)
+
+        Returns
+        -------
+        Places
+            Tile, row and status of each; an ID that is not in the archive has the tile -1.
+        """
+        with self._lock:
+            return self._index.find(_whole_numbers(object_ids))
+
+    def tile_name(self, tile_id: int) -> str:
+        """Return the name of a tile, by its number in :meth:`find` and :meth:`tiles_at`."""
+        with self._lock:
+            return str(self._tile(tile_id)["name"])
+
     def get(self, object_id: int, size: Size | None = None, bands: Sequence[str] | None = None) -> Cutout:
         """Return an object's cutout.
 
@@ -133,7 +166,8 @@ class Archive:
         ----------
         object_id : int
         size : int, str, Quantity, or a pair ``(ny, nx)`` of them, optional
-            Pixels or an angle, at most the archive's own size, which is the default.
+            Pixels or an angle; the archive's own size by default. A ``stamps`` archive serves no larger one; a
+            ``mosaic`` archive serves any size, up to the whole tile, of which it has the pixels.
         bands : str or sequence of str, optional
             In the order wanted, ``"gri"`` say; all by default.
 
@@ -144,7 +178,7 @@ class Archive:
         ObjectSkippedError
             The object has no cutout; the error has the reason and the noise measured.
         CutoutTooLargeError
-            The archive's cutouts are smaller.
+            The archive cannot serve the size; the error says how large it can.
         RequestError
             The size or a band makes no sense.
         ArchiveError
@@ -155,11 +189,122 @@ class Archive:
             shard = self._shard(where.shard)
             if where.status != "stored":
                 raise self._skipped(where.object_id, shard, where.row)
-            shape = self._shape(size, shard.info.pixel_scale)
+            objects, row = shard.objects, where.row
+            shape = self._shape(size, shard, float(objects.x[row]), float(objects.y[row]))
+            return self._cutout(
+                shard,
+                shape,
+                self._band_numbers(bands),
+                xy=(float(objects.x[row]), float(objects.y[row])),
+                sky=(float(objects.ra[row]), float(objects.dec[row])),
+                row=row,
+            )
+
+    def at(self, position: Position, size: Size | None = None, bands: Sequence[str] | None = None) -> Cutout:
+        """Return a cutout around a position, from a ``mosaic`` archive.
+
+        Where tiles overlap, it is cut from the one on which the position lies deepest inside.
+
+        Parameters
+        ----------
+        position : SkyCoord or tuple
+            RA and Dec in deg, ICRS, if it is a tuple.
+        size, bands
+            As for :meth:`get`.
+
+        Raises
+        ------
+        PositionOutsideError
+            The position lies on no tile.
+        CutoutTooLargeError
+            The archive does not have all the pixels; the error says how large a cutout it can serve there.
+        RequestError
+            The archive is not a mosaic, or the size or a band makes no sense.
+        """
+        ra, dec = ra_dec(position)
+        with self._lock:
+            tile_id = int(self.tiles_at(ra, dec)[0])
+            if tile_id < 0:
+                raise PositionOutsideError(f"RA {ra:.6f}, Dec {dec:.6f} lies on no tile of the archive {self.path}")
+            shard = self._shard(self._shard_path(tile_id))
+            if shard.info.layout != "mosaic":
+                raise RequestError(
+                    f"the archive {self.path} keeps cutouts of objects, and cannot cut elsewhere: "
+                    "ask for the nearest object, or build a mosaic"
+                )
+            wcs = WCS(fits.Header.fromstring(shard.headers[0], sep="\n"))
+            tile = (shard.info.height, shard.info.width)
+            x, y = sky_to_pixel(wcs, tile, np.array([ra]), np.array([dec]))
+            shape = self._shape(size, shard, float(x[0]), float(y[0]))
             chosen = self._band_numbers(bands)
-            data = np.empty((len(chosen), *shape), dtype=np.float32)
-            shard.read(where.row, shape, _as_slice(chosen), data)
-            return self._cutout(shard, where.row, data, chosen)
+            return self._cutout(shard, shape, chosen, xy=(float(x[0]), float(y[0])), sky=(ra, dec), row=None)
+
+    def nearest(self, position: Position, radius: u.Quantity | str = "2 arcsec") -> Location:
+        """Find the object nearest to a position, skipped ones included.
+
+        Parameters
+        ----------
+        position : SkyCoord or tuple
+            RA and Dec in deg, ICRS, if it is a tuple.
+        radius : Quantity or str
+            How far it may be.
+
+        Raises
+        ------
+        ObjectNotFoundError
+            There is none within the radius.
+        """
+        around = self.cone_search(position, radius)
+        if len(around) == 0:
+            ra, dec = ra_dec(position)
+            raise ObjectNotFoundError(f"within {radius} of RA {ra:.6f}, Dec {dec:.6f}", self.path)
+        return self.locate(int(around["object_id"][0]))
+
+    def cone_search(self, position: Position, radius: u.Quantity | str) -> Table:
+        """Return the objects around a position, the nearest first, skipped ones included.
+
+        Parameters
+        ----------
+        position : SkyCoord or tuple
+            RA and Dec in deg, ICRS, if it is a tuple.
+        radius : Quantity or str
+            An angle, ``"1 arcmin"`` say.
+
+        Returns
+        -------
+        astropy.table.Table
+            Columns ``object_id``, ``ra`` and ``dec`` (deg), ``tile``, ``status``, ``separation`` (arcsec).
+        """
+        ra, dec = ra_dec(position)
+        limit = to_degrees(radius)
+        with self._lock:
+            ids, footprints = self._footprints()
+            found = [self._around(int(ids[n]), ra, dec, limit) for n in footprints.near(ra, dec, limit)]
+        names = ("object_id", "ra", "dec", "tile", "status", "separation")
+        kinds = (np.int64, np.float64, np.float64, str, str, np.float64)
+        columns = [
+            np.concatenate([np.empty(0, dtype=kind), *(part[i] for part in found)]) for i, kind in enumerate(kinds)
+        ]
+        table = Table(dict(zip(names, columns, strict=True)), units={"ra": "deg", "dec": "deg", "separation": "arcsec"})
+        table.sort("separation")
+        return table
+
+    def tiles_at(self, ra: ArrayLike, dec: ArrayLike) -> NDArray[np.int64]:
+        """Tell on which tile positions lie, the one where they lie deepest inside if there are several.
+
+        Parameters
+        ----------
+        ra, dec : array_like of float, (N,)
+            Deg, ICRS.
+
+        Returns
+        -------
+        ndarray of int64, (N,)
+            Numbers of tiles, see :meth:`tile_name`; -1 for a position on none.
+        """
+        with self._lock:
+            ids, footprints = self._footprints()
+        return np.asarray(np.concatenate([ids, [-1]])[footprints.find(ra, dec)])
 
     def get_many(
         self,
@@ -194,8 +339,7 @@ class Archive:
             if missing == "raise" and absent.any():
                 self.get(int(ids[np.flatnonzero(absent)[0]]))  # raises what is the matter with it
             chosen = self._band_numbers(bands)
-            # The pixel scale of the first tile stands for all: an angle must come out as one number of pixels.
-            shape = self._shape(size, self._pixel_scale(places))
+            shape = self._common_shape(size, places)
             data = np.empty((len(ids), len(chosen), *shape), dtype=np.float32)
             data[absent] = np.nan
             for shard, row, number in self._in_stored_order(places, np.flatnonzero(~absent)):
@@ -210,32 +354,101 @@ class Archive:
             order.tolist(), places.tile_id[order].tolist(), places.row[order].tolist(), strict=True
         ):
             if tile != tile_id or shard is None:
-                tile_id, shard = tile, self._shard(self.path / self._tile(tile)["shard"])
+                tile_id, shard = tile, self._shard(self._shard_path(tile))
             yield shard, row, number
 
-    def _pixel_scale(self, places: Places) -> float:
-        """Return the pixel scale of the first tile among some places, in arcsec."""
-        known = places.tile_id[places.tile_id >= 0]
-        if len(known) == 0:
-            return 1.0
-        return self._shard(self.path / self._tile(int(known[0]))["shard"]).info.pixel_scale
+    def batches(
+        self,
+        size: Size | None = None,
+        batch_size: int = 256,
+        shuffle_seed: int | None = None,
+        bands: Sequence[str] | None = None,
+    ) -> Iterator[Batch]:
+        """Stream the cutouts of the whole archive.
 
-    def _cutout(self, shard: Shard, row: int, data: NDArray[np.float32], chosen: list[int]) -> Cutout:
-        objects = shard.objects
-        x0, y0 = window_origin(objects.x[row], objects.y[row], (data.shape[1], data.shape[2]))
-        bands = tuple(self.bands[i] for i in chosen)
+        Parameters
+        ----------
+        size, bands
+            As for :meth:`get`.
+        batch_size : int
+            Cutouts in a batch; the last one may have fewer.
+        shuffle_seed : int, optional
+            Shuffle: the tiles, and the cutouts within a buffer of some tiles' worth. The same seed gives the same
+            order. Without it they come as they are stored.
+
+        Yields
+        ------
+        Batch
+            ``object_id`` (n,), and ``data`` float32 (n, bands, ny, nx).
+        """
+        yield from BatchStream(self, size, batch_size, shuffle_seed, bands)
+
+    def stored_rows(self) -> list[tuple[int, int]]:
+        """Return the number of every tile that has a shard, and how many cutouts are in it."""
+        with self._lock:
+            return [(tile["tile_id"], tile["stored"]) for tile in self._index.tiles() if tile["shard"]]
+
+    def common_form(self, size: Size | None, bands: Sequence[str] | None) -> tuple[Shape, list[int]]:
+        """Return the shape ``(ny, nx)`` of many cutouts and the numbers of their bands; raises as :meth:`get` does."""
+        with self._lock:
+            return self._common_shape(size, None), self._band_numbers(bands)
+
+    def read_rows(self, tile_id: int, first: int, bands: list[int], out: NDArray[np.float32]) -> NDArray[np.int64]:
+        """Read consecutive cutouts of one tile, from the row ``first`` on, into ``out`` (n, bands, ny, nx).
+
+        Returns
+        -------
+        ndarray of int64, (n,)
+            Their object IDs.
+        """
+        with self._lock:
+            shard = self._shard(self._shard_path(tile_id))
+            for number, data in enumerate(out):
+                shard.read(first + number, (data.shape[1], data.shape[2]), _as_slice(bands), data)
+            return shard.objects.object_id[first : first + len(out)]
+
+    def _common_shape(self, size: Size | None, places: Places | None) -> Shape:
+        """Return the size of many cutouts; an angle is made pixels by the first tile among them, or of all."""
+        if size is None:
+            return self.size, self.size
+        ids = self._footprints()[0] if places is None else places.tile_id[places.tile_id >= 0]
+        scale = self._shard(self._shard_path(int(ids[0]))).info.pixel_scale if len(ids) else 1.0
+        shape = parse_shape(size, scale)
+        if max(shape) > self.size:
+            raise CutoutTooLargeError(
+                f"{shape[0]} x {shape[1]} px is larger than the cutouts of the archive {self.path}: "
+                f"ask for at most {self.size} px, or for one at a time"
+            )
+        return shape
+
+    def _cutout(
+        self,
+        shard: Shard,
+        shape: Shape,
+        chosen: list[int],
+        xy: tuple[float, float],
+        sky: tuple[float, float],
+        row: int | None,
+    ) -> Cutout:
+        x0, y0 = (int(n) for n in window_origin(*xy, shape))
+        source = _Source(self, shard.path, row, (x0, y0), shape, tuple(chosen))
         lossless = shard.info.quantization == "lossless"
+        rms = np.full(len(self.bands), np.nan) if row is None else shard.objects.rms[row]
         return Cutout(
-            data=data,
-            bands=bands,
-            object_id=int(objects.object_id[row]),
+            data=source.read(shard, "SCI"),
+            bands=tuple(self.bands[i] for i in chosen),
+            object_id=None if row is None else int(shard.objects.object_id[row]),
             tile=shard.info.tile,
-            ra=float(objects.ra[row]),
-            dec=float(objects.dec[row]),
-            origin=(int(x0), int(y0)),
-            rms={self.bands[i]: float(objects.rms[row, i]) for i in chosen},
+            generation=shard.info.generation,
+            ra=sky[0],
+            dec=sky[1],
+            origin=(x0, y0),
+            zero_point=shard.info.zero_point,
+            rms={self.bands[i]: float(rms[i]) for i in chosen},
             step={self.bands[i]: 0.0 if lossless else shard.step[i] for i in chosen},
-            tile_headers={self.bands[i]: shard.headers[i] for i in chosen},
+            headers=self._headers_of(shard),
+            planes=shard.info.planes,
+            read_plane=source,
         )
 
     def _skipped(self, object_id: int, shard: Shard, row: int) -> ObjectSkippedError:
@@ -243,17 +456,19 @@ class Archive:
         reason = Status(shard.reason[row]).name.lower()
         return ObjectSkippedError(object_id, shard.info.tile, reason, rms)
 
-    def _shape(self, size: Size | None, pixel_scale: float) -> Shape:
-        """Return a size in pixels, once it is known that the archive can serve it."""
-        if size is None:
-            return self.size, self.size
-        shape = parse_shape(size, pixel_scale)
-        if max(shape) > self.size:
-            raise CutoutTooLargeError(
-                f"a cutout of {shape[0]} x {shape[1]} px is larger than those of the archive {self.path}: "
-                f"ask for at most {self.size} px"
-            )
-        return shape
+    def _shape(self, size: Size | None, shard: Shard, x: float, y: float) -> Shape:
+        """Return a size in pixels, once it is known that the shard can serve it at a position."""
+        shape = (self.size, self.size) if size is None else parse_shape(size, shard.info.pixel_scale)
+        is_mosaic = shard.info.layout == "mosaic"
+        most = max(shard.info.height, shard.info.width) if is_mosaic else self.size
+        if max(shape) <= most and (not is_mosaic or shard.holds(x, y, shape)):
+            return shape
+        sides = range(min(max(shape), most), 0, -1)
+        served = next((n for n in sides if not is_mosaic or shard.holds(x, y, (n, n))), 0)
+        raise CutoutTooLargeError(
+            f"the archive {self.path} does not have all of {shape[0]} x {shape[1]} px there, on tile "
+            f"{shard.info.tile}: ask for at most {served} px"
+        )
 
     def _band_numbers(self, bands: Sequence[str] | None) -> list[int]:
         """Return which bands of the archive are wanted, in the order wanted."""
@@ -270,15 +485,84 @@ class Archive:
             self._tiles[tile_id] = self._index.tile(tile_id)
         return self._tiles[tile_id]
 
+    def _shard_path(self, tile_id: int) -> Path:
+        return self.path / str(self._tile(tile_id)["shard"])
+
+    def _footprints(self) -> tuple[NDArray[np.int64], Footprints]:
+        """Return the tiles that have a shard, by number, and their footprints."""
+        if self._sky is None:
+            tiles = [tile for tile in self._index.tiles() if tile["shard"]]
+            corners = np.array([json.loads(tile["footprint"]) for tile in tiles]).reshape(-1, 4, 2)
+            self._sky = np.array([tile["tile_id"] for tile in tiles], dtype=np.int64), Footprints(corners)
+        return self._sky
+
+    def _around(self, tile_id: int, ra: float, dec: float, limit: float) -> tuple[NDArray[Any], ...]:
+        """Return the objects of one tile within ``limit`` deg, as columns of :meth:`cone_search`."""
+        shard = self._shard(self._shard_path(tile_id))
+        stored, skipped = shard.objects, shard.skipped
+        everything = [
+            np.concatenate([getattr(t, name) for t in (stored, skipped)]) for name in ("object_id", "ra", "dec")
+        ]
+        status = np.concatenate([np.zeros(len(stored.ra), dtype=np.uint8), shard.reason])
+        distance = separation(unit_vectors(everything[1], everything[2]), unit_vectors(ra, dec))
+        near = np.flatnonzero(distance <= limit)
+        reasons = np.array([Status(s).name.lower() for s in status[near]], dtype=str)
+        tile = np.full(len(near), shard.info.tile)
+        return (*(column[near] for column in everything), tile, reasons, distance[near] * 3600)
+
+    def _headers_of(self, shard: Shard) -> TileHeaders:
+        key = str(shard.path)
+        if key not in self._headers:
+            self._headers[key] = TileHeaders(dict(zip(self.bands, shard.headers, strict=True)))
+        return self._headers[key]
+
     def _shard(self, path: Path) -> Shard:
         """Return an open shard, from the last used ones if it is among them."""
         key = str(path)
         if key not in self._shards:
             self._shards[key] = Shard(path)
             if len(self._shards) > self._open_shards:
-                self._shards.popitem(last=False)[1].close()
+                old, shard = self._shards.popitem(last=False)
+                shard.close()
+                self._headers.pop(old, None)
         self._shards.move_to_end(key)
         return self._shards[key]
+
+
+@dataclass
+class _Source:
+    """Where the planes of one cutout come from: through the archive, or after it is closed from the shard itself."""
+
+    archive: Archive | None
+    path: Path
+    row: int | None
+    origin: tuple[int, int]
+    shape: Shape
+    bands: tuple[int, ...]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the archive behind: a cutout sent to another process needs no index there."""
+        return {**self.__dict__, "archive": None}
+
+    def __call__(self, plane: str) -> NDArray[Any]:
+        if self.archive is not None:
+            with self.archive._lock:
+                if not self.archive._closed:
+                    return self.read(self.archive._shard(self.path), plane)
+        with Shard(self.path) as shard:
+            return self.read(shard, plane)
+
+    def read(self, shard: Shard, plane: str) -> NDArray[Any]:
+        """Read one plane; the colour picture with the sky's top first."""
+        if plane == "COLOR":
+            return shard.read_color(*self.origin, self.shape)[::-1]
+        data = np.empty((len(self.bands), *self.shape), dtype=np.int32 if plane == "MSK" else np.float32)
+        bands = _as_slice(list(self.bands))
+        if self.row is None or shard.info.layout == "mosaic":
+            shard.read_window(*self.origin, bands, data, plane)
+        else:
+            shard.read(self.row, self.shape, bands, data, plane)
+        return data
 
 
 def _whole_number(object_id: int) -> int:

@@ -7,10 +7,13 @@ header is parsed once a tile and band, and each cutout's is put together from it
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from astropy.io import fits
+from astropy.io.fits.verify import VerifyWarning
 
 from archive_builder.geometry import Shape
 
@@ -32,9 +35,31 @@ Value = str | int | float | bool
 """What a card can hold."""
 
 
-def card(keyword: str, value: Value, comment: str = "") -> str:
-    """Return one card as text, 80 characters or, for a long string, a multiple of that."""
-    return str(fits.Card(keyword, value, comment).image)
+@dataclass(frozen=True)
+class Card:
+    """One card of a header."""
+
+    keyword: str
+    """At most eight characters."""
+
+    value: Value
+    """What it holds."""
+
+    comment: str = ""
+    """Cut off where it does not fit."""
+
+    @property
+    def text(self) -> str:
+        """The card as it stands in a file: 80 characters or, for a long string, a multiple of that."""
+        return _card_text(self)
+
+
+@lru_cache(maxsize=4096)
+def _card_text(card: Card) -> str:
+    """Return a card's text; the bands of a cutout, and many cutouts, share most of theirs."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", VerifyWarning)  # a comment that does not fit
+        return str(fits.Card(card.keyword, card.value, card.comment).image)
 
 
 @dataclass(frozen=True)
@@ -61,23 +86,24 @@ class HeaderTemplate:
         ]
         return cls(tuple(c.image for c in kept), tuple(moved))
 
-    def fill(self, first: Sequence[str], origin: tuple[int, int], last: Mapping[str, str]) -> str:
+    def fill(self, first: Sequence[Card], origin: tuple[int, int], last: Sequence[Card]) -> str:
         """Return the header of one cutout as text, without END.
 
         Parameters
         ----------
-        first : sequence of str
-            The cards that describe the image's form; see :func:`image_cards`.
+        first : sequence of Card
+            What describes the image's form; see :func:`image_cards`.
         origin : tuple of int
             Column and row of the tile on which the cutout begins.
-        last : mapping of str to str
-            Cards by keyword; they stand at the end, in place of the tile's own of that name.
+        last : sequence of Card
+            What stands at the end, in place of the tile's own cards of those names.
         """
         cards = list(self.cards)
         for number, keyword, axis, value, comment in self.reference_pixels:
-            cards[number] = card(keyword, value - origin[axis], comment)
-        kept = [text for text in cards if text[:8].rstrip() not in last]
-        return "".join([*first, *kept, *last.values()])
+            cards[number] = Card(keyword, value - origin[axis], comment).text
+        replaced = {card.keyword for card in last}
+        kept = [text for text in cards if text[:8].rstrip() not in replaced]
+        return "".join([*(card.text for card in first), *kept, *(card.text for card in last)])
 
 
 class TileHeaders:
@@ -100,17 +126,17 @@ class TileHeaders:
         return self._templates[band]
 
 
-def image_cards(name: str, shape: Shape, bitpix: int) -> list[str]:
+def image_cards(name: str, shape: Shape, bitpix: int) -> list[Card]:
     """Return the cards with which an image extension begins."""
     return [
-        card("XTENSION", "IMAGE", "Image extension"),
-        card("BITPIX", bitpix, "Bits a pixel; negative: floating point"),
-        card("NAXIS", 2, "Number of axes"),
-        card("NAXIS1", shape[1], "Columns"),
-        card("NAXIS2", shape[0], "Rows"),
-        card("PCOUNT", 0, "No group parameters"),
-        card("GCOUNT", 1, "One group"),
-        card("EXTNAME", name, "Name of this image"),
+        Card("XTENSION", "IMAGE", "Image extension"),
+        Card("BITPIX", bitpix, "Bits a pixel; negative: floating point"),
+        Card("NAXIS", 2, "Number of axes"),
+        Card("NAXIS1", shape[1], "Columns"),
+        Card("NAXIS2", shape[0], "Rows"),
+        Card("PCOUNT", 0, "No group parameters"),
+        Card("GCOUNT", 1, "One group"),
+        Card("EXTNAME", name, "Name of this image"),
     ]
 
 

@@ -145,7 +145,11 @@ class RequestList:
         return f"sha256:{digest.hexdigest()}"
 
 
-def read_requests(path: Path, names: ColumnNames = ColumnNames()) -> RequestList:  # noqa: B008 (frozen)
+ANY_COLUMNS = ColumnNames()
+"""Columns by their usual names."""
+
+
+def read_requests(path: Path, names: ColumnNames = ANY_COLUMNS) -> RequestList:
     """Read the list of a bulk request.
 
     Parameters
@@ -314,9 +318,7 @@ def _object_ids(column: Any, texts: dict[int, str]) -> tuple[NDArray[np.int64], 
     if _is_all_missing(column):
         return np.zeros(len(column), dtype=np.int64), np.full(len(column), Outcome.NO_ID, dtype=np.uint8)
     if column.ndim != 1 or column.dtype.kind not in "iu":
-        raise RequestError(
-            f"the column of IDs is {_kind(column)}, not integers: IDs are 64-bit integers, no digit lost"
-        )
+        raise RequestError(f"the column of IDs is {_kind(column)}, not integers of 64 bits, no digit lost")
     missing, values = np.ma.getmaskarray(column), np.ma.getdata(column)
     too_large = values > np.iinfo(np.int64).max if values.dtype.kind == "u" else np.zeros(len(values), dtype=bool)
     outcome = np.where(too_large, Outcome.BAD_ID, Outcome.DONE)

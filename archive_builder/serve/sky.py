@@ -1,12 +1,47 @@
-"""Which tile a position on the sky lies on, for thousands of tiles and millions of positions."""
+"""Positions on the sky, and which tile they lie on, for thousands of tiles and millions of positions."""
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import numpy as np
+from astropy import units as u
+from astropy.coordinates import SkyCoord
 from numpy.typing import ArrayLike, NDArray
+
+from archive_builder.errors import RequestError
 
 CELL = 0.5
 """Side in deg of the cells in which tiles are filed; DES's tiles are 0.73 deg wide."""
+
+
+Position: TypeAlias = SkyCoord | tuple[float, float]
+"""A place on the sky: RA and Dec in deg, ICRS, if it is a pair."""
+
+
+def ra_dec(position: Position) -> tuple[float, float]:
+    """Return a position's RA and Dec in deg, ICRS."""
+    try:
+        if isinstance(position, SkyCoord):
+            ra, dec = float(position.icrs.ra.deg), float(position.icrs.dec.deg)
+        else:
+            ra, dec = (float(value) for value in position)
+    except (TypeError, ValueError):
+        raise RequestError(f"position {position!r} cannot be read: give a SkyCoord, or RA and Dec in deg") from None
+    if not (np.isfinite(ra) and abs(dec) <= 90):
+        raise RequestError(f"RA {ra}, Dec {dec} is no position on the sky: give deg")
+    return ra % 360, dec
+
+
+def to_degrees(radius: u.Quantity | str) -> float:
+    """Return an angle in deg."""
+    try:
+        limit = float(u.Quantity(radius).to_value(u.deg))
+    except (TypeError, ValueError):
+        raise RequestError(f"radius {radius!r} is no angle: give 1 arcmin, say") from None
+    if not 0 <= limit <= 180:
+        raise RequestError(f"radius {radius!r} is not between 0 and 180 deg")
+    return limit
 
 
 def unit_vectors(ra: ArrayLike, dec: ArrayLike) -> NDArray[np.float64]:

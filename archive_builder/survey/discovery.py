@@ -17,6 +17,9 @@ from archive_builder.survey.recipe import Recipe
 TILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 """What a tile may be called: its shard is a file of that name."""
 
+PLACEHOLDER = re.compile(r"\{([^}]*)\}")
+"""What a pattern has filled in: ``{tile}``, ``{band}``, a column of the tile table."""
+
 
 @dataclass(frozen=True)
 class TileFiles:
@@ -132,8 +135,9 @@ def _files_of(tile: str, row: Mapping[str, str], recipe: Recipe) -> TileFiles:
     """Find the files of one tile."""
     if not TILE_NAME.fullmatch(tile):
         raise TileError(f"{tile!r} cannot be a tile's name: use letters, digits and . _ + - only")
+    used = PLACEHOLDER.findall(f"{recipe.survey.image} {recipe.catalog.path} {recipe.survey.color}")
     for column, value in row.items():
-        if Path(value or "").is_absolute() or ".." in Path(value or "").parts:
+        if column in used and (Path(value or "").is_absolute() or ".." in Path(value or "").parts):
             raise TileError(f"{column} {value!r} of the tile table leads out of the survey's folder")
     escaped = {column: glob.escape(value or "") for column, value in row.items()}
     survey, root = recipe.survey, recipe.survey.root
@@ -148,10 +152,10 @@ def _files_of(tile: str, row: Mapping[str, str], recipe: Recipe) -> TileFiles:
 
 def _fill(pattern: str, values: Mapping[str, str]) -> str:
     """Put values into a pattern's ``{placeholders}``."""
-    for name in re.findall(r"\{([^}]*)\}", pattern):
+    for name in PLACEHOLDER.findall(pattern):
         if name not in values:
             raise RecipeError(f"pattern {pattern!r}: there is no {{{name}}}: known are {', '.join(sorted(values))}")
-    return re.sub(r"\{([^}]*)\}", lambda match: values[match[1]], pattern)
+    return PLACEHOLDER.sub(lambda match: values[match[1]], pattern)
 
 
 def _only_match(root: Path, pattern: str, what: str) -> Path:

@@ -190,7 +190,9 @@ def _select(file: fits.HDUList, hdu: str | int | None, path: Path) -> fits.Image
     try:
         image = file[hdu]
     except (KeyError, IndexError):
-        raise TileError(f"{path}: has no HDU {hdu} (it has {there}): set survey.image_hdu") from None
+        raise TileError(
+            f"{path}: has no HDU {hdu} (it has {there}): set survey.image_hdu, or replace the file"
+        ) from None
     if not image.is_image or image.header.get("NAXIS") != 2:
         raise TileError(f"{path}: HDU {hdu} is no 2-D image (the file has {there}): set survey.image_hdu")
     return image

@@ -26,6 +26,7 @@ class Quantity:
     """What it is."""
 
     unit: str
+    """Of the value shown."""
 
     bound: float | None = None
     """What must be reached, if anything."""
@@ -59,6 +60,7 @@ QUANTITIES = (
     Quantity("mosaic_16.peak_memory_gb", "peak memory, mosaic q=16", "GB", 1.0, at_most=True, digits=2),
     Quantity("stamps_16.peak_memory_gb", "peak memory, stamps q=16", "GB", 1.0, at_most=True, digits=2),
     Quantity("mosaic_16.kib_per_object", "archive, mosaic q=16", "KiB/object", 12, at_most=True, digits=2),
+    Quantity("mosaic_16.color_kib_per_object", "  of which the colour picture", "KiB/object", digits=2),
     Quantity("mosaic_4.kib_per_object", "archive, mosaic q=4", "KiB/object", 9, at_most=True, digits=2),
     Quantity("stamps_16.kib_per_object", "archive, stamps q=16", "KiB/object", digits=1),
     Quantity("mosaic_16.get_per_second", "get, random, 228 px, mosaic", "objects/s", 600),

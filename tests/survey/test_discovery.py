@@ -125,6 +125,13 @@ def test_table_cannot_lead_out_of_the_surveys_folder(tmp_path: Path, path: str) 
     assert repr(path) in discovery.incomplete["A"]
 
 
+def test_column_that_no_pattern_names_may_hold_anything(tmp_path: Path) -> None:
+    make(tmp_path, "A_g.fits", "A_r.fits", "A.csv")
+    (tmp_path / "tiles.csv").write_text("tile,origin\nA,/archive/../A\n")
+    discovery = discover(recipe(tmp_path, tiles=tmp_path / "tiles.csv"))
+    assert set(found(discovery, tmp_path)) == {"A"}
+
+
 def test_brackets_in_a_table_are_no_pattern(tmp_path: Path) -> None:
     make(tmp_path, "p[1]/g.fits", "p[1]/r.fits", "p1/g.fits", "p1/r.fits", "A.csv")
     (tmp_path / "tiles.csv").write_text("tile,path\nA,p[1]\n")
