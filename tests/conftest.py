@@ -6,9 +6,15 @@ import shutil
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from archive_builder.build.builder import build
 from archive_builder.survey.demo import make_survey
+
+
+# Machines are shared: no example may fail for being slow.
+settings.register_profile("shared", deadline=None)
+settings.load_profile("shared")
 
 
 @pytest.fixture(scope="session")

@@ -42,6 +42,9 @@ ROWS_PER_JOB = 1000
 SEARCH_BLOCK = 0.035
 """Deg of Dec that positions of a tile are served in one after another: about the 512 rows a tile is built in."""
 
+POSITIONS_AT_ONCE = 50_000
+"""Positions whose tiles are looked up together: it takes a few hundred bytes each."""
+
 OPTIONS_NAME = "export.json"
 """The file that remembers what an export makes."""
 
@@ -296,7 +299,10 @@ def _place_positions(
     answers.key[asked] = names.position_keys(requests.ra[asked], requests.dec[asked])
     _, first, inverse = np.unique(answers.key[asked], return_index=True, return_inverse=True)
     ra, dec = np.mod(requests.ra[asked[first]], 360.0), requests.dec[asked[first]]
-    tile_id = archive.tiles_at(ra, dec)
+    tile_id = np.empty(len(ra), dtype=np.int64)
+    for begin in range(0, len(ra), POSITIONS_AT_ONCE):
+        some = slice(begin, begin + POSITIONS_AT_ONCE)
+        tile_id[some] = archive.tiles_at(ra[some], dec[some])
     answers.tile_id[asked] = tile_id[inverse]
     answers.outcome[asked] = np.where(tile_id < 0, Outcome.OFF_TILES, Outcome.DONE)[inverse]
     stand_in = np.full(len(requests), -1, dtype=np.int64)
@@ -314,8 +320,8 @@ def _ranks(order: NDArray[np.intp]) -> NDArray[np.int64]:
 def _edges(tile_id: NDArray[np.int32], place: NDArray[np.int64]) -> NDArray[np.int64]:
     """Cut rows into jobs: between tiles if a job is half full there, and never between the rows of one object."""
     n = len(place)
-    new_object = np.append(np.flatnonzero(np.diff(place)) + 1, n)
-    new_tile = np.append(np.flatnonzero(np.diff(tile_id)) + 1, n)
+    new_object = np.concatenate([[0], np.flatnonzero(np.diff(place)) + 1, [n]])
+    new_tile = np.concatenate([[0], np.flatnonzero(np.diff(tile_id)) + 1, [n]])
     edges = [0]
     while edges[-1] < n:
         first = edges[-1]

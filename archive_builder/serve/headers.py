@@ -51,15 +51,15 @@ class Card:
     @property
     def text(self) -> str:
         """The card as it stands in a file: 80 characters or, for a long string, a multiple of that."""
-        return _card_text(self)
+        return _card_text(self.keyword, self.value, self.comment)
 
 
-@lru_cache(maxsize=4096)
-def _card_text(card: Card) -> str:
+@lru_cache(maxsize=4096, typed=True)
+def _card_text(keyword: str, value: Value, comment: str) -> str:
     """Return a card's text; the bands of a cutout, and many cutouts, share most of theirs."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", VerifyWarning)  # a comment that does not fit
-        return str(fits.Card(card.keyword, card.value, card.comment).image)
+        return str(fits.Card(keyword, value, comment).image)
 
 
 @dataclass(frozen=True)

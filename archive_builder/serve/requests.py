@@ -302,10 +302,9 @@ def _sizes(x: Any, y: Any, outcome: NDArray[np.uint8]) -> Sizes | None:
     """Return the rows' sizes, one side for both where only one is given; mark the rows whose size is none."""
     if x is None and y is None:
         return None
-    width, height = (_numbers(y if side is None else side, name) for side, name in ((x, "XSIZE"), (y, "YSIZE")))
-    if x is None:
-        width = height
-    width, height = np.where(np.isnan(width), height, width), np.where(np.isnan(height), width, height)
+    sides = [_numbers(side, name) for side, name in ((x, "XSIZE"), (y, "YSIZE")) if side is not None]
+    width = np.where(np.isnan(sides[0]), sides[-1], sides[0])
+    height = np.where(np.isnan(sides[-1]), sides[0], sides[-1])
     bad = (width <= 0) | (height <= 0) | np.isinf(width) | np.isinf(height)
     outcome[bad & (outcome == Outcome.DONE)] = Outcome.BAD_SIZE
     return Sizes(width, height)

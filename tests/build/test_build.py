@@ -111,7 +111,7 @@ def test_layouts_hold_the_same_cutouts_in_the_same_order(survey_copy: Path, tmp_
         np.testing.assert_array_equal(mosaic[name], stamps[name], err_msg=name)
 
 
-@settings(deadline=None, max_examples=4)
+@settings(max_examples=4)
 @given(strip_rows=st.integers(1, 600))
 def test_nothing_depends_on_the_strip_height(
     demo_survey: Path, tmp_path_factory: pytest.TempPathFactory, strip_rows: int

@@ -41,7 +41,7 @@ def test_cells_are_sextractors_to_the_last_digit() -> None:
     np.testing.assert_array_equal(cell_rms(image, MESH), np.array(theirs, dtype=np.float32))
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(strips=st.lists(st.integers(1, 200), min_size=1, max_size=12))
 def test_rms_does_not_depend_on_how_many_rows_are_read_at_a_time(strips: list[int]) -> None:
     image = sky((400, 150))

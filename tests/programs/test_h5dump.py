@@ -142,11 +142,12 @@ def test_h5dump_shows_the_attributes_of_the_written_format(shard, h5dump):
 
 def test_h5ls_lists_the_datasets_of_the_written_format(built, shard, run):
     listed = dict(re.findall(r"^(/\S*)\s+Dataset \{(.*)\}$", run("h5ls", "-r", shard), flags=re.MULTILINE))
-    wanted = {
-        path
-        for path, dataset in SHARD_FORMAT["datasets"].items()
+    image = {
+        f"/{name}"
+        for name, dataset in SHARD_FORMAT["planes"]["datasets"].items()
         if dataset.get("layout", built.layout) == built.layout
     }
+    wanted = image | SHARD_FORMAT["datasets"].keys() | SHARD_FORMAT["color"]["datasets"].keys()
     assert wanted == {path for path in listed if not path.startswith("/blocks/")}
     rows = re.match(r"\d+", listed["/cutouts"])[0]
     assert listed["/cutouts"].replace("/Inf", "") == f"{rows}, 5, {SIZE}, {SIZE}"

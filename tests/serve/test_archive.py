@@ -44,7 +44,7 @@ def objects(archive: Path, skipped: bool = False) -> np.ndarray:
     return np.concatenate(found)
 
 
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(number=st.integers(0, 10_000), ny=st.integers(1, 228), nx=st.integers(1, 228), bands=st.permutations("grizY"))
 def test_cutout_of_any_size_is_cutout2d_of_the_tile(
     demo_survey: Path, archive: Archive, number: int, ny: int, nx: int, bands: list[str]

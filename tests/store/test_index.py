@@ -34,7 +34,7 @@ def contents(folder: Path) -> set[tuple[int, int, int]]:
         connection.close()
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(objects=ids, asked=st.lists(st.integers(-(2**63), 2**63 - 1), max_size=10), data=st.data())
 def test_every_id_is_found_where_it_was_put_and_no_other(
     objects: list[int], asked: list[int], data: st.DataObject

@@ -21,7 +21,7 @@ def padded(flux: np.ndarray, by: int) -> np.ndarray:
     return np.pad(flux, ((0, 0), (by, by), (by, by)), constant_values=np.nan)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 99),
     holes=st.sampled_from([0.0, 0.001, 0.4]),

@@ -71,7 +71,7 @@ def tile(height: int, width: int, seed: int = 0) -> np.ndarray:
     return flux
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     height=st.integers(1, 300),
     width=st.integers(1, 300),
