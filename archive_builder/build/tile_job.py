@@ -247,5 +247,10 @@ def _info(job: TileJob, tile: Tile, cut: Cut, fingerprint: str) -> ShardInfo:
 
 def peak_memory() -> int:
     """Return the most memory this process has ever had, in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    try:
+        # Unlike getrusage, this does not begin at the peak of the process that started this one.
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024
+    except (OSError, IndexError):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024

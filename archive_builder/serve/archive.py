@@ -36,6 +36,7 @@ from archive_builder.serve.headers import TileHeaders
 from archive_builder.serve.sky import Footprints, Position, ra_dec, separation, to_degrees, unit_vectors
 from archive_builder.store.index import Index, Places
 from archive_builder.store.shard import Shard
+from archive_builder.survey.remarks import no_remarks
 
 OPEN_SHARDS = 8
 """Shards kept open at once, each with up to 16 MB of decoded pixels."""
@@ -232,7 +233,8 @@ class Archive:
                     f"the archive {self.path} keeps cutouts of objects, and cannot cut elsewhere: "
                     "ask for the nearest object, or build a mosaic"
                 )
-            wcs = WCS(fits.Header.fromstring(shard.headers[0], sep="\n"))
+            with no_remarks():
+                wcs = WCS(fits.Header.fromstring(shard.headers[0], sep="\n"))
             tile = (shard.info.height, shard.info.width)
             x, y = sky_to_pixel(wcs, tile, np.array([ra]), np.array([dec]))
             shape = self._shape(size, shard, float(x[0]), float(y[0]))

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from archive_builder.errors import RequestError
 from archive_builder.geometry import Shape
 from archive_builder.serve.headers import Card, TileHeaders, image_cards, to_block
+from archive_builder.survey.remarks import no_remarks
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,8 @@ class Cutout:
     @cached_property
     def wcs(self) -> WCS:
         """The WCS of the cutout's pixels; all bands share it."""
-        return WCS(self.header(self.bands[0]))
+        with no_remarks():
+            return WCS(self.header(self.bands[0]))
 
     @cached_property
     def weight(self) -> NDArray[np.float32]:

@@ -196,7 +196,7 @@ class WebDatasetPiece(Piece):
         contents = encode(cutout, self._formats, self._style)
         for name, content in zip(file_names(key, "", self._formats, cutout.bands, "."), contents, strict=True):
             self._member(name, content)
-        self._member(f"{key}.json", json.dumps(_description(sample, cutout), indent=1).encode())
+        self._member(f"{key}.json", json.dumps(_description(sample, cutout)).encode())
 
     def _member(self, name: str, content: bytes) -> None:
         """Append a file that looks the same whoever writes it, and when."""

@@ -202,18 +202,21 @@ def _open_csv(path: Path) -> tuple[Sequence[str], Read]:
     """Open a CSV file with comma, semicolon or tab between the values, each value left the text it is."""
     with pa.input_stream(path, compression="detect") as stream:
         data = stream.read()
-    head, _, rows = data.removeprefix(b"\xef\xbb\xbf").partition(b"\n")
-    line = head.decode("utf-8").strip("\r")
+    end = data.find(b"\n") + 1 or len(data)
+    line = data[:end].decode("utf-8-sig").strip("\r\n")
     separator = max(",;\t", key=line.count)
     names = [name.strip() for name in next(text_csv.reader(io.StringIO(line), delimiter=separator), [])]
 
     def read(wanted: list[str]) -> Columns:
         positions = [str(i) for i in range(len(names))]  # names may be repeated; positions are not
         chosen = [str(names.index(name)) for name in wanted]
-        if not (body := rows.rstrip(b"\r\n")):
+        last = len(data)
+        while last > end and data[last - 1] in b"\r\n":
+            last -= 1
+        if last == end:
             return {name: np.empty(0, dtype=str) for name in wanted}
         table = csv.read_csv(
-            pa.BufferReader(body + b"\n"),
+            pa.BufferReader(pa.py_buffer(data).slice(end, last - end)),
             parse_options=csv.ParseOptions(delimiter=separator, ignore_empty_lines=False),
             read_options=csv.ReadOptions(column_names=positions),
             convert_options=csv.ConvertOptions(

@@ -21,6 +21,9 @@ from archive_builder.store.format import shard_format, violations
 from archive_builder.store.rows import CHUNK
 from archive_builder.store.writer import PLANE_GROUPS, ObjectTable, ShardInfo
 
+READ_CACHE = 4 * 2**20
+"""Bytes of HDF5's own chunk cache: larger than a stamp, which otherwise gets fresh memory at every read."""
+
 CACHED_CHUNKS = 48
 """Decoded chunks kept per open shard, 16 MB at five bands.
 
@@ -44,8 +47,7 @@ class Shard:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            # A shard never changes under its name, so nobody needs to lock it; a read-only mount may not let us.
-            self._file = h5py.File(path, "r", locking=False, rdcc_nbytes=0)
+            self._file = h5py.File(path, "r", rdcc_nbytes=READ_CACHE)
         except OSError as error:
             raise ArchiveError(f"shard {path}: cannot be opened ({one_line(error)}): rebuild its tile") from None
         try:

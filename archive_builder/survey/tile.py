@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -113,45 +114,28 @@ class Tile:
 
     def read_band(self, band: int, y0: int, y1: int, out: NDArray[Any], plane: str = "SCI") -> None:
         """Read rows ``y0:y1`` of one band, by its number, into ``out`` (y1 - y0, nx)."""
-        try:
-            with no_remarks(), np.errstate(over="ignore"):
-                rows = self._hdus[plane][band].section[y0:y1]
+        path = self._paths[band]
+        with _readable(path, f"rows {y0} to {y1} cannot be read", "the file is damaged or truncated, replace it"):
+            rows = self._hdus[plane][band].section[y0:y1]
+            with np.errstate(over="ignore"):
                 np.copyto(out, rows, casting="unsafe")
-        except MemoryError:
-            raise
-        except Exception as error:  # a damaged file's can be of any class, some of them without a public name
-            raise TileError(
-                f"{self._paths[band]}: rows {y0} to {y1} cannot be read ({one_line(error)}): "
-                "the file is damaged or truncated, replace it"
-            ) from None
         if plane == "SCI" and self._blank_value is not None:
             out[out == self._blank_value] = np.nan
         if plane == "MSK" and rows.dtype.kind == "f" and (rows != out).any():
-            raise TileError(f"{self._paths[band]}: MSK holds values that are no 32-bit integers: it is no mask")
+            raise TileError(f"{path}: MSK holds values that are no 32-bit integers: it is no mask")
 
     def _open(self, path: Path) -> fits.HDUList:
-        try:
-            with no_remarks():
-                # As unsigned integers, astropy gives the BLANK of a uint16 image as a number.
-                return fits.open(path, memmap=False, uint=False)
-        except MemoryError:
-            raise
-        except Exception as error:  # as in read_band
-            raise TileError(f"{path}: cannot be read as FITS ({one_line(error)}): replace the file") from None
+        with _readable(path):
+            # As unsigned integers, astropy gives the BLANK of a uint16 image as a number.
+            return fits.open(path, memmap=False, uint=False)
 
     def _images(self, hdu: str | int | None) -> list[fits.ImageHDU]:
         """Return one HDU of every band's file, once it is known to be whole."""
         images = []
         for file, path in zip(self._files, self._paths, strict=True):
-            try:
-                with no_remarks():
-                    image = _select(file, hdu, path)
-                    _check_whole(image, file, path)
-            except (TileError, MemoryError):
-                raise
-            except Exception as error:  # as in read_band
-                raise TileError(f"{path}: cannot be read as FITS ({one_line(error)}): replace the file") from None
-            images.append(image)
+            with _readable(path):
+                images.append(_select(file, hdu, path))
+                _check_whole(images[-1], file, path)
         return images
 
     def _common_shape(self) -> geometry.Shape:
@@ -176,6 +160,18 @@ class Tile:
                     f"(at most {WCS_TOLERANCE} px is allowed): resample the bands to common pixels"
                 )
         return solutions[0]
+
+
+@contextmanager
+def _readable(path: Path, trouble: str = "cannot be read as FITS", remedy: str = "replace the file") -> Iterator[None]:
+    """Turn what astropy raises into an error that names the file and the remedy."""
+    try:
+        with no_remarks():
+            yield
+    except (TileError, MemoryError):
+        raise
+    except Exception as error:  # a damaged file's can be of any class, some of them without a public name
+        raise TileError(f"{path}: {trouble} ({one_line(error)}): {remedy}") from None
 
 
 def _select(file: fits.HDUList, hdu: str | int | None, path: Path) -> fits.ImageHDU:

@@ -21,8 +21,13 @@ import table
 from archive_builder.survey.demo import make_survey
 from archive_builder.survey.recipe import QualitySection, load_recipe
 
-VARIANTS = {"mosaic_16": ("mosaic", 16), "mosaic_4": ("mosaic", 4), "stamps_16": ("stamps", 16)}
-"""Layout and quantization of each archive built, in the order they are built."""
+VARIANTS = {
+    "mosaic_16": 'layout = "mosaic"\nquantization = 16',
+    "mosaic_4": 'layout = "mosaic"\nquantization = 4',
+    "everything": 'layout = "mosaic"\nquantization = 16\nplanes = ["WGT", "MSK"]',
+    "stamps_16": 'layout = "stamps"\nquantization = 16',
+}
+"""``[storage]`` of each archive built, in the order they are built; only ``everything`` keeps the colour picture."""
 
 DISK_PER_STAMP = 300 * 1024
 """Bytes to have free an object before stamps are built: they take 230 KiB at q=16 and 228 px."""
@@ -66,10 +71,11 @@ def _write_recipes(original: Path, folder: Path) -> dict[str, Path]:
     text = re.sub(r"(?ms)^\[(quality|storage)\].*?(?=^\[|\Z)", "", original.read_text(encoding="utf-8"))
     text = re.sub(r"(?m)^root *=.*$", lambda _: f"root = {json.dumps(str(root))}", text)
     recipes = {}
-    for name, (layout, quantization) in VARIANTS.items():
+    without_color = re.sub(r"(?m)^color *=.*$", "", text)
+    for name, storage in VARIANTS.items():
         recipes[name] = folder / f"{name}.toml"
-        storage = f'[storage]\nlayout = "{layout}"\nquantization = {quantization}\n'
-        recipes[name].write_text(f"{text}\n{storage}", encoding="utf-8")
+        head = text if name == "everything" else without_color
+        recipes[name].write_text(f"{head}\n[storage]\n{storage}\n", encoding="utf-8")
         recipe = load_recipe(recipes[name])
         assert (recipe.survey.root, recipe.quality) == (root, QualitySection()), f"{original} could not be rewritten"
     return recipes
@@ -87,7 +93,8 @@ def _repeat(recipes: dict[str, Path], folder: Path, number: int) -> dict[str, fl
         if name == "mosaic_16":
             values |= _prefixed("loop", m.in_fresh_process(m.measure_loop, recipe, folder / "loop", number))
             values |= _prefixed(name, _reads(archive, number))
-        values |= _prefixed(name, m.in_fresh_process(m.measure_get, archive, number))
+        if name != "everything":
+            values |= _prefixed(name, m.in_fresh_process(m.measure_get, archive, number))
         shutil.rmtree(archive)
     values["ratio"] = values["mosaic_16.objects_per_second"] / values["loop.objects_per_second"]
     if busy:
