@@ -1,4 +1,4 @@
-"""Make a contact sheet: colour cutouts of an archive's brightest catalogued galaxies, side by side.
+"""Make a contact sheet: an archive's brightest objects in the survey's own colours, and below in Lupton's.
 
 usage: python contact_sheet.py ARCHIVE SURVEY FILE.png
 """
@@ -6,40 +6,48 @@ usage: python contact_sheet.py ARCHIVE SURVEY FILE.png
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from astropy.table import Table, vstack
 from PIL import Image
 
-from archive_builder import Archive, ObjectSkippedError
-from archive_builder.serve.render import lupton_rgb
+from archive_builder import Archive, Cutout, ObjectSkippedError
+from archive_builder.serve.render import Style, picture
 
-COLUMNS, ROWS, SIDE, GAP = 8, 4, 114, 4
-"""Cutouts across and down; pixels of each and between them."""
+COLUMNS, ROWS, SIDE, GAP = 8, 2, 114, 4
+"""Objects across and down; pixels of each and between them."""
 
 
-def main(archive: Path, survey: Path, picture: Path) -> None:
-    catalog = vstack([Table.read(path) for path in sorted(survey.glob("*/*_cat.fits"))], metadata_conflicts="silent")
-    # Stars brighter than this are saturated in the demo survey and hide their neighbours.
-    catalog = catalog[catalog["MAG_AUTO_I"] > 15]
-    catalog.sort("MAG_AUTO_I")
-    sheet = np.full((ROWS * (SIDE + GAP) + GAP, COLUMNS * (SIDE + GAP) + GAP, 3), 40, dtype=np.uint8)
-    places = iter(np.ndindex(ROWS, COLUMNS))
-    place = next(places)
+def main(archive: Path, survey: Path, file: Path) -> None:
+    """Write the contact sheet."""
     with Archive(archive) as opened:
-        for object_id in catalog["COADD_OBJECT_ID"]:
-            try:
-                red, green, blue = opened.get(int(object_id), size=SIDE, bands="irg").data
-            except ObjectSkippedError:
-                continue
-            top, left = (GAP + n * (SIDE + GAP) for n in place)
-            sheet[top : top + SIDE, left : left + SIDE] = lupton_rgb(red, green, blue)
-            place = next(places, None)
-            if place is None:
-                break
-    Image.fromarray(sheet).save(picture)
-    print(f"{picture}: the {COLUMNS * ROWS} brightest objects with a cutout, i r g as red green blue")
+        cutouts = [cutout for cutout, _ in zip(brightest(opened, survey), range(COLUMNS * ROWS), strict=False)]
+        rows = [sheet(cutouts, Style(color="survey")), sheet(cutouts, Style(color="lupton"))]
+    Image.fromarray(np.vstack(rows)).save(file)
+    print(f"{file}: {len(cutouts)} bright objects in the survey's own colours, and below as composites of i, r, g")
+
+
+def brightest(archive: Archive, survey: Path) -> Iterator[Cutout]:
+    """Yield cutouts of the brightest catalogued objects that are not saturated."""
+    tables = [Table.read(path) for path in sorted(survey.glob("*/*_cat.fits"))]
+    catalog = vstack(tables, metadata_conflicts="silent")
+    catalog.sort("MAG_AUTO_I")
+    for object_id in catalog["COADD_OBJECT_ID"][catalog["MAG_AUTO_I"] > 15]:
+        try:
+            yield archive.get(int(object_id), size=SIDE)
+        except ObjectSkippedError:
+            continue
+
+
+def sheet(cutouts: list[Cutout], style: Style) -> np.ndarray:
+    """Return pictures side by side, uint8 (y, x, 3)."""
+    canvas = np.full((ROWS * (SIDE + GAP), COLUMNS * (SIDE + GAP), 3), 40, dtype=np.uint8)
+    for (row, column), cutout in zip(np.ndindex(ROWS, COLUMNS), cutouts, strict=False):
+        y, x = row * (SIDE + GAP), column * (SIDE + GAP)
+        canvas[y : y + SIDE, x : x + SIDE] = picture(cutout, style)
+    return canvas
 
 
 if __name__ == "__main__":

@@ -93,8 +93,7 @@ class Archive:
         self._headers: dict[str, TileHeaders] = {}
         self._tiles: dict[int, dict[str, Any]] = {}
         self._sky: tuple[NDArray[np.int64], Footprints] | None = None
-        self._closed = False
-        self._index = Index(self.path)
+        self._open_index: Index | None = Index(self.path)
         settings = self._index.settings
         if not settings:
             raise NoArchiveError(f"{self.path} is an archive in which nothing has been built yet")
@@ -118,10 +117,17 @@ class Archive:
     def close(self) -> None:
         """Close the index and the shards."""
         with self._lock:
-            self._closed = True
             while self._shards:
                 self._shards.popitem()[1].close()
-            self._index.close()
+            if self._open_index is not None:
+                self._open_index.close()
+                self._open_index = None
+
+    @property
+    def _index(self) -> Index:
+        if self._open_index is None:
+            raise RequestError(f"the archive {self.path} is closed: open it again")
+        return self._open_index
 
     def locate(self, object_id: int) -> Location:
         """Find an object without reading a pixel.
@@ -549,7 +555,7 @@ class _Source:
     def __call__(self, plane: str) -> NDArray[Any]:
         if self.archive is not None:
             with self.archive._lock:
-                if not self.archive._closed:
+                if self.archive._open_index is not None:
                     return self.read(self.archive._shard(self.path), plane)
         with Shard(self.path) as shard:
             return self.read(shard, plane)
@@ -598,8 +604,9 @@ _abandoned: list[object] = []
 def _begin_again() -> None:
     """In a forked child, give every archive files and a lock of its own."""
     for archive in list(_archives):
-        _abandoned.append((archive._index, archive._shards, archive._lock))
-        archive._begin()
+        if archive._open_index is not None:
+            _abandoned.append((archive._open_index, archive._shards, archive._lock))
+            archive._begin()
 
 
 os.register_at_fork(after_in_child=_begin_again)

@@ -89,16 +89,17 @@ def measure_build(recipe_path: Path, archive: Path) -> Values:
         "objects_per_second": report.stored / seconds,
         "peak_memory_gb": report.peak_memory / 1e9,
         "kib_per_object": total / report.stored / 1024,
-        "color_kib_per_object": _color_bytes(archive) / report.stored / 1024,
+        **{f"{group}_mb": _group_bytes(archive, group) / 1e6 for group in ("color", "weight", "mask")},
     }
 
 
-def _color_bytes(archive: Path) -> int:
-    """Return how much of an archive is the tile's colour picture, which the recipe may leave out."""
+def _group_bytes(archive: Path, group: str) -> int:
+    """Return what the datasets of one group of the shards take on disk."""
     total = 0
     for path in archive.glob("shards/*.h5"):
         with h5py.File(path) as shard:
-            total += sum(dataset.id.get_storage_size() for dataset in shard.get("color", {}).values())
+            kept = (dataset for dataset in shard.get(group, {}).values() if isinstance(dataset, h5py.Dataset))
+            total += sum(dataset.id.get_storage_size() for dataset in kept)
     return total
 
 

@@ -1,0 +1,102 @@
+"""Exports that are killed: what is there is whole, and a repeat ends in the tree of an export left in peace."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+COMMAND = (sys.executable, "-c", "from archive_builder.cli import main; main()", "export")
+KILLS = 4
+
+
+def start(archive: Path, path: Path, folder: Path, options: list[str]) -> subprocess.Popen[bytes]:
+    """Start an export in a process group of its own."""
+    command = [*COMMAND, str(archive), str(path), "-o", str(folder), "--workers", "2", *options]
+    return subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def wait_for(folder: Path, pattern: str, process: subprocess.Popen[bytes]) -> None:
+    """Wait until a file is there, or the process has ended."""
+    while not next(folder.rglob(pattern), None) and process.poll() is None:
+        time.sleep(0.005)
+
+
+@pytest.fixture(scope="module")
+def long_list(demo_archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A list of 2,400 cutouts: objects at many sizes each, a few of them unknown."""
+    with sqlite3.connect(demo_archive / "index.sqlite") as index:
+        ids = [row[0] for row in index.execute("SELECT object_id FROM objects")]
+    rows = [f"{object_id},{side / 100}" for side in range(5, 25) for object_id in [*ids, 17]]
+    random.Random(3).shuffle(rows)
+    path = tmp_path_factory.mktemp("long") / "list.csv"
+    path.write_text("\n".join(["ID,XSIZE", *rows]) + "\n")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("options", "first"),
+    [(["--format", "npy", "--format", "fits"], "*.npy"), (["--pack", "webdataset"], ".*.tar.*.part")],
+    ids=["files", "webdataset"],
+)
+def test_an_export_killed_at_any_instant_and_repeated_is_the_same_byte_for_byte(
+    demo_archive: Path, long_list: Path, tmp_path: Path, options: list[str], first: str
+) -> None:
+    undisturbed = start(demo_archive, long_list, tmp_path / "peace", options)
+    wait_for(tmp_path / "peace", first, undisturbed)
+    began = time.monotonic()
+    assert undisturbed.wait() == 1  # the unknown object
+    lasted = time.monotonic() - began
+    peace = tree(tmp_path / "peace")
+    assert len(peace) > 3
+
+    chance, folder, cut_short = random.Random(), tmp_path / "war", 0
+    for _ in range(KILLS):
+        process = start(demo_archive, long_list, folder, options)
+        wait_for(folder, first, process)
+        time.sleep(chance.uniform(0, lasted / KILLS))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        there = {name: content for name, content in tree(folder).items() if not name.endswith(".part")}
+        assert there.items() <= peace.items()
+        cut_short += "manifest.csv" not in there
+    assert cut_short
+    assert start(demo_archive, long_list, folder, options).wait() == 1
+    assert tree(folder) == peace
+
+
+def children(process: subprocess.Popen[bytes]) -> list[int]:
+    """Return a process's children that run workers, from Linux's own list."""
+    found = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return [int(pid) for pid in found if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def test_a_worker_that_is_killed_costs_its_rows_and_a_repeat_makes_them(
+    demo_archive: Path, long_list: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "out"
+    process = start(demo_archive, long_list, folder, ["--format", "npy"])
+    wait_for(folder, "*.npy", process)
+    os.kill(children(process)[0], signal.SIGKILL)
+    assert process.wait() == 1
+    manifest = (folder / "manifest.csv").read_text()
+    assert "the worker process died" in manifest
+    assert len(manifest.splitlines()) == len(long_list.read_text().splitlines())
+    assert start(demo_archive, long_list, folder, ["--format", "npy"]).wait() == 1
+    again = (folder / "manifest.csv").read_text()
+    assert "died" not in again
+    assert not [name for name in tree(folder) if name.endswith(".part")]
+    peace = tmp_path / "peace"
+    assert start(demo_archive, long_list, peace, ["--format", "npy"]).wait() == 1
+    assert tree(folder) == tree(peace)
