@@ -16,15 +16,12 @@ from archive_builder import geometry
 from archive_builder.build.tile_job import TileJob, TileResult, peak_memory, run_job
 from archive_builder.errors import ArchiveBuilderError, ArchiveError, RecipeError, TileError, one_line
 from archive_builder.store.format import shard_format
-from archive_builder.store.index import Index
+from archive_builder.store.index import SHARD_FOLDER, Index, shard_name
 from archive_builder.store.shard import Shard
 from archive_builder.survey.discovery import Discovery, TileFiles, discover
 from archive_builder.survey.recipe import Recipe, load_recipe
 from archive_builder.survey.tile import Tile
 from archive_builder.workers import run_jobs
-
-SHARD_FOLDER = "shards"
-"""The folder of the shards in an archive."""
 
 
 @dataclass(frozen=True)
@@ -124,11 +121,6 @@ def build(
 def _lost(job: TileJob, cause: str) -> TileResult:
     """Return the result of a tile whose worker died."""
     return TileResult(job.files.tile, error=cause)
-
-
-def shard_name(tile: str, generation: int) -> str:
-    """Return where a tile's shard lies below the archive."""
-    return f"{SHARD_FOLDER}/{tile}.{generation}.h5"
 
 
 def _chosen(found: Discovery, tiles: Collection[str]) -> Discovery:

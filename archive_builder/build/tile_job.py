@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import sys
 import time
@@ -241,7 +242,7 @@ def _info(job: TileJob, tile: Tile, cut: Cut, fingerprint: str) -> ShardInfo:
         zero_point=recipe.survey.zero_point,
         footprint=geometry.footprint(tile.wcs, tile.shape),
         input_fingerprint=fingerprint,
-        recipe_fingerprint=recipe.fingerprint(),
+        recipe=json.dumps(recipe.pixel_settings(), sort_keys=True),
     )
 
 

@@ -7,11 +7,13 @@ import os
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar
 
 import numpy as np
 from astropy import units as u
@@ -21,6 +23,7 @@ from astropy.wcs import WCS
 from numpy.typing import ArrayLike, NDArray
 
 from archive_builder.errors import (
+    ArchiveError,
     CutoutTooLargeError,
     NoArchiveError,
     ObjectNotFoundError,
@@ -34,9 +37,16 @@ from archive_builder.serve.batches import Batch, BatchStream
 from archive_builder.serve.cutout import Cutout
 from archive_builder.serve.headers import TileHeaders
 from archive_builder.serve.sky import Footprints, Position, ra_dec, separation, to_degrees, unit_vectors
-from archive_builder.store.index import Index, Places
+from archive_builder.store.index import Index, Places, is_shard_name
 from archive_builder.store.shard import Shard
+from archive_builder.store.writer import ObjectTable
 from archive_builder.survey.remarks import no_remarks
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+ATTEMPTS = 5
+"""How often a lookup is tried while builds replace the shards it needs."""
 
 OPEN_SHARDS = 8
 """Shards kept open at once, each with up to 16 MB of decoded pixels."""
@@ -62,10 +72,33 @@ class Location:
     """The shard."""
 
 
+def _up_to_date(method: Callable[Concatenate[Archive, P], R]) -> Callable[Concatenate[Archive, P], R]:
+    """Let a method see the archive as it is now, and try again if a build replaced a shard under it.
+
+    At every instant the index and the shards it names fit together; but a shard may go between the moment its
+    name is read and the moment it is opened.
+    """
+
+    @wraps(method)
+    def call(self: Archive, *args: P.args, **kwargs: P.kwargs) -> R:
+        with self._lock:
+            self._refresh()
+            for _ in range(ATTEMPTS - 1):
+                try:
+                    return method(self, *args, **kwargs)
+                except ArchiveError:
+                    if not self._refresh():
+                        raise
+            return method(self, *args, **kwargs)
+
+    return call  # type: ignore[return-value]  # the name self does not matter
+
+
 class Archive:
     """An archive, open for lookups.
 
-    It can be pickled, and used after a fork and from several threads; they take turns.
+    It can be pickled, and used after a fork and from several threads; they take turns. It can be used while a
+    build is replacing tiles: every answer is the old one or the new one.
 
     Parameters
     ----------
@@ -83,12 +116,12 @@ class Archive:
     def __init__(self, path: str | Path, open_shards: int = OPEN_SHARDS) -> None:
         self.path = Path(path)
         self._open_shards = open_shards
+        self._lock = threading.RLock()
         self._begin()
         _archives.add(self)
 
     def _begin(self) -> None:
         """Open the index; nothing else is open yet."""
-        self._lock = threading.RLock()
         self._shards: OrderedDict[str, Shard] = OrderedDict()
         self._headers: dict[str, TileHeaders] = {}
         self._tiles: dict[int, dict[str, Any]] = {}
@@ -123,12 +156,23 @@ class Archive:
                 self._open_index.close()
                 self._open_index = None
 
+    def _refresh(self) -> bool:
+        """Forget what is known of the tiles if the index has changed; tell whether it has."""
+        if not self._index.has_changed():
+            return False
+        while self._shards:
+            self._shards.popitem()[1].close()
+        self._index.close()
+        self._begin()
+        return True
+
     @property
     def _index(self) -> Index:
         if self._open_index is None:
             raise RequestError(f"the archive {self.path} is closed: open it again")
         return self._open_index
 
+    @_up_to_date
     def locate(self, object_id: int) -> Location:
         """Find an object without reading a pixel.
 
@@ -142,10 +186,12 @@ class Archive:
             places = self._index.find(np.array([object_id], dtype=np.int64))
             if places.tile_id[0] < 0:
                 raise ObjectNotFoundError(object_id, self.path)
-            tile = self._tile(int(places.tile_id[0]))
+            tile_id, generation = int(places.tile_id[0]), int(places.generation[0])
             status = Status(places.status[0]).name.lower()
-            return Location(object_id, tile["name"], int(places.row[0]), status, self.path / tile["shard"])
+            shard = self._shard_path(tile_id, generation)
+            return Location(object_id, self._tile(tile_id)["name"], int(places.row[0]), status, shard)
 
+    @_up_to_date
     def find(self, object_ids: ArrayLike) -> Places:
         """Find many objects without reading a pixel.
 
@@ -161,11 +207,13 @@ class Archive:
         with self._lock:
             return self._index.find(_whole_numbers(object_ids))
 
+    @_up_to_date
     def tile_name(self, tile_id: int) -> str:
         """Return the name of a tile, by its number in :meth:`find` and :meth:`tiles_at`."""
         with self._lock:
             return str(self._tile(tile_id)["name"])
 
+    @_up_to_date
     def get(self, object_id: int, size: Size | None = None, bands: Sequence[str] | None = None) -> Cutout:
         """Return an object's cutout.
 
@@ -195,8 +243,10 @@ class Archive:
             where = self.locate(object_id)
             shard = self._shard(where.shard)
             if where.status != "stored":
+                _check_row(shard, shard.skipped, where.row, where.object_id)
                 raise self._skipped(where.object_id, shard, where.row)
             objects, row = shard.objects, where.row
+            _check_row(shard, objects, row, where.object_id)
             shape = self._shape(size, shard, float(objects.x[row]), float(objects.y[row]))
             return self._cutout(
                 shard,
@@ -207,6 +257,7 @@ class Archive:
                 row=row,
             )
 
+    @_up_to_date
     def at(self, position: Position, size: Size | None = None, bands: Sequence[str] | None = None) -> Cutout:
         """Return a cutout around a position, from a ``mosaic`` archive.
 
@@ -268,6 +319,7 @@ class Archive:
             raise ObjectNotFoundError(f"within {radius} of RA {ra:.6f}, Dec {dec:.6f}", self.path)
         return self.locate(int(around["object_id"][0]))
 
+    @_up_to_date
     def cone_search(self, position: Position, radius: u.Quantity | str) -> Table:
         """Return the objects around a position, the nearest first, skipped ones included.
 
@@ -297,6 +349,7 @@ class Archive:
         table.sort("separation")
         return table
 
+    @_up_to_date
     def tiles_at(self, ra: ArrayLike, dec: ArrayLike) -> NDArray[np.int64]:
         """Tell on which tile positions lie, the one where they lie deepest inside if there are several.
 
@@ -314,6 +367,7 @@ class Archive:
             ids, footprints = self._footprints()
         return np.asarray(np.concatenate([ids, [-1]])[footprints.find(ra, dec)])
 
+    @_up_to_date
     def get_many(
         self,
         object_ids: ArrayLike,
@@ -351,6 +405,7 @@ class Archive:
             data = np.empty((len(ids), len(chosen), *shape), dtype=np.float32)
             data[absent] = np.nan
             for shard, row, number in self._in_stored_order(places, np.flatnonzero(~absent)):
+                _check_row(shard, shard.objects, row, int(ids[number]))
                 shard.read(row, shape, _as_slice(chosen), data[number])
             return data
 
@@ -358,11 +413,10 @@ class Archive:
         """Yield the shard, the row and the number of each place, neighbours together."""
         order = numbers[np.lexsort((places.row[numbers], places.tile_id[numbers]))]
         tile_id, shard = -1, None
-        for number, tile, row in zip(
-            order.tolist(), places.tile_id[order].tolist(), places.row[order].tolist(), strict=True
-        ):
+        columns = (places.tile_id[order], places.generation[order], places.row[order])
+        for number, tile, generation, row in zip(order.tolist(), *(c.tolist() for c in columns), strict=True):
             if tile != tile_id or shard is None:
-                tile_id, shard = tile, self._shard(self._shard_path(tile))
+                tile_id, shard = tile, self._shard(self._shard_path(tile, generation))
             yield shard, row, number
 
     def batches(
@@ -391,18 +445,23 @@ class Archive:
         """
         yield from BatchStream(self, size, batch_size, shuffle_seed, bands)
 
+    @_up_to_date
     def stored_rows(self) -> list[tuple[int, int]]:
         """Return the number of every tile that has a shard, and how many cutouts are in it."""
         with self._lock:
             return [(tile["tile_id"], tile["stored"]) for tile in self._index.tiles() if tile["shard"]]
 
+    @_up_to_date
     def common_form(self, size: Size | None, bands: Sequence[str] | None) -> tuple[Shape, list[int]]:
         """Return the shape ``(ny, nx)`` of many cutouts and the numbers of their bands; raises as :meth:`get` does."""
         with self._lock:
             return self._common_shape(size, None), self._band_numbers(bands)
 
-    def read_rows(self, tile_id: int, first: int, bands: list[int], out: NDArray[np.float32]) -> NDArray[np.int64]:
-        """Read consecutive cutouts of one tile, from the row ``first`` on, into ``out`` (n, bands, ny, nx).
+    @_up_to_date
+    def read_rows(
+        self, tile_id: int, first: int, bands: list[int], out: Sequence[NDArray[np.float32]]
+    ) -> NDArray[np.int64]:
+        """Read consecutive cutouts of one tile, from the row ``first`` on, each into its (bands, ny, nx) of ``out``.
 
         Returns
         -------
@@ -493,8 +552,14 @@ class Archive:
             self._tiles[tile_id] = self._index.tile(tile_id)
         return self._tiles[tile_id]
 
-    def _shard_path(self, tile_id: int) -> Path:
-        return self.path / str(self._tile(tile_id)["shard"])
+    def _shard_path(self, tile_id: int, generation: int | None = None) -> Path:
+        """Return a tile's shard, of the generation that an object was found in."""
+        tile = self._tile(tile_id)
+        if generation is not None and generation != tile["generation"]:
+            raise ArchiveError(f"tile {tile['name']} was replaced while it was read: ask again")
+        if not is_shard_name(tile["shard"], tile["name"], tile["generation"]):
+            raise ArchiveError(f"index {self.path}: tile {tile['name']} has its shard at {tile['shard']!r}: reindex it")
+        return self.path / str(tile["shard"])
 
     def _footprints(self) -> tuple[NDArray[np.int64], Footprints]:
         """Return the tiles that have a shard, by number, and their footprints."""
@@ -528,7 +593,11 @@ class Archive:
         """Return an open shard, from the last used ones if it is among them."""
         key = str(path)
         if key not in self._shards:
-            self._shards[key] = Shard(path)
+            shard = Shard(path)
+            if (shard.info.bands, shard.info.size) != (self.bands, self.size):
+                shard.close()
+                raise ArchiveError(f"shard {path}: has not the bands and size of the archive: reindex it")
+            self._shards[key] = shard
             if len(self._shards) > self._open_shards:
                 old, shard = self._shards.popitem(last=False)
                 shard.close()
@@ -573,6 +642,12 @@ class _Source:
         return data
 
 
+def _check_row(shard: Shard, table: ObjectTable, row: int, object_id: int) -> None:
+    """Make sure that a row is the object's that the index says it is."""
+    if not 0 <= row < len(table.object_id) or table.object_id[row] != object_id:
+        raise ArchiveError(f"shard {shard.path}: row {row} is not of object {object_id}: verify or reindex the archive")
+
+
 def _whole_number(object_id: int) -> int:
     return int(_whole_numbers([object_id])[0])
 
@@ -606,7 +681,10 @@ def _begin_again() -> None:
     for archive in list(_archives):
         if archive._open_index is not None:
             _abandoned.append((archive._open_index, archive._shards, archive._lock))
-            archive._begin()
+            archive._open_index = None
+            # An archive that has gone is a closed one here; it must not keep the others from their own files.
+            with suppress(ArchiveError):
+                archive._begin()
 
 
 os.register_at_fork(after_in_child=_begin_again)

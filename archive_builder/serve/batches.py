@@ -1,15 +1,17 @@
 """The cutouts of a whole archive as a stream of batches: in order or shuffled, split and resumed at will.
 
-A shuffled stream opens every shard once. The tiles are shuffled and taken `TILES_TOGETHER` at a time; their rows,
-in segments that are neighbours on the sky and so quick to read, are shuffled among each other; and as many segments
-as fit into a buffer are read and their cutouts shuffled once more.
+The tiles are shuffled and taken `TILES_TOGETHER` at a time; their rows, in segments that are neighbours on the sky
+and so quick to read, are shuffled among each other: that is the stream's order of rows. It is cut into batches, and
+the batches into parts that differ by one at most. A part is a stretch of the stream, so that it opens few shards and
+each of them once; what fits into a buffer is read at a time, and every cutout put at random into one of its batches.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,6 +31,9 @@ SEGMENTS_TOGETHER = 8
 
 BUFFER_BYTES = 256 * 2**20
 """Memory for the buffer: 3,200 cutouts of 64 px in five bands."""
+
+_TILE_ORDER, _SEGMENT_ORDER, _BUFFER_ORDER = range(3)
+"""What random numbers are for; each use has a sequence of its own."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +60,14 @@ class Segment:
     end: int
     """The row after its last."""
 
+    def __len__(self) -> int:
+        return self.end - self.first
+
 
 class BatchStream:
     """The stream of one part of an archive's cutouts.
+
+    The same archive and arguments give the same batches.
 
     Parameters
     ----------
@@ -65,15 +75,15 @@ class BatchStream:
     size, bands
         As for `Archive.get`.
     batch_size : int
-        Cutouts in a batch; the last one may have fewer.
+        Cutouts in a batch; the last one of the last part may have fewer.
     shuffle_seed : int, optional
         Without it the cutouts come as they are stored.
     epoch : int
         Another epoch has another order, with the same seed.
     part, parts : int
-        Every cutout is in exactly one of the parts.
+        Every cutout is in exactly one of the parts; they have the same number of batches, or one more.
     skip : int
-        How many batches to leave out at the start, without reading them.
+        How many batches to leave out at the start; at most one buffer of them is read.
 
     Raises
     ------
@@ -94,89 +104,123 @@ class BatchStream:
         parts: int = 1,
         skip: int = 0,
     ) -> None:
-        if batch_size < 1 or parts < 1 or not 0 <= part < parts or skip < 0 or epoch < 0:
-            raise RequestError(
-                f"batch_size {batch_size}, part {part} of {parts}, epoch {epoch}, skip {skip}: "
-                "give a batch_size above 0, a part from 0 to parts - 1, and nothing negative"
-            )
+        _require(1, batch_size=batch_size, parts=parts)
+        _require(0, shuffle_seed=shuffle_seed or 0, epoch=epoch, part=part, skip=skip)
+        if part >= parts:
+            raise RequestError(f"part {part} of {parts}: parts are counted from 0, give one below {parts}")
         self._archive, self._batch_size, self._skip = archive, batch_size, skip
+        self._seed, self._epoch = shuffle_seed, epoch
         self._shape, self._band_numbers = archive.common_form(size, bands)
-        self._seed = None if shuffle_seed is None else np.random.SeedSequence(shuffle_seed, spawn_key=(epoch,))
-        self._buffers = list(self._plan(part, parts))
+        self._tiles = archive.stored_rows()
+        self._total = sum(count for _, count in self._tiles)
+        self._part = part_of(math.ceil(self._total / batch_size), part, parts)
+        self._together = self._batches_in_buffer()
+        rows = min(self._together * batch_size, math.ceil(self._total / parts))
+        self._segment_rows = math.ceil(rows / SEGMENTS_TOGETHER)
 
     def __len__(self) -> int:
         """How many batches there are, those left out included."""
-        return math.ceil(sum(s.end - s.first for buffer in self._buffers for s in buffer) / self._batch_size)
+        return len(self._part)
 
     def __iter__(self) -> Iterator[Batch]:
-        waiting: list[Batch] = []
-        to_skip = self._skip * self._batch_size
-        for number, buffer in enumerate(self._buffers):
-            count = sum(s.end - s.first for s in buffer)
-            if to_skip >= count:
-                to_skip -= count
-                continue
-            waiting.append(_take(self._read(number, buffer), slice(to_skip, None)))
-            to_skip = 0
-            yield from self._full_batches(waiting)
-        if waiting and len(waiting[0].object_id):
-            yield waiting[0]
+        whole_buffers, skip = divmod(self._skip, self._together)
+        first = self._part.start + whole_buffers * self._together
+        segments = self._segments(first * self._batch_size, min(self._part.stop * self._batch_size, self._total))
+        for number, buffer in enumerate(_cut(segments, self._together * self._batch_size), whole_buffers):
+            batches = self._read(number, buffer)
+            del batches[:skip]
+            skip = 0
+            while batches:  # whoever has done with one gives its memory back
+                yield batches.pop(0)
 
-    def _full_batches(self, waiting: list[Batch]) -> Iterator[Batch]:
-        """Yield all full batches of what is waiting, and leave the rest there."""
-        one = waiting[0] if len(waiting) == 1 else _join(waiting)
-        full = len(one.object_id) // self._batch_size * self._batch_size
-        for first in range(0, full, self._batch_size):
-            yield _take(one, slice(first, first + self._batch_size))
-        # A copy, for a view would keep the whole buffer in memory.
-        rest = _take(one, slice(full, None))
-        waiting[:] = [Batch(rest.object_id.copy(), rest.data.copy())] if len(rest.object_id) else []
+    def _batches_in_buffer(self) -> int:
+        """Return how many batches are read together; one if nothing is to be shuffled."""
+        if self._seed is None:
+            return 1
+        ny, nx = self._shape
+        return max(1, BUFFER_BYTES // (4 * len(self._band_numbers) * ny * nx * self._batch_size))
 
-    def _plan(self, part: int, parts: int) -> Iterator[list[Segment]]:
-        """Yield the segments of each buffer."""
-        rows = max(self._batch_size, BUFFER_BYTES // (4 * len(self._band_numbers) * self._shape[0] * self._shape[1]))
-        tiles = self._archive.stored_rows()
-        total = sum(count for _, count in tiles)
-        length = max(1, min(rows // SEGMENTS_TOGETHER, math.ceil(total / (parts * SEGMENTS_TOGETHER))))
-        segments = list(self._segments(tiles, length))[part::parts]
-        for first in range(0, len(segments), SEGMENTS_TOGETHER):
-            yield segments[first : first + SEGMENTS_TOGETHER]
+    def _random(self, *purpose: int) -> np.random.Generator:
+        return np.random.default_rng(np.random.SeedSequence(self._seed, spawn_key=(self._epoch, *purpose)))
 
-    def _segments(self, tiles: list[tuple[int, int]], length: int) -> Iterator[Segment]:
-        """Yield all segments in the stream's order."""
-        rng = None if self._seed is None else np.random.default_rng(self._seed)
-        order = range(len(tiles)) if rng is None else rng.permutation(len(tiles)).tolist()
-        for group in range(0, len(tiles), TILES_TOGETHER):
-            together = [
-                Segment(tile_id, first, min(first + length, count))
-                for tile_id, count in (tiles[n] for n in order[group : group + TILES_TOGETHER])
-                for first in range(0, count, length)
-            ]
-            if rng is not None:
-                rng.shuffle(together)
-            yield from together
+    def _segments(self, first: int, end: int) -> Iterator[Segment]:
+        """Yield the segments of the stream's rows from ``first`` to ``end``."""
+        tiles = self._tiles
+        if self._seed is not None:
+            tiles = [tiles[n] for n in self._random(_TILE_ORDER).permutation(len(tiles)).tolist()]
+        for number in range(0, len(tiles), TILES_TOGETHER):
+            group = tiles[number : number + TILES_TOGETHER]
+            count = sum(stored for _, stored in group)
+            if first < count and end > 0:
+                yield from _stretch(self._group(number, group), first, end)
+            first, end = first - count, end - count
 
-    def _read(self, number: int, buffer: list[Segment]) -> Batch:
-        """Read the cutouts of one buffer, shuffled if the stream is."""
-        count = sum(s.end - s.first for s in buffer)
-        batch = Batch(
-            np.empty(count, dtype=np.int64),
-            np.empty((count, len(self._band_numbers), *self._shape), dtype=np.float32),
-        )
+    def _group(self, number: int, tiles: Sequence[tuple[int, int]]) -> list[Segment]:
+        """Return all segments of some tiles, in the stream's order."""
+        length = self._segment_rows
+        segments = [
+            Segment(tile_id, first, min(first + length, count))
+            for tile_id, count in tiles
+            for first in range(0, count, length)
+        ]
+        if self._seed is None:
+            return segments
+        return [segments[n] for n in self._random(_SEGMENT_ORDER, number).permutation(len(segments)).tolist()]
+
+    def _read(self, number: int, buffer: list[Segment]) -> list[Batch]:
+        """Read the cutouts of the part's buffer of this number into its batches, shuffled if the stream is."""
+        count = sum(len(segment) for segment in buffer)
+        places = np.arange(count)
+        if self._seed is not None:
+            places = self._random(_BUFFER_ORDER, self._part.start, number).permutation(count)
+        ids = np.empty(count, dtype=np.int64)
+        starts = range(0, count, self._batch_size)
+        form = (len(self._band_numbers), *self._shape)
+        data = [np.empty((min(self._batch_size, count - start), *form), dtype=np.float32) for start in starts]
+        cutouts = [cutout for batch in data for cutout in batch]
         done = 0
         for s in buffer:
-            part = slice(done, done + s.end - s.first)
-            batch.object_id[part] = self._archive.read_rows(s.tile_id, s.first, self._band_numbers, batch.data[part])
-            done = part.stop
-        if self._seed is None:
-            return batch
-        rng = np.random.default_rng([*self._seed.generate_state(4), number])
-        return _take(batch, rng.permutation(len(batch.object_id)))
+            here = places[done : done + len(s)]
+            ids[here] = self._archive.read_rows(s.tile_id, s.first, self._band_numbers, [cutouts[n] for n in here])
+            done += len(s)
+        return [Batch(ids[start : start + len(batch)], batch) for start, batch in zip(starts, data, strict=True)]
 
 
-def _take(batch: Batch, which: slice | NDArray[np.intp]) -> Batch:
-    return Batch(batch.object_id[which], batch.data[which])
+def part_of(batches: int, part: int, parts: int) -> range:
+    """Return which of a stream's batches are in one part of it.
+
+    The parts ``n * k`` to ``n * k + k - 1`` of ``m * k`` together are the part ``n`` of ``m``.
+    """
+    return range(batches * part // parts, batches * (part + 1) // parts)
 
 
-def _join(batches: list[Batch]) -> Batch:
-    return Batch(np.concatenate([b.object_id for b in batches]), np.concatenate([b.data for b in batches]))
+def _stretch(segments: Iterable[Segment], first: int, end: int) -> Iterator[Segment]:
+    """Yield what is between the rows ``first`` and ``end`` of segments, counted from the first one's first row."""
+    for s in segments:
+        low, high = max(s.first, s.first + first), min(s.end, s.first + end)
+        if low < high:
+            yield Segment(s.tile_id, low, high)
+        first, end = first - len(s), end - len(s)
+
+
+def _cut(segments: Iterable[Segment], rows: int) -> Iterator[list[Segment]]:
+    """Yield segments by as many as make up ``rows`` rows, the last ones fewer; split where they must be."""
+    buffer: list[Segment] = []
+    room = rows
+    for s in segments:
+        first = s.first
+        while s.end - first >= room:
+            yield [*buffer, Segment(s.tile_id, first, first + room)]
+            buffer, first, room = [], first + room, rows
+        if first < s.end:
+            buffer.append(Segment(s.tile_id, first, s.end))
+            room -= s.end - first
+    if buffer:
+        yield buffer
+
+
+def _require(least: int, **numbers: object) -> None:
+    """Refuse what is no whole number, or too small a one."""
+    for name, number in numbers.items():
+        if not isinstance(number, Integral) or int(number) < least:
+            raise RequestError(f"{name} is {number!r}: give a whole number, {least} or more")

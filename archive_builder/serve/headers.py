@@ -16,6 +16,7 @@ from astropy.io import fits
 from astropy.io.fits.verify import VerifyWarning
 
 from archive_builder.geometry import Shape
+from archive_builder.survey.remarks import no_remarks
 
 FILE_CARDS = re.compile(
     r"SIMPLE|XTENSION|BITPIX|NAXIS\d*|EXTEND|PCOUNT|GCOUNT|GROUPS|BSCALE|BZERO|BLANK|CHECKSUM|DATASUM|END|"
@@ -25,8 +26,11 @@ FILE_CARDS = re.compile(
 )
 """Cards that describe how the tile's file was laid out, not the sky; the last line is what fpack leaves."""
 
-REFERENCE_PIXEL = re.compile(r"CRPIX([12])([A-Z]?)")
-"""The cards that a cut moves, alternate WCS included."""
+REFERENCE_PIXEL = re.compile(r"(?:CRPIX|LTV)([12])[A-Z]?")
+"""The cards that a cut moves, alternate WCS included; LTV is IRAF's, from which ds9 has its physical coordinates."""
+
+WCS_VERSION = re.compile(r"(?:CTYPE|CRVAL)[12]([A-Z]?)")
+"""The cards that tell which alternate WCS there are."""
 
 BLOCK = 2880
 """Bytes of a FITS block."""
@@ -75,16 +79,19 @@ class HeaderTemplate:
     @classmethod
     def of_tile(cls, text: str) -> HeaderTemplate:
         """Make the template from a tile's header, a card a line."""
-        header = fits.Header.fromstring(text, sep="\n")
-        for axis in (1, 2):
-            header.setdefault(f"CRPIX{axis}", 0.0)  # what a CRPIX that is not there stands for
-        kept = [c for c in header.cards if not FILE_CARDS.fullmatch(c.keyword)]
-        moved = [
-            (number, c.keyword, int(match[1]) - 1, float(c.value), c.comment)
-            for number, c in enumerate(kept)
-            if (match := REFERENCE_PIXEL.fullmatch(c.keyword))
-        ]
-        return cls(tuple(c.image for c in kept), tuple(moved))
+        with no_remarks():
+            header = fits.Header.fromstring(text, sep="\n")
+            versions = [match[1] for keyword in header if (match := WCS_VERSION.fullmatch(keyword))]
+            for version in sorted({"", *versions}):
+                for axis in (1, 2):
+                    header.setdefault(f"CRPIX{axis}{version}", 0.0)  # what a CRPIX that is not there stands for
+            kept = [c for c in header.cards if not FILE_CARDS.fullmatch(c.keyword)]
+            moved = [
+                (number, c.keyword, int(match[1]) - 1, float(c.value), c.comment)
+                for number, c in enumerate(kept)
+                if (match := REFERENCE_PIXEL.fullmatch(c.keyword)) and isinstance(c.value, int | float)
+            ]
+            return cls(tuple(c.image for c in kept), tuple(moved))
 
     def fill(self, first: Sequence[Card], origin: tuple[int, int], last: Sequence[Card]) -> str:
         """Return the header of one cutout as text, without END.

@@ -6,9 +6,10 @@ import io
 import os
 import zipfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from astropy.visualization import make_lupton_rgb
@@ -26,6 +27,9 @@ BLUE_TO_RED = ("u", "g", "r", "i", "z", "y", "Y")
 
 Color = Literal["auto", "survey", "lupton"]
 """Where a picture's colours come from: the survey's own picture, Lupton's composite, or the first of them there is."""
+
+Compression = Literal["jpeg", "lzw", "none"]
+"""How a TIFF is packed."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +52,26 @@ class Style:
     minimum: float = -5.0
     """What is black, in the same units."""
 
-    compression: Literal["jpeg", "lzw", "none"] = "jpeg"
+    compression: Compression = "jpeg"
     """Of a TIFF."""
+
+    def __post_init__(self) -> None:
+        """Refuse what no picture can look like.
+
+        Raises
+        ------
+        RequestError
+            A name is none of those above, or a number is out of its range.
+        """
+        for name, choices in (("color", get_args(Color)), ("compression", get_args(Compression))):
+            if getattr(self, name) not in choices:
+                raise RequestError(f"{name} is {getattr(self, name)!r}: give one of {', '.join(choices)}")
+        numbers = self.stretch, self.softening, self.minimum
+        if not (np.isfinite(numbers).all() and self.stretch > 0 and self.softening >= 0):
+            raise RequestError(
+                f"a composite of stretch {self.stretch}, softening {self.softening} and minimum {self.minimum} "
+                "cannot be made: give a stretch above 0, a softening of at least 0 and a finite minimum"
+            )
 
 
 def picture(cutout: Cutout, style: Style = Style()) -> NDArray[np.uint8]:
@@ -146,7 +168,8 @@ def write_whole(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # it may be the folder's fault that neither can be done
+            temporary.unlink()
         raise ArchiveBuilderError(f"{path}: cannot be written: {one_line(error)}") from None
 
 

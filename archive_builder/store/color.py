@@ -13,6 +13,7 @@ from PIL import Image, UnidentifiedImageError
 
 from archive_builder.errors import ArchiveError, one_line
 from archive_builder.geometry import Shape, window_pieces
+from archive_builder.store.layout import write_table
 
 SIDE = 128
 """Side of one JPEG in pixels: the chunks of ``/pixels`` are as large."""
@@ -54,7 +55,7 @@ class ColorTiles:
         start = np.concatenate([[0], np.cumsum([len(jpeg) for jpeg in self.jpegs])]).astype(np.int64)
         data = np.frombuffer(b"".join(self.jpegs), dtype=np.uint8)
         group.create_dataset("jpeg", data=data, chunks=(min(len(data), 1 << 16),), fletcher32=True)
-        group.create_dataset("start", data=start)
+        write_table(group, "start", start)
 
 
 class ColorReader:

@@ -27,6 +27,20 @@ BATCH = 10_000
 """Object IDs in one statement."""
 
 
+SHARD_FOLDER = "shards"
+"""The folder of the shards in an archive."""
+
+
+def shard_name(tile: str, generation: int) -> str:
+    """Return where a tile's shard lies below the archive."""
+    return f"{SHARD_FOLDER}/{tile}.{generation}.h5"
+
+
+def is_shard_name(name: object, tile: str, generation: int) -> bool:
+    """Tell whether a tile's shard is where it belongs: an index from somebody else might lead anywhere."""
+    return name == shard_name(tile, generation) and "/" not in tile and tile not in ("", ".", "..")
+
+
 @dataclass(frozen=True)
 class Places:
     """Where objects are; parallel arrays in the order of the IDs asked for."""
@@ -39,6 +53,9 @@ class Places:
 
     status: NDArray[np.int64]
     """See `archive_builder.measure.quality.Status`."""
+
+    generation: NDArray[np.int64]
+    """Of the tile's shard that the row is in."""
 
 
 class Index:
@@ -75,7 +92,11 @@ class Index:
                 self._db.executescript(
                     resources.files("archive_builder.schema").joinpath("index.sql").read_text(encoding="utf-8")
                 )
+            # A view or trigger in somebody else's file must not run functions.
+            self._db.execute("PRAGMA trusted_schema = OFF")
             self._db.execute("SELECT count(*) FROM tiles").fetchone()
+            self._file = self.path.stat().st_ino
+        self._version = self._data_version()
 
     def __enter__(self) -> Self:
         return self
@@ -86,6 +107,17 @@ class Index:
     def close(self) -> None:
         """Close the file."""
         self._db.close()
+
+    def has_changed(self) -> bool:
+        """Tell whether anybody else has written to the index since the last time this was asked."""
+        with self._explained():
+            if self.path.stat().st_ino != self._file:
+                return True
+            before, self._version = self._version, self._data_version()
+            return before != self._version
+
+    def _data_version(self) -> int:
+        return int(self._db.execute("PRAGMA data_version").fetchone()[0])
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -118,8 +150,9 @@ class Index:
             In any order, repeats allowed.
         """
         unique, inverse = np.unique(object_id, return_inverse=True)
-        found = np.full((len(unique), 3), -1, dtype=np.int64)
-        with self._explained():
+        found = np.full((len(unique), 4), -1, dtype=np.int64)
+        # In one transaction: all of them as they are at one moment.
+        with self._explained(), self._db.atomic():
             for first in range(0, len(unique), BATCH):
                 ids = unique[first : first + BATCH]
                 rows = self._rows_of(ids)
@@ -128,10 +161,11 @@ class Index:
                     found[first + np.searchsorted(ids, table[:, 0])] = table[:, 1:]
         return Places(*found[inverse].T)
 
-    def _rows_of(self, ids: NDArray[np.int64]) -> list[tuple[int, int, int, int]]:
-        """Return the index's rows of these IDs, those it has."""
+    def _rows_of(self, ids: NDArray[np.int64]) -> list[tuple[int, ...]]:
+        """Return ID, tile, row, status and generation of these objects, those it has."""
         question = (
-            "SELECT object_id, tile_id, row, status FROM objects WHERE object_id IN (SELECT value FROM json_each(?))"
+            "SELECT object_id, tile_id, row, status, generation FROM objects JOIN tiles USING (tile_id) "
+            "WHERE object_id IN (SELECT value FROM json_each(?))"
         )
         return self._db.execute(question, [json.dumps(ids.tolist())]).fetchall()  # type: ignore[no-any-return]
 
@@ -210,6 +244,10 @@ class Index:
         """Turn SQLite's errors into one that names the file and the remedy."""
         try:
             yield
+        except FileNotFoundError:
+            raise NoArchiveError(
+                f"{self.path.parent} is no cutout archive any more: its {INDEX_NAME} is gone"
+            ) from None
         except sqlite3.OperationalError as error:
             raise ArchiveError(f"index {self.path}: {one_line(error)}: is the disk full or the file locked?") from None
         except sqlite3.DatabaseError as error:

@@ -17,7 +17,7 @@ from archive_builder.errors import ArchiveError, one_line
 from archive_builder.geometry import Shape, recrop_offset, window_origin, window_pieces
 from archive_builder.measure.quantize import Codec, codec_of
 from archive_builder.store.color import ColorReader
-from archive_builder.store.format import shard_format, violations
+from archive_builder.store.format import attributes, foreign_parts, shard_format, violations
 from archive_builder.store.rows import CHUNK
 from archive_builder.store.writer import PLANE_GROUPS, ObjectTable, ShardInfo
 
@@ -52,6 +52,7 @@ class Shard:
             raise ArchiveError(f"shard {path}: cannot be opened ({one_line(error)}): rebuild its tile") from None
         try:
             self.info = self._read_info()
+            self._check()
             self._planes = {
                 plane: _Plane(self._file[group], self.info)
                 for plane, group in PLANE_GROUPS.items()
@@ -59,9 +60,17 @@ class Shard:
             }
             shape = (self.info.height, self.info.width)
             self._color = ColorReader(self._file["color"], shape) if "COLOR" in self.info.planes else None
-        except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        except (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
             self.close()
             raise ArchiveError(f"shard {path}: is damaged ({one_line(error)}): rebuild its tile") from None
+        except ArchiveError:
+            self.close()
+            raise
+
+    def _check(self) -> None:
+        """Refuse a file that is not as it is written down, or that would make its reader look elsewhere."""
+        if wrong := [*foreign_parts(self._file), *violations(self._file)]:
+            raise ArchiveError(f"shard {self.path}: is no shard as it should be ({wrong[0]}): rebuild its tile")
 
     @property
     def step(self) -> tuple[float, ...]:
@@ -79,10 +88,6 @@ class Shard:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def violations(self) -> list[str]:
-        """Compare the file with the written format; a line for each difference."""
-        return violations(self._file)
 
     @cached_property
     def headers(self) -> tuple[str, ...]:
@@ -178,7 +183,7 @@ class Shard:
             ) from None
 
     def _read_info(self) -> ShardInfo:
-        attrs, spec = self._file.attrs, shard_format()
+        attrs, spec = attributes(self._file), shard_format()
         if attrs.get("format") != spec["format"]:
             raise ArchiveError(f"shard {self.path}: is no shard of a cutout archive: remove it")
         if attrs["format_version"] != spec["format_version"]:
@@ -186,10 +191,9 @@ class Shard:
                 f"shard {self.path}: has format version {attrs['format_version']}, this program reads "
                 f"{spec['format_version']}: use the matching version of archive-builder"
             )
-        values = {field.name: attrs[field.name] for field in fields(ShardInfo)}
-        whole = {name: int(v) for name, v in values.items() if isinstance(v, np.integer)}
-        lists = {name: tuple(values[name]) for name in ("bands", "planes")}
-        return ShardInfo(**{**values, **whole, **lists})
+        values: dict[str, Any] = {field.name: attrs[field.name] for field in fields(ShardInfo)}
+        whole = {name: int(value) for name, value in values.items() if isinstance(value, np.integer)}
+        return ShardInfo(**{**values, **whole})
 
 
 class _Plane:
@@ -198,7 +202,7 @@ class _Plane:
     def __init__(self, group: h5py.Group, info: ShardInfo) -> None:
         self._group = group
         self._dataset = group["pixels" if info.layout == "mosaic" else "cutouts"]
-        attrs = self._dataset.attrs
+        attrs = attributes(self._dataset)
         self.codec: Codec = codec_of(attrs["encoding"], tuple(float(step) for step in attrs["scale"]))
         self._tile: Shape = (info.height, info.width)
         self._chunks: OrderedDict[tuple[int, int], NDArray[Any]] = OrderedDict()

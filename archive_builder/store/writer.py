@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import h5py
 import numpy as np
@@ -21,7 +21,7 @@ from archive_builder.errors import ArchiveError
 from archive_builder.measure.quantize import Codec
 from archive_builder.store.color import ColorTiles
 from archive_builder.store.format import shard_format, violations
-from archive_builder.store.layout import LAYOUTS
+from archive_builder.store.layout import LAYOUTS, write_table
 from archive_builder.store.rows import RowBuffer
 
 HDF5_VERSIONS = ("v110", "v110")
@@ -77,8 +77,8 @@ class ShardInfo:
     input_fingerprint: str
     """Of the files the shard was made from."""
 
-    recipe_fingerprint: str
-    """Of the settings it was made with."""
+    recipe: str
+    """JSON: the settings it was made with, which all shards of an archive share."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ class ShardWriter:
         self._temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
         self._file = h5py.File(self._temporary, "w", libver=HDF5_VERSIONS, rdcc_nbytes=0)
         _write_attributes(self._file, info)
-        self._file.create_dataset("headers", data=list(headers), dtype=h5py.string_dtype())
+        write_table(self._file, "headers", fixed_strings(headers))
         shape = (len(info.bands), info.height, info.width)
         self._planes = {
             plane: LAYOUTS[info.layout](self._file.require_group(PLANE_GROUPS[plane]), shape, info.size, codec)
@@ -172,8 +172,8 @@ class ShardWriter:
             layout.finish()
         for group, table in (("objects", stored), ("skipped", skipped)):
             for field in fields(table):
-                self._file.create_dataset(f"{group}/{field.name}", data=getattr(table, field.name))
-        self._file.create_dataset("skipped/reason", data=reason)
+                write_table(self._file, f"{group}/{field.name}", getattr(table, field.name))
+        write_table(self._file, "skipped/reason", reason)
         if wrong := violations(self._file):
             raise ArchiveError(f"shard {self.path}: was about to be written wrong: {'; '.join(wrong)}")
         self._file.close()
@@ -186,14 +186,20 @@ def _write_attributes(file: h5py.File, info: ShardInfo) -> None:
     spec = shard_format()
     packages = {name: version(name) for name in ("archive-builder", "astropy", "h5py", "numpy", "sep")}
     packages |= {"hdf5": h5py.version.hdf5_version, "python": sys.version.split()[0]}
-    file.attrs["format"] = spec["format"]
-    file.attrs["format_version"] = np.int64(spec["format_version"])
-    file.attrs["software"] = json.dumps(packages)
-    for field in fields(info):
-        value = getattr(info, field.name)
-        if isinstance(value, tuple):
-            value = np.array(value, dtype=h5py.string_dtype())
-        file.attrs[field.name] = np.int64(value) if isinstance(value, int) else value
+    values = {"format": spec["format"], "format_version": spec["format_version"], "software": json.dumps(packages)}
+    for name, value in {**values, **{field.name: getattr(info, field.name) for field in fields(info)}}.items():
+        if isinstance(value, str):
+            file.attrs[name] = fixed_strings([value])[0]
+        elif isinstance(value, tuple):
+            file.attrs[name] = fixed_strings(value)
+        else:
+            file.attrs[name] = np.int64(value) if isinstance(value, int) else value
+
+
+def fixed_strings(texts: Sequence[str]) -> NDArray[Any]:
+    """Return texts as an array of a fixed length each: HDF5 has checksums for those, and none for varying lengths."""
+    encoded = [text.encode() for text in texts]
+    return np.array(encoded, dtype=h5py.string_dtype("utf-8", max([1, *map(len, encoded)])))
 
 
 def sync(path: Path) -> None:

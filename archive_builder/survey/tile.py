@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import numpy as np
 from astropy.io import fits
-from astropy.wcs import WCS, InvalidTransformError, WcsError
+from astropy.wcs import WCS
 from numpy.typing import NDArray
 
 from archive_builder import geometry
@@ -121,7 +121,7 @@ class Tile:
                 np.copyto(out, rows, casting="unsafe")
         if plane == "SCI" and self._blank_value is not None:
             out[out == self._blank_value] = np.nan
-        if plane == "MSK" and rows.dtype.kind == "f" and (rows != out).any():
+        if plane == "MSK" and not np.can_cast(rows.dtype, out.dtype) and (rows != out).any():
             raise TileError(f"{path}: MSK holds values that are no 32-bit integers: it is no mask")
 
     def _open(self, path: Path) -> fits.HDUList:
@@ -206,14 +206,11 @@ def _check_whole(image: fits.ImageHDU, file: fits.HDUList, path: Path) -> None:
 
 def _wcs(header: fits.Header, path: Path) -> WCS:
     """Return the celestial WCS of an image."""
-    try:
-        with no_remarks():
-            wcs = WCS(header)
-            if wcs.has_celestial and wcs.naxis == 2:
-                wcs.all_pix2world(0.0, 0.0, 0)
-                return wcs
-    except (WcsError, InvalidTransformError, ValueError, KeyError, TypeError, AssertionError) as error:
-        raise TileError(f"{path}: its WCS cannot be used ({one_line(error)}): mend the header") from None
+    with _readable(path, "its WCS cannot be used", "mend the header"):
+        wcs = WCS(header)
+        if wcs.has_celestial and wcs.naxis == 2:
+            wcs.all_pix2world(0.0, 0.0, 0)
+            return wcs
     raise TileError(f"{path}: the image has no sky coordinates: survey.image_hdu names the wrong HDU, perhaps")
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from archive_builder.errors import ArchiveError
 from archive_builder.geometry import window_origin
 from archive_builder.measure.quantize import BLANK, Codec, Lossless, NoiseScaled
+from archive_builder.store.format import violations
 from archive_builder.store.rows import RowBuffer
 from archive_builder.store.shard import Shard
 from archive_builder.store.writer import ObjectTable, ShardInfo, ShardWriter, checksum
@@ -98,7 +99,6 @@ def test_cutouts_are_the_tiles_own_pixels_in_either_layout(
             assert plain["cutouts"].attrs["scale"].tolist() == [1.0, 1.0]
         np.testing.assert_array_equal(stored, expected if lossless else np.where(np.isnan(expected), BLANK, expected))
         with Shard(path) as shard:
-            assert shard.violations() == []
             for row in range(n):
                 ny, nx = data.draw(st.integers(1, size)), data.draw(st.integers(1, size))
                 got = np.empty((2, ny, nx), dtype=np.float32)
@@ -189,8 +189,10 @@ def test_format_check_tells_what_is_missing(tmp_path: Path, path: str, complaint
     )
     with h5py.File(tmp_path / "t.h5", "r+") as plain:
         del plain[path]
-    with Shard(tmp_path / "t.h5") as shard:
-        assert shard.violations() == [complaint]
+    with h5py.File(tmp_path / "t.h5") as plain:
+        assert violations(plain) == [complaint]
+    with pytest.raises(ArchiveError, match=complaint):
+        Shard(tmp_path / "t.h5")
 
 
 def test_format_check_tells_wrong_shapes_and_types(tmp_path: Path) -> None:
@@ -201,8 +203,8 @@ def test_format_check_tells_wrong_shapes_and_types(tmp_path: Path) -> None:
         del plain["objects/ra"], plain["skipped/reason"]
         plain["objects/ra"] = np.zeros(2)
         plain["skipped/reason"] = np.zeros(1)
-    with Shard(tmp_path / "t.h5") as shard:
-        assert shard.violations() == [
+    with h5py.File(tmp_path / "t.h5") as plain:
+        assert violations(plain) == [
             "/objects/ra has shape (2,), not (1,)",
             "/skipped/reason has type float64, not uint8",
         ]
