@@ -12,8 +12,10 @@ from typing import Any
 import click
 
 from archive_builder import errors
-from archive_builder.build.builder import BuildReport, build
+from archive_builder.build.builder import BuildReport, build, plan_changes
+from archive_builder.build.changes import Changes
 from archive_builder.build.progress import Progress
+from archive_builder.build.repair import reindex, repair
 from archive_builder.build.status import archive_status
 from archive_builder.progress import Meter
 from archive_builder.serve.archive import Archive
@@ -22,7 +24,10 @@ from archive_builder.serve.names import BANDS_FORMAT
 from archive_builder.serve.pack import PACKS
 from archive_builder.serve.render import FORMATS, Style, write_cutout
 from archive_builder.serve.requests import ColumnNames
+from archive_builder.store.verify import verify
 from archive_builder.survey.demo import make_survey
+from archive_builder.survey.discovery import discover
+from archive_builder.survey.recipe import load_recipe
 
 FAILED, WRONG_REQUEST = 1, 2
 """Exit status: some of it failed; the request itself is wrong."""
@@ -104,23 +109,19 @@ def demo(directory: Path, tiles: int, tile_size: int, objects: int, seed: int) -
 @click.argument("archive", type=click.Path(path_type=Path))
 @click.option("--tile", "tiles", multiple=True, metavar="NAME", help="Only this tile; may be repeated.")
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 1024), help="Worker processes.")
-@click.option("--force", is_flag=True, help="Build unchanged tiles again.")
+@click.option("--force", is_flag=True, help="Build unchanged tiles again; for all tiles, the settings may be others.")
+@click.option("--hash", "contents", is_flag=True, help="Compare what is in the files, not only their sizes and times.")
+@click.option("--prune", is_flag=True, help="Remove tiles that the survey has no longer.")
+@click.option("--dry-run", is_flag=True, help="Say what would be built and why, and stop there.")
 @as_json
-def build_command(
-    recipe: Path, archive: Path, tiles: tuple[str, ...], workers: int, force: bool, as_json: bool
-) -> None:
+def build_command(recipe: Path, archive: Path, dry_run: bool, as_json: bool, **options: Any) -> None:
     """Build ARCHIVE by RECIPE: every tile that is new, changed, or failed last time."""
+    if dry_run:
+        _show_changes(plan_changes(recipe, archive, **{k: options[k] for k in ("tiles", "force", "contents")}), as_json)
+        return
     progress = Progress(sys.stderr)
     try:
-        report = build(
-            recipe,
-            archive,
-            tiles=tiles,
-            workers=workers,
-            force=force,
-            on_start=progress.start,
-            on_tile=progress.tile_done,
-        )
+        report = build(recipe, archive, **options, on_plan=progress.start, on_tile=progress.tile_done)
     finally:
         progress.close()
     click.echo(json.dumps(asdict(report)) if as_json else _build_summary(report))
@@ -130,9 +131,27 @@ def build_command(
         sys.exit(FAILED)
 
 
+def _show_changes(changes: Changes, as_json: bool) -> None:
+    """Say what a build would do."""
+    if as_json:
+        build_for = {task.files.tile: task.reason for task in changes.tasks}
+        answer = {"build": build_for, "unchanged": len(changes.unchanged), "incomplete": dict(changes.incomplete)}
+        click.echo(json.dumps({**answer, "gone": changes.gone}))
+        return
+    for task in changes.tasks:
+        click.echo(f"build tile {task.files.tile}: {task.reason}")
+    for tile, error in changes.incomplete.items():
+        click.echo(f"cannot build tile {tile}: {error}")
+    for tile in changes.gone:
+        click.echo(f"gone from the survey: tile {tile}")
+    click.echo(changes.summary())
+
+
 def _build_summary(report: BuildReport) -> str:
     """Say what a build came to."""
     tiles = f"{report.built} tiles built, {report.unchanged} unchanged, {len(report.failures)} failed"
+    if report.gone:
+        tiles += f", {len(report.gone)} gone from the survey and " + ("removed" if report.pruned else "kept (--prune)")
     if not report.built:
         return tiles
     skipped = ", ".join(f"{n} for {reason}" for reason, n in report.skipped.items() if n) or "none"
@@ -158,6 +177,48 @@ def status(archive: Path, as_json: bool) -> None:
     )
     for tile, reason in answer.failures.items():
         click.echo(f"tile {tile} failed: {reason}")
+
+
+@main.command("verify")
+@click.argument("archive", type=click.Path(path_type=Path))
+@click.option("--deep", is_flag=True, help="Read every byte, and compare with the survey if it is given.")
+@click.option("--survey", type=click.Path(path_type=Path), metavar="RECIPE", help="The survey it was built from.")
+@click.option("--repair", "mend", is_flag=True, help="Build damaged shards again, make a damaged index anew.")
+@as_json
+def verify_command(archive: Path, deep: bool, survey: Path | None, mend: bool, as_json: bool) -> None:
+    """Check that ARCHIVE is what it says it is."""
+    source = None
+    if survey is not None:
+        recipe = load_recipe(survey)
+        source = recipe, {files.tile: files for files in discover(recipe).tiles}
+    findings = list(verify(archive, deep, source))
+    if as_json:
+        click.echo(json.dumps([asdict(finding) for finding in findings]))
+    else:
+        for finding in findings:
+            click.echo(f"{finding.kind}: {finding.what}")
+    damage = [finding for finding in findings if finding.kind in ("shard", "index")]
+    if mend and damage:
+        repair(archive, damage, survey)
+        damage = [finding for finding in verify(archive, deep, source) if finding.kind in ("shard", "index")]
+        click.echo(f"mended: {len(damage)} findings are left", err=as_json)
+    elif not as_json:
+        click.echo(f"{len(damage)} things are wrong" if damage else "all is well")
+    if damage:
+        click.echo(f"error: archive {archive}: {len(damage)} things are wrong: verify --repair mends them", err=True)
+        sys.exit(FAILED)
+
+
+@main.command("reindex")
+@click.argument("archive", type=click.Path(path_type=Path))
+@as_json
+def reindex_command(archive: Path, as_json: bool) -> None:
+    """Make ARCHIVE's index anew from its shards alone."""
+    report = reindex(archive)
+    text = f"{report.tiles} tiles and {report.objects} objects indexed, {len(report.left_out)} files left out"
+    click.echo(json.dumps(asdict(report)) if as_json else text)
+    for name, reason in report.left_out.items():
+        click.echo(f"left out {name}: {reason}", err=True)
 
 
 @main.command()
@@ -248,10 +309,9 @@ def export_command(
     click.echo(json.dumps(asdict(report)) if as_json else _export_summary(report))
     if report.failures:
         counts = ", ".join(f"{n} {reason}" for reason, n in report.failures.items())
-        missing = report.rows - report.done
-        click.echo(
-            f"error: {missing} of {report.rows} rows have no cutout: {counts}: see {output}/manifest.csv", err=True
-        )
+        first = f" (the first that failed: {report.first_error})" if report.first_error else ""
+        missing = f"{report.rows - report.done} of {report.rows} rows have no cutout"
+        click.echo(f"error: {missing}: {counts}: see {output}/manifest.csv{first}", err=True)
         sys.exit(FAILED)
 
 

@@ -28,7 +28,23 @@ class NoArchiveError(ArchiveError):
 
 
 class DuplicateObjectError(ArchiveBuilderError):
-    """An object ID that is to be indexed belongs to another tile already."""
+    """An object ID that is to be indexed belongs to another tile already.
+
+    Attributes
+    ----------
+    object_id : int or None
+    tile : str
+        The tile that was to be indexed.
+    other : str
+        The tile that has it.
+    """
+
+    def __init__(self, object_id: int | None, tile: str, other: str) -> None:
+        self.object_id, self.tile, self.other = object_id, tile, other
+        what = "an object" if object_id is None else f"object {object_id}"
+        super().__init__(
+            f"{what} of tile {tile} belongs to tile {other} already: an ID may stand in one tile's catalogue only"
+        )
 
 
 class ObjectNotFoundError(ArchiveBuilderError):

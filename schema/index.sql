@@ -15,7 +15,8 @@ CREATE TABLE IF NOT EXISTS tiles (
     generation         INTEGER NOT NULL DEFAULT 0,  -- counts the shards this tile has had
     stored             INTEGER NOT NULL DEFAULT 0,  -- objects with a cutout
     skipped            INTEGER NOT NULL DEFAULT 0,  -- objects without
-    input_fingerprint  TEXT,            -- of the files the shard was made from
+    input_fingerprint  TEXT,            -- of the files the shard was made from: paths, sizes, times
+    input_hash         TEXT,            -- of their contents, if those were ever compared
     recipe_fingerprint TEXT,            -- of the settings it was made with
     footprint          TEXT,            -- JSON, four [ra, dec] in deg, ICRS: the corners
     bytes              INTEGER,         -- of the shard

@@ -11,7 +11,6 @@ from hypothesis import settings
 from archive_builder.build.builder import build
 from archive_builder.survey.demo import make_survey
 
-
 # Machines are shared: no example may fail for being slow.
 settings.register_profile("shared", deadline=None)
 settings.load_profile("shared")

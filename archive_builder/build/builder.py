@@ -1,27 +1,29 @@
-"""What is to be built, built, and committed: from a recipe to an archive."""
+"""Building an archive: what is new or changed is built and committed, what was good stays good."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from archive_builder import geometry
+from archive_builder.build.changes import Changes, find_changes
+from archive_builder.build.commit import Committer, Outcome, objects_of_shard
+from archive_builder.build.lock import BuildLock
 from archive_builder.build.tile_job import TileJob, TileResult, peak_memory, run_job
-from archive_builder.errors import ArchiveBuilderError, ArchiveError, RecipeError, TileError, one_line
+from archive_builder.errors import ArchiveError, RecipeError, TileError, one_line
 from archive_builder.store.format import shard_format
-from archive_builder.store.index import SHARD_FOLDER, Index, shard_name
-from archive_builder.store.shard import Shard
+from archive_builder.store.index import INDEX_NAME, SHARD_FOLDER, Index
+from archive_builder.store.writer import sync
 from archive_builder.survey.discovery import Discovery, TileFiles, discover
 from archive_builder.survey.recipe import Recipe, load_recipe
 from archive_builder.survey.tile import Tile
 from archive_builder.workers import run_jobs
+
+NEXT_INDEX_NAME = "index.next.sqlite"
+"""The index of a whole rebuild with other settings, until it takes the place of the archive's."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,32 @@ class BuildReport:
     failures: dict[str, str] = field(default_factory=dict)
     """Tiles that failed, and why."""
 
+    gone: tuple[str, ...] = ()
+    """Tiles of the archive that the survey has no longer."""
+
+    pruned: bool = False
+    """Whether those were removed."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What may be asked of a build."""
+
+    tiles: tuple[str, ...] = ()
+    """Only these tiles; all if empty."""
+
+    workers: int = 1
+    """Processes."""
+
+    force: bool = False
+    """Build also what is unchanged. For all tiles, this is a whole rebuild, and the settings may be others."""
+
+    contents: bool = False
+    """Compare what is in the survey's files, not only their paths, sizes and times."""
+
+    prune: bool = False
+    """Remove tiles that the survey has no longer."""
+
 
 def build(
     recipe_path: Path,
@@ -74,7 +102,9 @@ def build(
     tiles: Collection[str] = (),
     workers: int = 1,
     force: bool = False,
-    on_start: Callable[[int], None] = lambda left: None,
+    contents: bool = False,
+    prune: bool = False,
+    on_plan: Callable[[Changes], None] = lambda changes: None,
     on_tile: Callable[[BuildEvent], None] = lambda event: None,
 ) -> BuildReport:
     """Build an archive, or what is missing of it.
@@ -86,14 +116,10 @@ def build(
     recipe_path : Path
     archive : Path
         The archive's folder; made if it is not there.
-    tiles : collection of str
-        Only these tiles; all if empty.
-    workers : int
-        Processes.
-    force : bool
-        Build also what is unchanged.
-    on_start : callable
-        Told how many tiles are to be built.
+    tiles, workers, force, contents, prune
+        See `Options`.
+    on_plan : callable
+        Told what is to be done, before it is begun.
     on_tile : callable
         Told of every tile that is done or has failed.
 
@@ -102,38 +128,168 @@ def build(
     RecipeError, ArchiveError
         Nothing could be begun. A tile that fails raises nothing: it is in the report.
     """
+    options = Options(tuple(tiles), workers, force, contents, prune)
     recipe = load_recipe(recipe_path)
-    found = _chosen(discover(recipe), tiles)
+    found = discover(recipe)
     _make_folders(archive)
-    with Index(archive, writable=True) as index:
-        size = _settle_settings(index, recipe, found)
-        report = BuildReport()
-        known = {tile["name"]: tile for tile in index.tiles()}
-        jobs = list(_jobs(found, recipe, archive, size, known, force, report))
-        on_start(len(jobs) + len(found.incomplete))
-        for name, error in found.incomplete.items():
-            _fail(index, report, name, error, on_tile)
-        for result in run_jobs(run_job, jobs, min(workers, len(jobs)), _lost):
-            _take(index, archive, result, known, recipe, report, on_tile)
-    return report
+    with BuildLock(archive):
+        if not (archive / INDEX_NAME).exists() and any((archive / SHARD_FOLDER).glob("*.h5")):
+            raise ArchiveError(
+                f"archive {archive}: has shards but its index is lost: archive-builder reindex {archive}"
+            )
+        rebuild = _settings_differ(recipe, archive, options)
+        name = NEXT_INDEX_NAME if rebuild else INDEX_NAME
+        _begin_index(archive, recipe, rebuild)
+        clear_leftovers(archive)
+        with Index(archive, writable=True, name=name) as index:
+            run = _Build(index, archive, recipe, options, on_tile)
+            report = run.run(found, on_plan, rebuild)
+        if rebuild:
+            _switch_index(archive, report)
+        return report
+
+
+def plan_changes(
+    recipe_path: Path, archive: Path, *, tiles: Collection[str] = (), force: bool = False, contents: bool = False
+) -> Changes:
+    """Tell what :func:`build` would do; nothing is touched.
+
+    Raises
+    ------
+    RecipeError, ArchiveError
+        As :func:`build`.
+    """
+    recipe = load_recipe(recipe_path)
+    found = discover(recipe)
+    known: dict[str, dict[str, Any]] = {}
+    if (archive / INDEX_NAME).is_file() and not _settings_differ(recipe, archive, Options(tuple(tiles), force=force)):
+        with Index(archive) as index:
+            known = _by_name(index)
+    return find_changes(found, known, recipe, archive, tiles=tiles, force=force, contents=contents)
+
+
+def clear_leftovers(archive: Path) -> None:
+    """Remove what builds that died have left: temporary files, and shards that no index knows."""
+    kept = set()
+    for name in (INDEX_NAME, NEXT_INDEX_NAME):
+        if (archive / name).is_file():
+            with Index(archive, name=name) as index:
+                kept |= {tile["shard"] for tile in index.tiles()}
+    for path in (archive / SHARD_FOLDER).iterdir():
+        is_ours = path.suffix == ".h5" or (path.name.startswith(".") and path.suffix == ".part")
+        if is_ours and f"{SHARD_FOLDER}/{path.name}" not in kept:
+            path.unlink(missing_ok=True)
+
+
+class _Build:
+    """One run of a build."""
+
+    def __init__(
+        self,
+        index: Index,
+        archive: Path,
+        recipe: Recipe,
+        options: Options,
+        on_tile: Callable[[BuildEvent], None],
+    ) -> None:
+        self._index, self._archive, self._recipe, self._options = index, archive, recipe, options
+        self._on_tile = on_tile
+        self._report = BuildReport()
+
+    def run(self, found: Discovery, on_plan: Callable[[Changes], None], rebuild: bool) -> BuildReport:
+        """Build what has to be built."""
+        known = _by_name(self._index)
+        # A whole rebuild goes on where the last one stopped: its own index knows what is built already.
+        force = self._options.force and not rebuild
+        tiles, contents = self._options.tiles, self._options.contents
+        changes = find_changes(found, known, self._recipe, self._archive, tiles=tiles, force=force, contents=contents)
+        size = self._size(found)
+        on_plan(changes)
+        self._report.unchanged, self._report.gone = len(changes.unchanged), changes.gone
+        self._index.record_fingerprints(changes.touched)
+        for name, error in changes.incomplete.items():
+            self._note(TileResult(name, error=error), error)
+        self._run_jobs(changes, known, size)
+        if self._options.prune:
+            self._prune(changes.gone, known)
+        return self._report
+
+    def _run_jobs(self, changes: Changes, known: Mapping[str, Mapping[str, Any]], size: int) -> None:
+        """Have the tiles built, and commit them as they come."""
+        names = [task.files.tile for task in changes.tasks]
+        first = _first_generations(self._archive, names)
+        jobs = [
+            TileJob(
+                task.files, self._recipe, size, self._archive, first[task.files.tile], contents=self._options.contents
+            )
+            for task in changes.tasks
+        ]
+        committer = Committer(self._index, self._archive, known, names, self._recipe.fingerprint())
+        for result in run_jobs(run_job, jobs, min(self._options.workers, len(jobs)), _lost):
+            self._note_all(committer.take(result))
+        self._note_all(committer.finish())
+
+    def _note_all(self, outcomes: Iterator[Outcome]) -> None:
+        for result, error in outcomes:
+            self._note(result, error)
+
+    def _note(self, result: TileResult, error: str | None) -> None:
+        """Put a tile into the report, and its failure into the index."""
+        report, skipped = self._report, result.skipped or {}
+        if error is not None:
+            self._index.record_failure(result.tile, error)
+            report.failures[result.tile] = error
+            self._on_tile(BuildEvent(result.tile, 0, 0, error))
+            return
+        report.built += 1
+        report.stored += result.stored
+        report.bytes += result.bytes
+        report.peak_memory = max(report.peak_memory, result.peak_memory, peak_memory())
+        report.skipped = {reason: report.skipped.get(reason, 0) + n for reason, n in skipped.items()}
+        self._on_tile(BuildEvent(result.tile, result.stored, sum(skipped.values()), None))
+
+    def _prune(self, gone: tuple[str, ...], known: Mapping[str, Mapping[str, Any]]) -> None:
+        """Remove tiles from the archive, the index first."""
+        for name in gone:
+            tile = known[name]
+            path = self._archive / tile["shard"] if tile["shard"] else None
+            self._index.remove_tile(tile["tile_id"], objects_of_shard(path))
+            if path is not None:
+                path.unlink(missing_ok=True)
+        self._report.pruned = True
+
+    def _size(self, found: Discovery) -> int:
+        """Return the cutouts' size in pixels: the archive's own, or for a new one by the first tile's pixel scale."""
+        settings = self._index.settings
+        if settings:
+            return int(settings["size"])
+        recipe = self._recipe
+        size = _size_in_pixels(recipe, found.tiles)
+        self._index.set_settings(archive_settings(recipe.pixel_settings(), size))
+        return size
+
+
+def archive_settings(recipe: Mapping[str, Any], size: int) -> dict[str, Any]:
+    """Return the index's settings: what all shards of an archive share.
+
+    Parameters
+    ----------
+    recipe : mapping
+        `Recipe.pixel_settings`.
+    size : int
+        Side of the cutouts in pixels.
+    """
+    version = shard_format()["format_version"]
+    return {"format_version": version, "recipe": recipe, "size": size, "bands": recipe["survey"]["bands"]}
+
+
+def _by_name(index: Index) -> dict[str, dict[str, Any]]:
+    return {tile["name"]: tile for tile in index.tiles()}
 
 
 def _lost(job: TileJob, cause: str) -> TileResult:
     """Return the result of a tile whose worker died."""
     return TileResult(job.files.tile, error=cause)
-
-
-def _chosen(found: Discovery, tiles: Collection[str]) -> Discovery:
-    """Return the tiles asked for."""
-    if not tiles:
-        return found
-    there = {files.tile for files in found.tiles} | set(found.incomplete)
-    if unknown := sorted(set(tiles) - there):
-        raise RecipeError(
-            f"the survey has no tile {', '.join(unknown)}: its {len(there)} tiles begin with {min(there)}"
-        )
-    chosen = tuple(files for files in found.tiles if files.tile in tiles)
-    return Discovery(chosen, {name: error for name, error in found.incomplete.items() if name in tiles})
 
 
 def _make_folders(archive: Path) -> None:
@@ -143,27 +299,66 @@ def _make_folders(archive: Path) -> None:
         raise ArchiveError(f"archive {archive}: its folder cannot be made: {one_line(error)}") from None
 
 
-def _settle_settings(index: Index, recipe: Recipe, found: Discovery) -> int:
-    """Record what all shards share, or compare with it; return the cutouts' size in pixels."""
-    settings, wanted = index.settings, recipe.pixel_settings()
-    if settings:
-        if changes := list(_differences(settings["recipe"], wanted)):
-            raise RecipeError(
-                f"the archive {index.path.parent} was built with other settings: {'; '.join(changes)}: "
-                "build into a new folder, or restore the recipe"
-            )
-        return int(settings["size"])
-    size = _size_in_pixels(recipe, found.tiles)
-    spec = shard_format()
-    index.set_settings(
-        {
-            "format_version": spec["format_version"],
-            "recipe": wanted,
-            "size": size,
-            "bands": recipe.survey.bands,
-        }
-    )
-    return size
+def _settings_differ(recipe: Recipe, archive: Path, options: Options) -> bool:
+    """Tell whether an archive is there with other settings, and a whole rebuild is asked for.
+
+    Raises
+    ------
+    RecipeError
+        The settings differ, and no whole rebuild is asked for: shards would be unlike each other.
+    """
+    if not (archive / INDEX_NAME).is_file():
+        return False
+    with Index(archive) as index:
+        settings = index.settings
+    if not settings:
+        return False
+    changes = list(_differences(settings["recipe"], recipe.pixel_settings()))
+    if settings["format_version"] != shard_format()["format_version"]:
+        changes.append(f"format_version was {settings['format_version']}")
+    if changes and (options.tiles or not options.force):
+        raise RecipeError(
+            f"the archive {archive} was built with other settings: {'; '.join(changes)}: restore the recipe, "
+            "build into a new folder, or rebuild the whole archive with --force"
+        )
+    return bool(changes)
+
+
+def _begin_index(archive: Path, recipe: Recipe, rebuild: bool) -> None:
+    """Make the index if it is not there; give up a whole rebuild that was begun with settings no longer wanted."""
+    path = archive / NEXT_INDEX_NAME
+    if path.is_file():
+        with Index(archive, name=NEXT_INDEX_NAME) as index:
+            settings = index.settings
+        if not rebuild or (settings and list(_differences(settings["recipe"], recipe.pixel_settings()))):
+            path.unlink()
+    Index(archive, writable=True, name=NEXT_INDEX_NAME if rebuild else INDEX_NAME).close()
+
+
+def _switch_index(archive: Path, report: BuildReport) -> None:
+    """Let a whole rebuild's index take the place of the old one, unless a tile that was good is missing from it."""
+    with Index(archive) as index:
+        good = {tile["name"] for tile in index.tiles() if tile["shard"]}
+    if lost := sorted(good & report.failures.keys()):
+        raise ArchiveError(
+            f"archive {archive}: stays as it was, for {len(lost)} of its tiles cannot be built anew "
+            f"({lost[0]}: {report.failures[lost[0]]}): mend them and build with --force again, which goes on from here"
+        )
+    (archive / NEXT_INDEX_NAME).replace(archive / INDEX_NAME)
+    sync(archive)
+    clear_leftovers(archive)
+
+
+def _first_generations(archive: Path, names: list[str]) -> dict[str, int]:
+    """Return the next generation of each tile's shard, after those of every index there is."""
+    generations = dict.fromkeys(names, 0)
+    for name in (INDEX_NAME, NEXT_INDEX_NAME):
+        if (archive / name).is_file():
+            with Index(archive, name=name) as index:
+                for tile in index.tiles():
+                    if tile["name"] in generations:
+                        generations[tile["name"]] = max(generations[tile["name"]], tile["generation"])
+    return {name: generation + 1 for name, generation in generations.items()}
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
@@ -177,122 +372,20 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "
 
 
 def _size_in_pixels(recipe: Recipe, tiles: tuple[TileFiles, ...]) -> int:
-    """Return the cutouts' size, by the pixel scale of the first tile that can be read."""
+    """Return the cutouts' size, by the pixel scale of the first tile that can be read.
+
+    Raises
+    ------
+    RecipeError
+        None of them can be read.
+    """
     if isinstance(recipe.cutout.size, int):
         return recipe.cutout.size
+    reason = "none is complete"
     for files in tiles:
         try:
             with Tile(files.images, recipe.survey.image_hdu) as tile:
                 return geometry.parse_shape(recipe.cutout.size, geometry.pixel_scale(tile.wcs))[0]
-        except TileError:
-            continue  # it is named when its turn comes
-    return geometry.parse_shape(recipe.cutout.size, 1.0)[0]
-
-
-def _jobs(
-    found: Discovery,
-    recipe: Recipe,
-    archive: Path,
-    size: int,
-    known: Mapping[str, Mapping[str, Any]],
-    force: bool,
-    report: BuildReport,
-) -> Iterator[TileJob]:
-    """Yield a job for every tile that is new, changed, failed or forced."""
-    fingerprint = recipe.fingerprint()
-    for files in found.tiles:
-        old = known.get(files.tile)
-        if old is not None and not force and _is_up_to_date(old, files, fingerprint, archive):
-            report.unchanged += 1
-            continue
-        generation = (old["generation"] if old else 0) + 1
-        yield TileJob(files, recipe, size, archive / shard_name(files.tile, generation), generation)
-
-
-def _is_up_to_date(old: Mapping[str, Any], files: TileFiles, fingerprint: str, archive: Path) -> bool:
-    """Tell whether a tile's shard is what a new build would make again."""
-    return bool(
-        old["state"] == "built"
-        and old["recipe_fingerprint"] == fingerprint
-        and old["input_fingerprint"] == files.fingerprint()
-        and (archive / old["shard"]).is_file()
-    )
-
-
-def _take(
-    index: Index,
-    archive: Path,
-    result: TileResult,
-    known: Mapping[str, Mapping[str, Any]],
-    recipe: Recipe,
-    report: BuildReport,
-    on_tile: Callable[[BuildEvent], None],
-) -> None:
-    """Commit a tile's new shard, or record its failure."""
-    error = result.error
-    if error is None:
-        try:
-            _commit(index, archive, result, known.get(result.tile), recipe)
-        except ArchiveBuilderError as failure:
-            error = str(failure)
-    if error is not None:
-        _fail(index, report, result.tile, error, on_tile)
-        return
-    skipped = result.skipped or {}
-    report.built += 1
-    report.stored += result.stored
-    report.bytes += result.bytes
-    report.peak_memory = max(report.peak_memory, result.peak_memory, peak_memory())
-    report.skipped = {reason: report.skipped.get(reason, 0) + n for reason, n in skipped.items()}
-    on_tile(BuildEvent(result.tile, result.stored, sum(skipped.values()), None))
-
-
-def _commit(index: Index, archive: Path, result: TileResult, old: Mapping[str, Any] | None, recipe: Recipe) -> None:
-    """Switch a tile's rows to its new shard, then remove the old one."""
-    generation = (old["generation"] if old else 0) + 1
-    name = shard_name(result.tile, generation)
-    old_shard = archive / old["shard"] if old and old["shard"] else None
-    row = {
-        "name": result.tile,
-        "state": "built",
-        "error": None,
-        "shard": name,
-        "generation": generation,
-        "stored": result.stored,
-        "skipped": sum((result.skipped or {}).values()),
-        "input_fingerprint": result.input_fingerprint,
-        "recipe_fingerprint": recipe.fingerprint(),
-        "footprint": json.dumps(result.footprint),
-        "bytes": result.bytes,
-        "checksum": result.checksum,
-        "seconds": round(result.seconds, 3),
-        "peak_memory": result.peak_memory,
-        "built_at": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    try:
-        with Shard(archive / name) as shard:
-            stored, skipped, reason = shard.objects.object_id, shard.skipped.object_id, shard.reason
-        index.commit_tile(row, stored, skipped, reason, _objects_of(old_shard))
-    except ArchiveBuilderError:
-        (archive / name).unlink(missing_ok=True)
-        raise
-    if old_shard is not None:
-        old_shard.unlink(missing_ok=True)
-
-
-def _objects_of(shard_path: Path | None) -> NDArray[np.int64] | None:
-    """Return all objects of a shard that is to be replaced; None if they cannot be told."""
-    if shard_path is None:
-        return np.empty(0, dtype=np.int64)
-    try:
-        with Shard(shard_path) as shard:
-            return np.concatenate([shard.objects.object_id, shard.skipped.object_id])
-    except ArchiveError:
-        return None
-
-
-def _fail(index: Index, report: BuildReport, tile: str, error: str, on_tile: Callable[[BuildEvent], None]) -> None:
-    """Record that a tile failed."""
-    index.record_failure(tile, error)
-    report.failures[tile] = error
-    on_tile(BuildEvent(tile, 0, 0, error))
+        except TileError as error:
+            reason = str(error)
+    raise RecipeError(f"cutout.size is {recipe.cutout.size}, but no tile tells what that is in pixels: {reason}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TextIO
 
 from archive_builder.build.builder import BuildEvent
+from archive_builder.build.changes import Changes
 from archive_builder.progress import Meter
 
 
@@ -18,12 +19,14 @@ class Progress:
     """
 
     def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
         self._meter = Meter(stream, "tile")
         self._objects = 0
 
-    def start(self, tiles: int) -> None:
-        """Begin, with so many tiles to build."""
-        self._meter.start(tiles)
+    def start(self, changes: Changes) -> None:
+        """Say what is to be done, and begin."""
+        print(changes.summary(), file=self._stream, flush=True)
+        self._meter.start(len(changes.tasks) + len(changes.incomplete))
 
     def tile_done(self, event: BuildEvent) -> None:
         """Show what became of a tile."""

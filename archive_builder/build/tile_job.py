@@ -30,6 +30,7 @@ from archive_builder.measure.quantize import (
     step_without_noise,
 )
 from archive_builder.store.color import ColorTiles
+from archive_builder.store.index import shard_name
 from archive_builder.store.writer import ObjectTable, ShardInfo, ShardWriter, checksum
 from archive_builder.survey.catalog import Catalog, read_catalog
 from archive_builder.survey.discovery import TileFiles
@@ -51,14 +52,22 @@ class TileJob:
     size: int
     """Side of a cutout in pixels, the same for the whole archive."""
 
-    shard: Path
-    """What to write."""
+    archive: Path
+    """Where to write: the archive's folder."""
 
     generation: int
     """Counts the shards this tile has had."""
 
+    contents: bool = False
+    """Whether to hash what is in the files too."""
+
     strip_rows: int = STRIP_ROWS
     """Rows read at a time: a matter of memory only."""
+
+    @property
+    def shard(self) -> str:
+        """Where the shard goes, below the archive."""
+        return shard_name(self.files.tile, self.generation)
 
 
 @dataclass(frozen=True)
@@ -71,8 +80,17 @@ class TileResult:
     error: str | None = None
     """Why there is no shard; the other values are zero then."""
 
+    shard: str = ""
+    """Where it is, below the archive."""
+
+    generation: int = 0
+    """Counts the shards this tile has had."""
+
     input_fingerprint: str = ""
     """Of the files that were read."""
+
+    input_hash: str | None = None
+    """Of what is in them, if that was asked for."""
 
     stored: int = 0
     """Objects with a cutout."""
@@ -104,7 +122,7 @@ def run_job(job: TileJob) -> TileResult:
     except ArchiveBuilderError as error:
         return TileResult(job.files.tile, error=str(error))
     except OSError as error:
-        return TileResult(job.files.tile, error=f"{error.filename or job.shard}: {one_line(error)}")
+        return TileResult(job.files.tile, error=f"{error.filename or job.archive / job.shard}: {one_line(error)}")
     except MemoryError:
         return TileResult(job.files.tile, error="out of memory: use fewer --workers")
     except Exception as error:
@@ -125,14 +143,15 @@ def build_tile(job: TileJob) -> TileResult:
     files, recipe = job.files, job.recipe
     fingerprint = files.fingerprint()
     catalog = read_catalog(files.catalog, recipe.catalog, files.tile)
-    planes = recipe.storage.planes
+    input_hash = files.content_hash() if job.contents else None
+    planes, path = recipe.storage.planes, job.archive / job.shard
     with Tile(files.images, recipe.survey.image_hdu, recipe.survey.blank_value, planes) as tile:
         objects = place(catalog, tile)
         cut = _cut(job, tile)
         codecs = choose_codecs(tile, recipe.storage.quantization, cut.mesh, planes)
         info = _info(job, tile, cut, fingerprint)
         headers = [header.tostring(sep="\n", endcard=False, padding=False) for header in tile.headers]
-        with ShardWriter(job.shard, info, headers, codecs) as shard:
+        with ShardWriter(path, info, headers, codecs) as shard:
             if files.color is not None:
                 shard.add_color(ColorTiles.of_picture(read_picture(files.color, tile.shape)))
             verdict = Sweep(tile, objects, cut, codecs, shard).run(job.strip_rows)
@@ -143,12 +162,15 @@ def build_tile(job: TileJob) -> TileResult:
             shard.finish(objects.take(verdict.order), objects.take(skipped), verdict.status[skipped])
     return TileResult(
         tile=files.tile,
+        shard=job.shard,
+        generation=job.generation,
         input_fingerprint=fingerprint,
+        input_hash=input_hash,
         stored=len(verdict.order),
         skipped={s.name.lower(): int((verdict.status == s).sum()) for s in Status if s is not Status.STORED},
         footprint=tuple((float(ra), float(dec)) for ra, dec in info.footprint),
-        bytes=job.shard.stat().st_size,
-        checksum=checksum(job.shard),
+        bytes=path.stat().st_size,
+        checksum=checksum(path),
     )
 
 

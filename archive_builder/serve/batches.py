@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 TILES_TOGETHER = 8
 """Tiles whose cutouts are mixed: as many as an archive keeps open."""
 
-SEGMENTS_TOGETHER = 8
-"""Segments whose cutouts are mixed in the buffer."""
+SEGMENTS_TOGETHER = 16
+"""Segments whose cutouts are mixed in the buffer: with 32, reading cutouts of 228 px takes a third longer."""
 
 BUFFER_BYTES = 256 * 2**20
 """Memory for the buffer: 3,200 cutouts of 64 px in five bands."""
@@ -105,7 +105,7 @@ class BatchStream:
         skip: int = 0,
     ) -> None:
         _require(1, batch_size=batch_size, parts=parts)
-        _require(0, shuffle_seed=shuffle_seed or 0, epoch=epoch, part=part, skip=skip)
+        _require(0, shuffle_seed=0 if shuffle_seed is None else shuffle_seed, epoch=epoch, part=part, skip=skip)
         if part >= parts:
             raise RequestError(f"part {part} of {parts}: parts are counted from 0, give one below {parts}")
         self._archive, self._batch_size, self._skip = archive, batch_size, skip

@@ -71,6 +71,9 @@ class ExportReport:
     failures: dict[str, int] = field(default_factory=dict)
     """Rows that have none, by reason; the manifest has them one by one."""
 
+    first_error: str | None = None
+    """What is broken, in the words of the first row of those that failed for it."""
+
     made: int = 0
     """Files, or pieces, written."""
 
@@ -452,6 +455,8 @@ def _run(plan: Plan, workers: int, on_start: Callable[[int], None], on_rows: Cal
     counts = np.bincount(plan.answers.outcome, minlength=len(Outcome)).tolist()
     report.done = counts[Outcome.DONE]
     report.failures = {REASONS[o]: counts[o] for o in Outcome if o != Outcome.DONE and counts[o]}
+    if messages := plan.answers.messages:
+        report.first_error = messages[min(messages)]
     return report
 
 

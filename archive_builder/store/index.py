@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
@@ -58,6 +58,26 @@ class Places:
     """Of the tile's shard that the row is in."""
 
 
+@dataclass(frozen=True)
+class TileEntry:
+    """A tile's new shard, for the index."""
+
+    tile: Mapping[str, Any]
+    """Its row in ``tiles``, without the ``tile_id``."""
+
+    stored: NDArray[np.int64]
+    """Object IDs in the order of the shard's ``/cutouts``."""
+
+    skipped: NDArray[np.int64]
+    """Object IDs in the order of its ``/skipped``."""
+
+    reason: NDArray[np.uint8]
+    """The `Status` of each of those."""
+
+    replaced: NDArray[np.int64] | None
+    """Object IDs of the tile's old shard; None if they cannot be told: then the whole index is searched for them."""
+
+
 class Index:
     """The index of an archive.
 
@@ -67,6 +87,8 @@ class Index:
         The archive's folder.
     writable : bool
         Open it for the builder, and make it if it is not there.
+    name : str
+        Its file's name: another than the usual for an index in the making.
 
     Raises
     ------
@@ -74,8 +96,8 @@ class Index:
         There is no index, or it cannot be read.
     """
 
-    def __init__(self, archive: Path, writable: bool = False) -> None:
-        self.path = archive / INDEX_NAME
+    def __init__(self, archive: Path, writable: bool = False, name: str = INDEX_NAME) -> None:
+        self.path = archive / name
         if not writable and not self.path.is_file():
             raise NoArchiveError(f"{archive} is no cutout archive: it has no {INDEX_NAME}")
         mode = "rwc" if writable else "ro"
@@ -136,6 +158,17 @@ class Index:
         with self._explained():
             return list(self._db["tiles"].rows_where(order_by="name"))
 
+    def count_objects(self) -> int:
+        """Return how many objects there are."""
+        with self._explained():
+            return int(self._db["objects"].count)
+
+    def damage(self) -> list[str]:
+        """Return what SQLite finds wrong with the file's structure; every page is read."""
+        with self._explained():
+            lines = [row[0] for row in self._db.execute("PRAGMA integrity_check")]
+        return [] if lines == ["ok"] else [" ".join(str(line).split()) for line in lines]
+
     def tile(self, tile_id: int) -> dict[str, Any]:
         """Return one row of the table ``tiles``."""
         with self._explained():
@@ -169,42 +202,40 @@ class Index:
         )
         return self._db.execute(question, [json.dumps(ids.tolist())]).fetchall()  # type: ignore[no-any-return]
 
-    def commit_tile(
-        self,
-        tile: Mapping[str, Any],
-        stored: NDArray[np.int64],
-        skipped: NDArray[np.int64],
-        reason: NDArray[np.uint8],
-        replaced: NDArray[np.int64] | None,
-    ) -> None:
-        """Put a tile's new shard in the place of its old one, in one transaction.
-
-        Parameters
-        ----------
-        tile : mapping
-            The tile's row in ``tiles``, without its ``tile_id``.
-        stored, skipped : ndarray of int64
-            Object IDs in the order of the shard's rows.
-        reason : ndarray of uint8
-            The `Status` of each skipped object.
-        replaced : ndarray of int64 or None
-            Object IDs of the tile's old shard; None if they cannot be told: then the whole index is searched
-            for them.
+    def commit_tiles(self, entries: Sequence[TileEntry]) -> None:
+        """Put tiles' new shards in the place of their old ones, in one transaction.
 
         Raises
         ------
         DuplicateObjectError
             An object belongs to another tile already; nothing has been changed.
         """
+        statement = "INSERT INTO objects (object_id, tile_id, row, status) VALUES (?, ?, ?, ?)"
         with self._explained(), self._db.atomic():
-            tile_id = self._put_tile(tile)
-            self._remove_objects(tile_id, replaced)
-            statement = "INSERT INTO objects (object_id, tile_id, row, status) VALUES (?, ?, ?, ?)"
-            try:
-                for ids, status in ((stored, np.zeros(len(stored), int)), (skipped, reason)):
-                    self._db.conn.executemany(statement, _object_rows(ids, tile_id, status))
-            except sqlite3.IntegrityError:
-                raise self._conflict(np.concatenate([stored, skipped]), tile["name"], tile_id) from None
+            numbers = [self._put_tile(entry.tile) for entry in entries]
+            for tile_id, entry in zip(numbers, entries, strict=True):
+                self._remove_objects(tile_id, entry.replaced)
+            for tile_id, entry in zip(numbers, entries, strict=True):
+                try:
+                    for ids, status in (
+                        (entry.stored, np.zeros(len(entry.stored), int)),
+                        (entry.skipped, entry.reason),
+                    ):
+                        self._db.conn.executemany(statement, _object_rows(ids, tile_id, status))
+                except sqlite3.IntegrityError:
+                    raise self._conflict(entry, tile_id) from None
+
+    def remove_tile(self, tile_id: int, objects: NDArray[np.int64] | None) -> None:
+        """Forget a tile and its objects; see `TileEntry.replaced`."""
+        with self._explained(), self._db.atomic():
+            self._remove_objects(tile_id, objects)
+            self._db["tiles"].delete(tile_id)
+
+    def record_fingerprints(self, fingerprints: Mapping[str, tuple[str, str]]) -> None:
+        """Note new fingerprints of tiles that have not changed: of their files, and of the contents."""
+        with self._explained(), self._db.atomic():
+            for name, (files, contents) in fingerprints.items():
+                self._put_tile({"name": name, "input_fingerprint": files, "input_hash": contents})
 
     def record_failure(self, name: str, error: str) -> None:
         """Note that the last attempt at a tile failed; what was kept of it stays."""
@@ -227,17 +258,14 @@ class Index:
             return int(known[0]["tile_id"])
         return int(self._db["tiles"].insert(dict(tile)).last_pk)
 
-    def _conflict(self, ids: NDArray[np.int64], name: str, tile_id: int) -> DuplicateObjectError:
+    def _conflict(self, entry: TileEntry, tile_id: int) -> DuplicateObjectError:
         """Return the error that names the first object that another tile has."""
+        ids, name = np.concatenate([entry.stored, entry.skipped]), entry.tile["name"]
         for first in range(0, len(ids), BATCH):
             others = [row for row in self._rows_of(ids[first : first + BATCH]) if row[1] != tile_id]
             if others:
-                other = self.tile(others[0][1])["name"]
-                return DuplicateObjectError(
-                    f"object {others[0][0]} of tile {name} belongs to tile {other} already: "
-                    "an ID may stand in one tile's catalogue only"
-                )
-        return DuplicateObjectError(f"an object stands twice in tile {name}: an ID may stand once")
+                return DuplicateObjectError(others[0][0], name, self.tile(others[0][1])["name"])
+        return DuplicateObjectError(None, name, name)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

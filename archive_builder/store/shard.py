@@ -54,7 +54,7 @@ class Shard:
             self.info = self._read_info()
             self._check()
             self._planes = {
-                plane: _Plane(self._file[group], self.info)
+                plane: _Plane(self._file[group], self.info, plane)
                 for plane, group in PLANE_GROUPS.items()
                 if plane in self.info.planes
             }
@@ -199,8 +199,9 @@ class Shard:
 class _Plane:
     """One plane of an open shard: its pixels or its stamps."""
 
-    def __init__(self, group: h5py.Group, info: ShardInfo) -> None:
+    def __init__(self, group: h5py.Group, info: ShardInfo, plane: str) -> None:
         self._group = group
+        self._is_weight = plane == "WGT"
         self._dataset = group["pixels" if info.layout == "mosaic" else "cutouts"]
         attrs = attributes(self._dataset)
         self.codec: Codec = codec_of(attrs["encoding"], tuple(float(step) for step in attrs["scale"]))
@@ -215,16 +216,21 @@ class _Plane:
     def read_stamp(self, row: int, dy: int, dx: int, bands: list[int] | slice, out: NDArray[Any]) -> None:
         """Read part of one stored cutout, from row ``dy`` and column ``dx`` of it on."""
         ny, nx = out.shape[1:]
-        out[...] = self.codec.decode(self._dataset[row, :, dy : dy + ny, dx : dx + nx])[bands]
+        out[...] = self._decode(self._dataset[row, :, dy : dy + ny, dx : dx + nx])[bands]
 
     def read_window(self, x0: int, y0: int, bands: list[int] | slice, out: NDArray[Any]) -> None:
         """Put a window of the mosaic together from its chunks, blank off the tile."""
         ny, nx = out.shape[1:]
         if x0 < 0 or y0 < 0 or x0 + nx > self._tile[1] or y0 + ny > self._tile[0]:
             nothing = np.full((len(self.codec.step), 1, 1), self.codec.blank, dtype=self.codec.dtype)
-            out[...] = self.codec.decode(nothing)[bands]
+            out[...] = self._decode(nothing)[bands]
         for row, column, inside, place in window_pieces(x0, y0, (ny, nx), self._tile, CHUNK):
             out[:, *place] = self._chunk(row, column)[:, *inside][bands]
+
+    def _decode(self, stored: NDArray[Any]) -> NDArray[Any]:
+        """Return what stored values stand for: no weight where there is none, even if weights are kept as they are."""
+        values = self.codec.decode(stored)
+        return np.where(np.isnan(values), values.dtype.type(0), values) if self._is_weight else values
 
     def _chunk(self, row: int, column: int) -> NDArray[Any]:
         """Return one decoded chunk of the mosaic, from the last used ones if it is among them."""
@@ -233,7 +239,7 @@ class _Plane:
             self._chunks.move_to_end(key)
             return self._chunks[key]
         y, x = row * CHUNK, column * CHUNK
-        chunk = self.codec.decode(self._dataset[:, y : y + CHUNK, x : x + CHUNK])
+        chunk = self._decode(self._dataset[:, y : y + CHUNK, x : x + CHUNK])
         self._chunks[key] = chunk
         if len(self._chunks) > CACHED_CHUNKS:
             self._chunks.popitem(last=False)

@@ -6,7 +6,8 @@ import glob
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +38,11 @@ class TileFiles:
     color: Path | None = None
     """Its colour picture, if the survey has any."""
 
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """All of them."""
+        return (*self.images.values(), self.catalog, *([self.color] if self.color else []))
+
     def fingerprint(self) -> str:
         """Return a short hash of the paths, sizes and modification times.
 
@@ -45,12 +51,32 @@ class TileFiles:
         TileError
             A file has vanished.
         """
-        try:
-            paths = [*self.images.values(), self.catalog, *([self.color] if self.color else [])]
-            facts = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in paths]
-        except OSError as error:
-            raise TileError(f"{error.filename}: {error.strerror}: it was there a moment ago") from None
+        with _named():
+            facts = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in self.paths]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+    def content_hash(self) -> str:
+        """Return a short hash of all that is in the files.
+
+        Raises
+        ------
+        TileError
+            A file cannot be read.
+        """
+        total = hashlib.sha256()
+        for path in self.paths:
+            with _named(), path.open("rb") as file:
+                total.update(hashlib.file_digest(file, "sha256").digest())
+        return total.hexdigest()[:16]
+
+
+@contextmanager
+def _named() -> Iterator[None]:
+    """Turn the operating system's errors into one that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise TileError(f"{error.filename}: {error.strerror}: put the file back") from None
 
 
 @dataclass(frozen=True)

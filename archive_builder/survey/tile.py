@@ -117,7 +117,7 @@ class Tile:
         path = self._paths[band]
         with _readable(path, f"rows {y0} to {y1} cannot be read", "the file is damaged or truncated, replace it"):
             rows = self._hdus[plane][band].section[y0:y1]
-            with np.errstate(over="ignore"):
+            with np.errstate(over="ignore", invalid="ignore"):
                 np.copyto(out, rows, casting="unsafe")
         if plane == "SCI" and self._blank_value is not None:
             out[out == self._blank_value] = np.nan

@@ -67,8 +67,11 @@ def assert_equal_shards(one: Path, other: Path) -> None:
 def run_job(survey: Path, out: Path, strip_rows: int = 128) -> Path:
     """Build the first tile's shard in this process."""
     recipe = load_recipe(survey / "survey.toml")
-    build_tile(TileJob(discover(recipe).tiles[0], recipe, 228, out, 1, strip_rows))
-    return out
+    archive = out.with_suffix("")
+    (archive / "shards").mkdir(parents=True)
+    job = TileJob(discover(recipe).tiles[0], recipe, 228, archive, 1, strip_rows=strip_rows)
+    build_tile(job)
+    return archive / job.shard
 
 
 @pytest.mark.parametrize(("layout", "quantization"), [("mosaic", 16), ("stamps", 4), ("stamps", "lossless")])

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 COMMAND = (sys.executable, "-c", "from archive_builder.cli import main; main()", "export")
-KILLS = 4
+KILLS = 3
 
 
 def start(archive: Path, path: Path, folder: Path, options: list[str]) -> subprocess.Popen[bytes]:
@@ -39,10 +39,10 @@ def wait_for_news(folder: Path, before: set[Path], process: subprocess.Popen[byt
 
 @pytest.fixture(scope="module")
 def long_list(demo_archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A list of 2,400 cutouts: objects at many sizes each, a few of them unknown."""
+    """A list of 1,300 cutouts: objects at many sizes each, a few of them unknown."""
     with sqlite3.connect(demo_archive / "index.sqlite") as index:
         ids = [row[0] for row in index.execute("SELECT object_id FROM objects")]
-    rows = [f"{object_id},{side / 100}" for side in range(5, 25) for object_id in [*ids, 17]]
+    rows = [f"{object_id},{side / 100}" for side in range(5, 17) for object_id in [*ids, 17]]
     random.Random(3).shuffle(rows)
     path = tmp_path_factory.mktemp("long") / "list.csv"
     path.write_text("\n".join(["ID,XSIZE", *rows]) + "\n")
@@ -75,7 +75,6 @@ def test_an_export_killed_at_any_instant_and_repeated_is_the_same_byte_for_byte(
         assert there.items() <= peace.items()
         cut_short += "manifest.csv" not in there
     assert cut_short
-    print(cut_short, len(there), len(peace))
     assert start(demo_archive, long_list, folder, options).wait() == 1
     assert tree(folder) == peace
 

@@ -367,6 +367,8 @@ def test_a_broken_shard_costs_its_rows_until_it_is_mended(demo_archive: Path, tm
     shard.write_bytes(good[:1000])
     report = export(archive, path, tmp_path / "out", formats=["npy"], size=8)
     assert report.failures == {"failed": len(lost)}
+    assert report.first_error is not None
+    assert shard.name in report.first_error
     answers = manifest(tmp_path / "out")
     assert {int(answer["object_id"]) for answer in answers if answer["status"] == "failed"} == lost
     assert all(shard.name in answer["reason"] for answer in answers if answer["status"] == "failed")

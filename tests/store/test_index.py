@@ -10,20 +10,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from archive_builder.errors import ArchiveError, DuplicateObjectError, NoArchiveError
-from archive_builder.store.index import INDEX_NAME, Index
+from archive_builder.store.index import INDEX_NAME, Index, TileEntry
 
 ids = st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=30, unique=True)
 
 
 def commit(index: Index, name: str, stored: list[int], skipped: list[int], replaced: list[int] | None = ()) -> None:  # type: ignore[assignment]
     row = {"name": name, "state": "built", "shard": f"shards/{name}.h5", "generation": 1, "error": None}
-    index.commit_tile(
+    entry = TileEntry(
         row,
         np.array(stored, dtype=np.int64),
         np.array(skipped, dtype=np.int64),
         np.full(len(skipped), 2, dtype=np.uint8),
         None if replaced is None else np.array(replaced, dtype=np.int64),
     )
+    index.commit_tiles([entry])
 
 
 def contents(folder: Path) -> set[tuple[int, int, int]]:

@@ -1,0 +1,152 @@
+"""From a tile's new shard to an index that leads to it, and what has to wait for another tile."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from archive_builder.build.tile_job import TileResult
+from archive_builder.errors import ArchiveBuilderError, ArchiveError, DuplicateObjectError
+from archive_builder.store.index import Index, TileEntry
+from archive_builder.store.shard import Shard
+
+Outcome = tuple[TileResult, str | None]
+"""A tile's result, and why it is not in the archive if it is not."""
+
+
+class Committer:
+    """Switches the index to new shards, one transaction a tile, and then removes the old ones.
+
+    An object may have moved from one tile's catalogue to another's. Its new tile cannot be committed while the
+    index still has it on its old one; if that is being built too, both wait, and go in together at the end.
+
+    Parameters
+    ----------
+    index : Index
+    archive : Path
+    known : mapping of str to mapping
+        The index's row of each tile, as it was when the build began.
+    pending : iterable of str
+        The tiles that are being built.
+    recipe_fingerprint : str
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        archive: Path,
+        known: Mapping[str, Mapping[str, Any]],
+        pending: Iterable[str],
+        recipe_fingerprint: str,
+    ) -> None:
+        self._index, self._archive, self._known = index, archive, known
+        self._unfinished = set(pending)
+        self._recipe_fingerprint = recipe_fingerprint
+        self._waiting: dict[str, TileResult] = {}
+
+    def take(self, result: TileResult) -> Iterator[Outcome]:
+        """Commit a tile's shard; yield nothing if it has to wait."""
+        if result.error is not None:
+            self._unfinished.discard(result.tile)
+            yield result, result.error
+            return
+        try:
+            self._commit([result])
+        except DuplicateObjectError as error:
+            if error.other in self._unfinished and error.other != result.tile:
+                self._waiting[result.tile] = result
+                return
+            yield result, self._refuse(result, error)
+        except ArchiveBuilderError as error:
+            yield result, self._refuse(result, error)
+        else:
+            yield result, None
+        self._unfinished.discard(result.tile)
+
+    def finish(self) -> Iterator[Outcome]:
+        """Commit what had to wait, all together; who still stands in the way is left out."""
+        while self._waiting:
+            try:
+                self._commit(list(self._waiting.values()))
+            except DuplicateObjectError as error:
+                result = self._waiting.pop(error.tile)
+                yield result, self._refuse(result, error)
+            except ArchiveBuilderError as error:
+                for result in self._waiting.values():
+                    yield result, self._refuse(result, error)
+                return
+            else:
+                yield from ((result, None) for result in self._waiting.values())
+                return
+
+    def _commit(self, results: list[TileResult]) -> None:
+        self._index.commit_tiles([self._entry(result) for result in results])
+        for result in results:
+            old = self._known.get(result.tile)
+            if old and old["shard"] and old["shard"] != result.shard:
+                (self._archive / old["shard"]).unlink(missing_ok=True)
+
+    def _refuse(self, result: TileResult, error: ArchiveBuilderError) -> str:
+        """Remove a shard that the archive does not take."""
+        (self._archive / result.shard).unlink(missing_ok=True)
+        return str(error)
+
+    def _entry(self, result: TileResult) -> TileEntry:
+        old = self._known.get(result.tile)
+        old_shard = self._archive / old["shard"] if old and old["shard"] else None
+        return TileEntry(
+            tile={
+                **tile_row(result),
+                "input_fingerprint": result.input_fingerprint,
+                "input_hash": result.input_hash,
+                "recipe_fingerprint": self._recipe_fingerprint,
+                "seconds": round(result.seconds, 3),
+                "peak_memory": result.peak_memory,
+                "built_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            },
+            **objects_of(self._archive / result.shard),
+            replaced=objects_of_shard(old_shard),
+        )
+
+
+def tile_row(result: TileResult) -> dict[str, Any]:
+    """Return what a shard itself can tell of its row in the index."""
+    return {
+        "name": result.tile,
+        "state": "built",
+        "error": None,
+        "shard": result.shard,
+        "generation": result.generation,
+        "stored": result.stored,
+        "skipped": sum((result.skipped or {}).values()),
+        "footprint": json.dumps(result.footprint),
+        "bytes": result.bytes,
+        "checksum": result.checksum,
+    }
+
+
+def objects_of(path: Path) -> dict[str, NDArray[Any]]:
+    """Return the objects of a shard as the index takes them: ``stored``, ``skipped``, ``reason``."""
+    with Shard(path) as shard:
+        return {
+            "stored": shard.objects.object_id,
+            "skipped": shard.skipped.object_id,
+            "reason": shard.reason,
+        }
+
+
+def objects_of_shard(path: Path | None) -> NDArray[np.int64] | None:
+    """Return all objects of a shard that is to be replaced; None if they cannot be told."""
+    if path is None:
+        return np.empty(0, dtype=np.int64)
+    try:
+        objects = objects_of(path)
+    except ArchiveError:
+        return None
+    return np.concatenate([objects["stored"], objects["skipped"]])

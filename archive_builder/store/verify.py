@@ -1,0 +1,206 @@
+"""Whether an archive is what it says it is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from archive_builder.errors import ArchiveError, TileError
+from archive_builder.geometry import window_origin
+from archive_builder.measure.quality import Status
+from archive_builder.store.format import shard_format
+from archive_builder.store.index import SHARD_FOLDER, Index, is_shard_name
+from archive_builder.store.shard import Shard
+from archive_builder.store.writer import checksum
+from archive_builder.survey.discovery import TileFiles
+from archive_builder.survey.recipe import Recipe
+from archive_builder.survey.tile import Tile
+
+SAMPLE = 4
+"""Cutouts of a tile that are compared with the survey's own pixels."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is not as it should be."""
+
+    kind: str
+    """``shard``: build the tile again; ``index``: make the index anew; ``orphan``: the next build removes it;
+    ``survey``: it cannot be compared with its source."""
+
+    what: str
+    """One line."""
+
+    tile: str | None = None
+    """The tile, if it is one's."""
+
+
+def verify(
+    archive: Path,
+    deep: bool = False,
+    survey: tuple[Recipe, Mapping[str, TileFiles]] | None = None,
+    on_tile: Callable[[str], None] = lambda name: None,
+) -> Iterator[Finding]:
+    """Compare index and shards, and if asked every byte of them.
+
+    Without ``deep``: every shard is there with its size, of the written format, of its tile and generation and
+    of the archive's settings; every object of it stands in the index at its row, and nothing else does. With it,
+    the index's own structure and every shard's checksum too, and where the survey is given, some cutouts of each
+    tile against the survey's pixels.
+
+    Parameters
+    ----------
+    archive : Path
+    deep : bool
+    survey : tuple of Recipe and mapping of str to TileFiles, optional
+        The recipe, and the files of each tile by its name.
+    on_tile : callable
+        Told of every tile that has been looked at.
+
+    Yields
+    ------
+    Finding
+        Nothing if all is well.
+
+    Raises
+    ------
+    NoArchiveError
+        The folder is no archive.
+    """
+    try:
+        with Index(archive) as index:
+            if deep:
+                yield from (Finding("index", f"index {index.path}: {line}") for line in index.damage())
+            yield from _check_tiles(index, archive, deep, survey, on_tile)
+    except ArchiveError as error:
+        if not (archive / SHARD_FOLDER).is_dir():
+            raise
+        yield Finding("index", str(error))
+
+
+def _check_tiles(
+    index: Index,
+    archive: Path,
+    deep: bool,
+    survey: tuple[Recipe, Mapping[str, TileFiles]] | None,
+    on_tile: Callable[[str], None],
+) -> Iterator[Finding]:
+    settings, tiles = index.settings, index.tiles()
+    if settings.get("format_version") != shard_format()["format_version"] or "recipe" not in settings:
+        yield Finding("index", f"index {index.path}: its settings are not those of this format version")
+        return
+    objects = 0
+    for tile in tiles:
+        if tile["shard"] is not None:
+            objects += tile["stored"] + tile["skipped"]
+            yield from _check_tile(index, archive, tile, settings, deep, survey)
+        on_tile(tile["name"])
+    if (there := index.count_objects()) != objects:
+        yield Finding("index", f"index {index.path}: holds {there} objects, its tiles have {objects}")
+    kept = {tile["shard"] for tile in tiles}
+    for path in sorted((archive / SHARD_FOLDER).iterdir()):
+        if f"{SHARD_FOLDER}/{path.name}" not in kept:
+            yield Finding("orphan", f"{path}: the index does not know it")
+
+
+def _check_tile(
+    index: Index,
+    archive: Path,
+    tile: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    deep: bool,
+    survey: tuple[Recipe, Mapping[str, TileFiles]] | None,
+) -> Iterator[Finding]:
+    """Check one tile's shard and its rows of the index."""
+    name = tile["name"]
+    if not is_shard_name(tile["shard"], name, tile["generation"]):
+        yield Finding("index", f"tile {name}: the index has its shard at {tile['shard']!r}", name)
+        return
+    path = archive / tile["shard"]
+    try:
+        with Shard(path) as shard:
+            yield from (Finding("index", f"tile {name}: {line}", name) for line in _mismatches(index, tile, shard))
+            yield from (Finding("shard", f"shard {path}: {line}", name) for line in _strange(shard, tile, settings))
+        if path.stat().st_size != tile["bytes"]:
+            yield Finding("shard", f"shard {path}: has {path.stat().st_size} bytes, not {tile['bytes']}", name)
+        elif deep and checksum(path) != tile["checksum"]:
+            yield Finding("shard", f"shard {path}: its checksum is not {tile['checksum']}: it is damaged", name)
+        if deep and survey is not None:
+            yield from _compare_with_survey(path, tile, *survey)
+    except ArchiveError as error:
+        yield Finding("shard", str(error), name)
+
+
+def _strange(shard: Shard, tile: Mapping[str, Any], settings: Mapping[str, Any]) -> Iterator[str]:
+    """Tell where a shard is not the one that the index means, or not like the others."""
+    info = shard.info
+    if (info.tile, info.generation) != (tile["name"], tile["generation"]):
+        yield f"is of tile {info.tile}, generation {info.generation}"
+    if info.size != settings["size"] or list(info.bands) != list(settings["bands"]):
+        yield f"has cutouts of {info.size} px in {', '.join(info.bands)}, unlike the archive"
+    if json.loads(info.recipe) != settings["recipe"]:
+        yield "was built with other settings than the archive"
+
+
+def _mismatches(index: Index, tile: Mapping[str, Any], shard: Shard) -> Iterator[str]:
+    """Tell where the index's rows are not those of the shard."""
+    ids = np.concatenate([shard.objects.object_id, shard.skipped.object_id])
+    stored, skipped = len(shard.objects.object_id), len(shard.skipped.object_id)
+    if (stored, skipped) != (tile["stored"], tile["skipped"]):
+        yield f"its shard has {stored} and {skipped} objects, the index {tile['stored']} and {tile['skipped']}"
+    if not np.allclose(json.loads(tile["footprint"]), shard.info.footprint, rtol=0, atol=1e-9):
+        yield "the index has another footprint than its shard"
+    if tile["input_fingerprint"] != shard.info.input_fingerprint and tile["input_hash"] is None:
+        yield "the index has another fingerprint of its files than its shard"
+    places = index.find(ids)
+    row = np.concatenate([np.arange(stored), np.arange(skipped)])
+    status = np.concatenate([np.full(stored, int(Status.STORED)), shard.reason])
+    wrong = (places.tile_id != tile["tile_id"]) | (places.row != row) | (places.status != status)
+    if wrong.any():
+        first = int(ids[np.flatnonzero(wrong)[0]])
+        yield f"{int(wrong.sum())} of its objects are not where the index has them (first: object {first})"
+
+
+def _compare_with_survey(
+    path: Path, row: Mapping[str, Any], recipe: Recipe, files: Mapping[str, TileFiles]
+) -> Iterator[Finding]:
+    """Compare some cutouts with the survey's own pixels."""
+    name = row["name"]
+    source = files.get(name)
+    if source is None:
+        yield Finding("survey", f"tile {name}: is not in the survey: not compared", name)
+        return
+    try:
+        if source.fingerprint() != row["input_fingerprint"]:
+            yield Finding("survey", f"tile {name}: its files have changed since it was built: not compared", name)
+            return
+        with Shard(path) as shard, Tile(source.images, recipe.survey.image_hdu, recipe.survey.blank_value) as tile:
+            rng = np.random.default_rng(row["generation"])
+            for number in rng.permutation(len(shard.objects.object_id))[:SAMPLE].tolist():
+                if not _is_cut_right(shard, number, tile):
+                    object_id = shard.objects.object_id[number]
+                    yield Finding("shard", f"shard {path}: object {object_id} is not as in the survey", name)
+    except TileError as error:
+        yield Finding("survey", f"tile {name}: {error}: not compared", name)
+
+
+def _is_cut_right(shard: Shard, row: int, tile: Tile) -> bool:
+    """Tell whether a cutout is the tile's own pixels within the quantization bound."""
+    size, (height, width) = shard.info.size, tile.shape
+    x0, y0 = (int(n) for n in window_origin(shard.objects.x[row], shard.objects.y[row], (size, size)))
+    ours = np.empty((len(shard.info.bands), size, size), dtype=np.float32)
+    shard.read(row, (size, size), slice(None), ours)
+    low, high, left, right = max(y0, 0), min(y0 + size, height), max(x0, 0), min(x0 + size, width)
+    theirs = np.full_like(ours, np.nan)
+    theirs[:, low - y0 : high - y0, left - x0 : right - x0] = tile.read(low, high)[:, :, left:right]
+    if shard.info.quantization == "lossless":
+        return np.array_equal(ours, theirs, equal_nan=True)
+    theirs[~np.isfinite(theirs)] = np.nan
+    bound = np.reshape(shard.step, (-1, 1, 1)) / 2 + np.spacing(np.abs(np.nan_to_num(theirs)))
+    same_blanks = np.array_equal(np.isnan(ours), np.isnan(theirs))
+    return same_blanks and bool((np.abs(np.nan_to_num(ours.astype(np.float64) - theirs)) <= bound).all())

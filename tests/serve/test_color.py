@@ -1,0 +1,411 @@
+"""Colour: the survey's own picture the right way up, and Lupton's composite in the right colours."""
+
+import io
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from astropy.io import fits
+from astropy.table import Table
+from astropy.visualization import make_lupton_rgb
+from astropy.wcs import WCS
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+
+from archive_builder import Archive, RequestError
+from archive_builder.build.builder import build
+from archive_builder.build.tile_job import TileJob, run_job
+from archive_builder.errors import TileError
+from archive_builder.serve.cutout import Cutout
+from archive_builder.serve.render import GALAXY, Style, lupton_rgb, picture
+from archive_builder.store.color import ColorTiles
+from archive_builder.store.format import violations
+from archive_builder.store.shard import Shard
+from archive_builder.survey.demo import make_survey
+from archive_builder.survey.discovery import discover
+from archive_builder.survey.picture import read_picture
+from archive_builder.survey.recipe import load_recipe
+
+SIDE = 400
+"""Of the tile in pixels: three JPEG squares and a bit."""
+
+SKY = 20
+"""Grey of the hand-made picture where nothing is."""
+
+COLORS = {"low left": (250, 30, 30), "low right": (30, 250, 30), "top left": (40, 40, 250), "top right": (240, 240, 30)}
+"""Of the one square in each quarter of the tile."""
+
+TOLERANCE = 40
+"""Grey levels by which JPEG, twice, may change the middle of a square of one colour."""
+
+
+def edit(recipe: Path, **values: str) -> Path:
+    """Change keys of a recipe, values as TOML has them; one that is empty is left out."""
+    text = recipe.read_text()
+    for key, value in values.items():
+        text, n = re.subn(rf"(?m)^{key}\s*=.*\n", f"{key} = {value}\n" if value else "", text)
+        assert n == 1, key
+    recipe.write_text(text)
+    return recipe
+
+
+def quarter(x: float, y: float) -> str:
+    """Return in which quarter of the tile a pixel lies, by what is low and left in FITS."""
+    return f"{'low' if y < SIDE / 2 else 'top'} {'left' if x < SIDE / 2 else 'right'}"
+
+
+def pixel_positions(folder: Path) -> dict[int, tuple[int, int]]:
+    """Return the nearest pixel x, y of each catalogued object, by astropy."""
+    objects = Table.read(next(folder.glob("*_cat.fits")))
+    wcs = WCS(fits.getheader(next(folder.glob("*_i.fits.fz")), "SCI"))
+    x, y = wcs.all_world2pix(objects["ALPHAWIN_J2000"], objects["DELTAWIN_J2000"], 0)
+    places = np.rint(np.column_stack([x, y])).astype(int).tolist()
+    return {int(i): (px, py) for i, (px, py) in zip(objects["COADD_OBJECT_ID"], places, strict=True)}
+
+
+def choose(places: dict[int, tuple[int, int]]) -> dict[str, int]:
+    """Return one object of each quarter, with room for a square."""
+    roomy = {i: (x, y) for i, (x, y) in places.items() if 3 < x < SIDE - 4 and 3 < y < SIDE - 4}
+    return {quarter(x, y): i for i, (x, y) in sorted(roomy.items())}
+
+
+def picture_of_squares(places: dict[int, tuple[int, int]], chosen: dict[str, int]) -> NDArray[np.uint8]:
+    """Paint the tile with a square of 5 px on each chosen object; the first row is the sky's top."""
+    image = np.full((SIDE, SIDE, 3), SKY, dtype=np.uint8)
+    for name, object_id in chosen.items():
+        x, y = places[object_id]
+        row = SIDE - 1 - y
+        image[row - 2 : row + 3, x - 2 : x + 3] = COLORS[name]
+    return image
+
+
+class Squares:
+    """An archive of one tile whose colour picture has a square on one object of each quarter."""
+
+    def __init__(self, folder: Path, compression: str, layout: str) -> None:
+        recipe = make_survey(folder / "survey", tiles=1, tile_size=SIDE, objects=80, seed=5)
+        text = re.sub(r"(?m)^(max_background_rms|min_depth|max_blank_fraction) .*\n", "", recipe.read_text())
+        recipe.write_text(text)
+        edit(recipe, layout=f'"{layout}"', size="60")
+        (tile,) = (folder / "survey").glob("DEM*")
+        self.places = pixel_positions(tile)
+        self.chosen = choose(self.places)
+        self.image = picture_of_squares(self.places, self.chosen)
+        options = {"quality": 95, "subsampling": 0} if compression == "jpeg" else {}
+        Image.fromarray(self.image).save(next(tile.glob("*.tiff")), compression=compression, **options)
+        report = build(recipe, folder / "archive")
+        assert (report.stored, report.failures) == (80, {})
+        self.archive = Archive(folder / "archive")
+
+    def expected(self, cutout: Cutout) -> NDArray[np.int64]:
+        """Cut the hand-made picture, black off the tile."""
+        x0, y0 = cutout.origin
+        ny, nx = cutout.shape
+        padded = np.pad(self.image[::-1].astype(np.int64), ((SIDE, SIDE), (SIDE, SIDE), (0, 0)))
+        return padded[y0 + SIDE : y0 + SIDE + ny, x0 + SIDE : x0 + SIDE + nx][::-1]
+
+
+@pytest.fixture(scope="module", params=["jpeg mosaic", "tiff_lzw stamps"])
+def squares(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Squares]:
+    made = Squares(tmp_path_factory.mktemp("color"), *request.param.split())
+    assert len(made.chosen) == 4
+    yield made
+    made.archive.close()
+
+
+@pytest.mark.parametrize("size", [None, 31, (21, 48)])
+@pytest.mark.parametrize("ending", [None, "png", "tiff", "lzw"])
+def test_square_is_on_its_object_in_a_picture_with_north_up(
+    squares: Squares, tmp_path: Path, size: int | tuple[int, int] | None, ending: str | None
+) -> None:
+    for name, object_id in squares.chosen.items():
+        cutout = squares.archive.get(object_id, size=size)
+        if ending is None:
+            shown = cutout.color
+        else:
+            path = tmp_path / f"{object_id}.{ending.replace('lzw', 'tiff')}"
+            cutout.write(path, compression="lzw" if ending == "lzw" else "jpeg")
+            with Image.open(path) as file:
+                shown = np.asarray(file)
+        ny, nx = cutout.shape
+        assert (shown.shape, shown.dtype) == ((ny, nx, 3), np.uint8)
+        x, y = squares.places[object_id]
+        row, column = ny - 1 - (y - cutout.origin[1]), x - cutout.origin[0]
+        assert abs(row - ny / 2) <= 1
+        middle = shown[row - 1 : row + 2, column - 1 : column + 2].astype(int)
+        assert np.abs(middle - COLORS[name]).max() <= TOLERANCE
+        brightness = shown.astype(int).max(axis=-1)
+        lit = np.argwhere(brightness > 130)
+        near = lit[np.abs(lit - (row, column)).max(axis=1) <= 6]
+        np.testing.assert_allclose(near.mean(axis=0), (row, column), atol=0.5)
+        assert len(near) == pytest.approx(25, abs=8)
+
+
+def test_every_cutouts_picture_is_the_tiles_within_jpegs_error_and_black_off_the_tile(squares: Squares) -> None:
+    hanging, squares_crossed = 0, set()
+    for object_id in squares.places:
+        cutout = squares.archive.get(object_id)
+        expected = squares.expected(cutout)
+        off = (expected == 0).all(axis=-1)
+        assert (cutout.color[off] == 0).all()
+        assert (cutout.color[~off] > 0).any(axis=-1).all()
+        assert np.abs(cutout.color - expected).mean() < 3
+        hanging += bool(off.any())
+        squares_crossed.add(tuple((n + 60) // 128 - n // 128 for n in cutout.origin))
+    assert hanging > 5
+    assert squares_crossed >= {(0, 0), (1, 0), (0, 1), (1, 1)}
+
+
+def test_smaller_picture_is_the_middle_of_the_larger_pixel_for_pixel(squares: Squares) -> None:
+    for object_id in squares.chosen.values():
+        whole, part = squares.archive.get(object_id), squares.archive.get(object_id, size=(17, 22))
+        ny = whole.shape[0]
+        row = ny - (part.origin[1] - whole.origin[1]) - 17
+        column = part.origin[0] - whole.origin[0]
+        np.testing.assert_array_equal(part.color, whole.color[row : row + 17, column : column + 22])
+
+
+def test_picture_and_composite_have_the_same_side_up(demo_archive: Path) -> None:
+    with Archive(demo_archive) as archive:
+        table = archive.cone_search((54.0, -28.0), "1 deg")
+        for object_id in table["object_id"][table["status"] == "stored"][:10]:
+            cutout = archive.get(int(object_id))
+            survey, lupton = (picture(cutout, Style(color=color)).sum(axis=-1) for color in ("survey", "lupton"))
+            scores = [
+                np.corrcoef(survey.ravel(), flip.ravel())[0, 1] for flip in (lupton, lupton[::-1], lupton[:, ::-1])
+            ]
+            assert scores[0] > max(scores[1:])
+            assert scores[0] > 0.5
+
+
+def damage_picture(path: Path, kind: str) -> None:
+    with Image.open(path) as file:
+        image = file.convert("RGB")
+    if kind == "wrong size":
+        image.resize((SIDE - 1, SIDE)).save(path)
+    elif kind == "palette":
+        image.convert("P").save(path, compression="raw")
+    elif kind == "16 bit":
+        Image.fromarray(np.zeros((SIDE, SIDE), dtype=np.uint16)).save(path)
+    elif kind == "truncated":
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    elif kind == "a few bytes":
+        path.write_bytes(path.read_bytes()[:100])
+    elif kind == "no picture":
+        path.write_text("no picture")
+    elif kind == "empty":
+        path.write_bytes(b"")
+
+
+@pytest.fixture(scope="module")
+def small_survey(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a survey of two tiles, for one picture of which to be damaged."""
+    folder = tmp_path_factory.mktemp("pictures") / "survey"
+    make_survey(folder, tiles=2, tile_size=SIDE, objects=5, seed=6)
+    return folder
+
+
+@pytest.fixture
+def picture_file(small_survey: Path) -> Iterator[Path]:
+    """The first tile's picture, put back in its place after the test."""
+    path = sorted(small_survey.glob("*/*.tiff"))[0]
+    content = path.read_bytes()
+    yield path
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("wrong size", "is 399 x 400 px but the tile 400 x 400"),
+        ("palette", "of mode P, not 8-bit RGB"),
+        ("16 bit", "of mode I;16, not 8-bit RGB"),
+        ("truncated", "cannot be read"),
+        ("a few bytes", "cannot be read"),
+        ("no picture", "cannot be read"),
+        ("empty", "cannot be read"),
+    ],
+)
+def test_picture_that_cannot_be_used_fails_its_tile_with_one_line(
+    small_survey: Path, picture_file: Path, tmp_path: Path, kind: str, words: str
+) -> None:
+    damage_picture(picture_file, kind)
+    recipe = load_recipe(small_survey / "survey.toml")
+    result = run_job(TileJob(discover(recipe).tiles[0], recipe, 228, tmp_path / "t.h5", 1))
+    assert result.error is not None
+    assert result.error.startswith(f"{picture_file}: the colour picture ")
+    assert words in result.error
+    assert "\n" not in result.error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_picture_fails_its_tile_only(small_survey: Path, picture_file: Path, tmp_path: Path) -> None:
+    picture_file.unlink()
+    report = build(small_survey / "survey.toml", tmp_path / "archive")
+    assert report.built == 1
+    assert list(report.failures) == [picture_file.parent.name]
+    assert "no file for the colour picture" in report.failures[picture_file.parent.name]
+
+
+def test_picture_in_grey_or_with_transparency_is_taken_as_rgb(tmp_path: Path) -> None:
+    ramp = np.arange(200, dtype=np.uint8).reshape(10, 20)
+    for mode in ("L", "RGBA"):
+        Image.fromarray(ramp).convert(mode).save(tmp_path / "p.tiff")
+        read = read_picture(tmp_path / "p.tiff", (10, 20))
+        np.testing.assert_array_equal(np.asarray(read), np.repeat(ramp[..., None], 3, axis=-1))
+    with pytest.raises(TileError, match="20 x 10 px but the tile 10 x 20"):
+        read_picture(tmp_path / "p.tiff", (20, 10))
+
+
+@settings(max_examples=25)
+@given(width=st.integers(1, 300), height=st.integers(1, 300))
+def test_jpegs_of_a_picture_of_any_size_make_the_picture_again(width: int, height: int) -> None:
+    # A plane: JPEG keeps it well, and every pixel tells where it belongs.
+    x, y = np.arange(width) * 255 / 300, np.arange(height)[:, None] * 255 / 300
+    image = np.stack(np.broadcast_arrays(x, y, x * 0 + y * 0 + 77), axis=-1).astype(np.uint8)
+    tiles = ColorTiles.of_picture(Image.fromarray(image))
+    again = np.zeros_like(image)
+    number = iter(tiles.jpegs)
+    for bottom in range(0, height, 128):
+        for left in range(0, width, 128):
+            with Image.open(io.BytesIO(next(number))) as square:
+                part = np.asarray(square)
+            again[::-1][bottom : bottom + 128, left : left + 128] = part
+    assert list(number) == []
+    assert np.abs(again.astype(int) - image).max() <= 12
+
+
+@pytest.fixture(scope="module")
+def colorless(small_survey: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Archive]:
+    """An archive made without the survey's pictures."""
+    folder = tmp_path_factory.mktemp("colorless")
+    recipe = folder / "survey.toml"
+    recipe.write_text((small_survey / "survey.toml").read_text())
+    edit(recipe, color="", root=f'"{small_survey}"')
+    assert build(recipe, folder / "archive").failures == {}
+    with Archive(folder / "archive") as archive:
+        yield archive
+
+
+def first_cutout(archive: Archive, **form: object) -> Cutout:
+    table = archive.cone_search((54.0, -28.0), "1 deg")
+    return archive.get(int(table["object_id"][table["status"] == "stored"][0]), **form)  # type: ignore[arg-type]
+
+
+def test_without_the_surveys_pictures_color_names_the_recipes_key(colorless: Archive, tmp_path: Path) -> None:
+    cutout = first_cutout(colorless)
+    assert cutout.planes == ("SCI",)
+    for ask in (
+        lambda: cutout.color,
+        lambda: picture(cutout, Style(color="survey")),
+        lambda: cutout.write(tmp_path / "c.png", color="survey"),
+    ):
+        with pytest.raises(RequestError, match=r"survey\.color"):
+            ask()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_the_surveys_pictures_a_picture_is_luptons_composite(colorless: Archive, tmp_path: Path) -> None:
+    cutout = first_cutout(colorless, size=40)
+    cutout.write(tmp_path / "c.png")
+    with Image.open(tmp_path / "c.png") as file:
+        np.testing.assert_array_equal(np.asarray(file), lupton_rgb(cutout))
+    red, green, blue = (np.nan_to_num(cutout.data[cutout.bands.index(band)] * GALAXY[band], nan=-5) for band in "irg")
+    with np.errstate(invalid="ignore"):
+        theirs = make_lupton_rgb(red, green, blue, minimum=-5, stretch=60, Q=8)
+    np.testing.assert_array_equal(lupton_rgb(cutout), theirs[::-1])
+
+
+def test_bands_of_a_composite_make_a_composite_whatever_the_survey_has(demo_archive: Path) -> None:
+    with Archive(demo_archive) as archive:
+        cutout = first_cutout(archive, size=60)
+        np.testing.assert_array_equal(picture(cutout), cutout.color)
+        for rgb in ("irg", "zrg"):
+            np.testing.assert_array_equal(picture(cutout, Style(rgb=rgb)), lupton_rgb(cutout, Style(rgb=rgb)))
+
+
+def made_up(colorless: Archive, fluxes: dict[str, float]) -> Cutout:
+    """Return a cutout of 5 x 4 px: a source of these fluxes in the second row from below, the third row blank."""
+    cutout = first_cutout(colorless, size=(5, 4), bands="".join(fluxes))
+    data = np.zeros((len(fluxes), 5, 4), dtype=np.float32)
+    data[:, 1] = np.array(list(fluxes.values()))[:, None]
+    data[:, 2] = np.nan
+    return replace(cutout, data=data)
+
+
+def test_galaxy_is_nearly_white_a_blue_star_bluish_and_no_data_dark(colorless: Archive) -> None:
+    galaxy = {band: 300 / GALAXY[band] for band in "gri"}
+    for fluxes, is_white in ((galaxy, True), (galaxy | {"g": 3 * galaxy["g"]}, False)):
+        shown = lupton_rgb(made_up(colorless, fluxes)).astype(int)
+        assert shown.shape == (5, 4, 3)
+        red, green, blue = shown[3, 0]  # the second row from below
+        assert shown[2].max() == 0
+        assert shown[[0, 1, 4]].max() < 60
+        if is_white:
+            assert min(red, green, blue) > 150
+            assert max(red, green, blue) - min(red, green, blue) <= 3
+        else:
+            assert blue > 1.5 * max(red, green)
+
+
+def test_composite_does_not_depend_on_the_surveys_zero_point(colorless: Archive) -> None:
+    cutout = first_cutout(colorless, size=50)
+    dimmer = replace(cutout, data=cutout.data / 100, zero_point=cutout.zero_point - 5)
+    difference = lupton_rgb(cutout).astype(int) - lupton_rgb(dimmer)
+    assert np.abs(difference).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("rgb", "words"),
+    [("ir", "takes three bands, not 2"), ("irgz", "takes three bands, not 4"), ("", "not 0"), ("iru", "needs band u")],
+)
+def test_composite_of_other_than_three_known_bands_is_refused(colorless: Archive, rgb: str, words: str) -> None:
+    with pytest.raises(RequestError, match=words):
+        lupton_rgb(first_cutout(colorless, size=5), Style(rgb=rgb))
+
+
+@pytest.mark.parametrize("bands", ["g", "rz"])
+def test_cutout_of_fewer_than_three_bands_has_no_composite(colorless: Archive, tmp_path: Path, bands: str) -> None:
+    cutout = first_cutout(colorless, size=5, bands=bands)
+    with pytest.raises(RequestError, match=rf"the cutout has {', '.join(bands)} only"):
+        cutout.write(tmp_path / "c.png")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("bands", "red_first"),
+    [("griz", "irg"), ("Yzrg", None), ("rzY", "Yzr"), ("zrg", "zrg"), ("Yzi", "Yzi"), ("irg", "irg")],
+)
+def test_other_bands_are_shown_from_the_reddest_to_the_bluest(
+    colorless: Archive, bands: str, red_first: str | None
+) -> None:
+    fluxes = dict.fromkeys(bands, 0.0)
+    order = [channel_of(colorless, fluxes, band) for band in bands]
+    shown = [band for channel, band in sorted((c, b) for c, b in zip(order, bands, strict=True) if c is not None)]
+    wavelengths = ["grizY".index(band) for band in shown]
+    assert wavelengths == sorted(wavelengths, reverse=True)
+    assert len(shown) == 3
+    if red_first is not None:
+        assert shown == list(red_first)
+
+
+def channel_of(colorless: Archive, fluxes: dict[str, float], band: str) -> int | None:
+    """Return in which channel a source shows that shines in one band only, None in none."""
+    source = lupton_rgb(made_up(colorless, fluxes | {band: 1000.0}))[3, 0].astype(int)
+    return int(source.argmax()) if source.max() > 100 and np.sum(source > 100) == 1 else None
+
+
+def test_picture_outlives_its_archive_and_a_shard_says_it_has_one(squares: Squares) -> None:
+    with Archive(squares.archive.path) as archive:
+        cutout = archive.get(squares.chosen["low left"])
+    np.testing.assert_array_equal(cutout.color, squares.archive.get(squares.chosen["low left"]).color)
+    (path,) = (squares.archive.path / "shards").iterdir()
+    with Shard(path) as shard, h5py.File(path) as plain:
+        assert shard.info.planes == ("SCI", "COLOR")
+        assert violations(plain) == []
