@@ -6,6 +6,7 @@ from archive_builder.errors import (
     CutoutTooLargeError,
     ObjectNotFoundError,
     ObjectSkippedError,
+    PositionOutsideError,
     RequestError,
 )
 from archive_builder.serve.archive import Archive, Location
@@ -20,5 +21,6 @@ __all__ = [
     "Location",
     "ObjectNotFoundError",
     "ObjectSkippedError",
+    "PositionOutsideError",
     "RequestError",
 ]

@@ -101,6 +101,8 @@ def parse_shape(size: Size, pixel_scale: float) -> Shape:
 
 def _side(length: Length, pixel_scale: float) -> int:
     """Return one side in pixels."""
+    if type(length) is int and length > 0:  # most sizes are, and a Quantity takes its time
+        return length
     try:
         # astropy spells the unit "pix"
         quantity = u.Quantity(re.sub(r"px\s*$", "pix", length) if isinstance(length, str) else length)

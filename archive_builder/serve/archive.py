@@ -6,6 +6,7 @@ import json
 import os
 import threading
 import weakref
+from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -17,9 +18,7 @@ from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar
 
 import numpy as np
 from astropy import units as u
-from astropy.io import fits
 from astropy.table import Table
-from astropy.wcs import WCS
 from numpy.typing import ArrayLike, NDArray
 
 from archive_builder.errors import (
@@ -40,7 +39,6 @@ from archive_builder.serve.sky import Footprints, Position, ra_dec, separation, 
 from archive_builder.store.index import Index, Places, is_shard_name
 from archive_builder.store.shard import Shard
 from archive_builder.store.writer import ObjectTable
-from archive_builder.survey.remarks import no_remarks
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -82,14 +80,20 @@ def _up_to_date(method: Callable[Concatenate[Archive, P], R]) -> Callable[Concat
     @wraps(method)
     def call(self: Archive, *args: P.args, **kwargs: P.kwargs) -> R:
         with self._lock:
-            self._refresh()
-            for _ in range(ATTEMPTS - 1):
-                try:
-                    return method(self, *args, **kwargs)
-                except ArchiveError:
-                    if not self._refresh():
-                        raise
-            return method(self, *args, **kwargs)
+            if self._answering:  # one lookup may use another
+                return method(self, *args, **kwargs)
+            self._answering = True
+            try:
+                self._refresh()
+                for _ in range(ATTEMPTS - 1):
+                    try:
+                        return method(self, *args, **kwargs)
+                    except ArchiveError:
+                        if not self._refresh():
+                            raise
+                return method(self, *args, **kwargs)
+            finally:
+                self._answering = False
 
     return call  # type: ignore[return-value]  # the name self does not matter
 
@@ -117,6 +121,7 @@ class Archive:
         self.path = Path(path)
         self._open_shards = open_shards
         self._lock = threading.RLock()
+        self._answering = False
         self._begin()
         _archives.add(self)
 
@@ -290,8 +295,7 @@ class Archive:
                     f"the archive {self.path} keeps cutouts of objects, and cannot cut elsewhere: "
                     "ask for the nearest object, or build a mosaic"
                 )
-            with no_remarks():
-                wcs = WCS(fits.Header.fromstring(shard.headers[0], sep="\n"))
+            wcs = self._headers_of(shard).wcs
             tile = (shard.info.height, shard.info.width)
             x, y = sky_to_pixel(wcs, tile, np.array([ra]), np.array([dec]))
             shape = self._shape(size, shard, float(x[0]), float(y[0]))
@@ -530,11 +534,12 @@ class Archive:
         most = max(shard.info.height, shard.info.width) if is_mosaic else self.size
         if max(shape) <= most and (not is_mosaic or shard.holds(x, y, shape)):
             return shape
-        sides = range(min(max(shape), most), 0, -1)
-        served = next((n for n in sides if not is_mosaic or shard.holds(x, y, (n, n))), 0)
+        # A larger square holds every smaller one: the sizes that can be served come first.
+        sides = range(1, min(max(shape), most) + 1)
+        served = bisect_left(sides, True, key=lambda n: is_mosaic and not shard.holds(x, y, (n, n)))
         raise CutoutTooLargeError(
             f"the archive {self.path} does not have all of {shape[0]} x {shape[1]} px there, on tile "
-            f"{shard.info.tile}: ask for at most {served} px"
+            f"{shard.info.tile}: {f'ask for at most {served} px' if served else 'no cutout reaches that far'}"
         )
 
     def _band_numbers(self, bands: Sequence[str] | None) -> list[int]:
@@ -682,6 +687,7 @@ def _begin_again() -> None:
         if archive._open_index is not None:
             _abandoned.append((archive._open_index, archive._shards, archive._lock))
             archive._open_index = None
+            archive._lock, archive._answering = threading.RLock(), False
             # An archive that has gone is a closed one here; it must not keep the others from their own files.
             with suppress(ArchiveError):
                 archive._begin()

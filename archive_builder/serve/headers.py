@@ -10,10 +10,11 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from astropy.io import fits
 from astropy.io.fits.verify import VerifyWarning
+from astropy.wcs import WCS
 
 from archive_builder.geometry import Shape
 from archive_builder.survey.remarks import no_remarks
@@ -125,6 +126,12 @@ class TileHeaders:
     def __init__(self, texts: Mapping[str, str]) -> None:
         self._texts = dict(texts)
         self._templates: dict[str, HeaderTemplate] = {}
+
+    @cached_property
+    def wcs(self) -> WCS:
+        """The tile's WCS, by its first band."""
+        with no_remarks():
+            return WCS(fits.Header.fromstring(next(iter(self._texts.values())), sep="\n"))
 
     def template(self, band: str) -> HeaderTemplate:
         """Return the template of one band."""

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Self
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
 from archive_builder.errors import ArchiveBuilderError, one_line
 from archive_builder.serve.cutout import Cutout
@@ -23,6 +24,10 @@ from archive_builder.store.writer import HDF5_VERSIONS, sync
 
 WRITE_ERRORS = (OSError, RuntimeError, ValueError)
 """What h5py and tarfile raise when the disk is full, some of it while they close the file."""
+
+
+ROWS_AT_ONCE = 32
+"""Cutouts of an HDF5 piece that are written together."""
 
 
 def piece_name(prefix: str, number: int, suffix: str) -> str:
@@ -137,6 +142,7 @@ class Hdf5Piece(Piece):
     def __init__(self, path: Path, formats: Sequence[str], style: Style) -> None:
         super().__init__(path, formats, style)
         self._table: dict[str, list[int | float]] = {"request_row": [], "ra": [], "dec": []}
+        self._waiting: list[NDArray[np.float32]] = []
 
     @classmethod
     def holds(cls, path: Path, samples: Sequence[Sample]) -> bool:
@@ -156,9 +162,9 @@ class Hdf5Piece(Piece):
         )
 
     def _append(self, sample: Sample, cutout: Cutout) -> None:
-        row = len(self._cutouts)
-        self._cutouts.resize(row + 1, axis=0)
-        self._cutouts[row] = cutout.data
+        self._waiting.append(cutout.data)
+        if len(self._waiting) == ROWS_AT_ONCE:
+            self._write()
         ra, dec = sample.position or (cutout.ra, cutout.dec)
         values = {"request_row": sample.row, "ra": ra, "dec": dec}
         if sample.position is None:
@@ -166,8 +172,17 @@ class Hdf5Piece(Piece):
         for name, value in values.items():
             self._table.setdefault(name, []).append(value)
 
+    def _write(self) -> None:
+        """Write the cutouts that are waiting."""
+        row = len(self._cutouts)
+        self._cutouts.resize(row + len(self._waiting), axis=0)
+        self._cutouts[row:] = np.stack(self._waiting)
+        self._waiting.clear()
+
     def _close(self) -> None:
         with self._file as file:
+            if self._waiting:
+                self._write()
             for name, values in self._table.items():
                 kind = np.float64 if name in ("ra", "dec") else np.int64
                 file.create_dataset(name, data=np.array(values, dtype=kind), track_times=False)

@@ -27,6 +27,11 @@ BATCH = 10_000
 """Object IDs in one statement."""
 
 
+LOOKUP = (
+    "SELECT object_id, tile_id, row, status, generation FROM objects JOIN tiles USING (tile_id) WHERE object_id"
+)
+"""The question all lookups ask, up to which objects."""
+
 SHARD_FOLDER = "shards"
 """The folder of the shards in an archive."""
 
@@ -182,6 +187,10 @@ class Index:
         object_id : ndarray of int64, (N,)
             In any order, repeats allowed.
         """
+        if len(object_id) == 1:  # the usual lookup, four times faster without the batch's machinery
+            with self._explained():
+                row = self._db.execute(f"{LOOKUP} = ?", [int(object_id[0])]).fetchone()
+            return Places(*np.array([row[1:] if row else [-1] * 4], dtype=np.int64).T)
         unique, inverse = np.unique(object_id, return_inverse=True)
         found = np.full((len(unique), 4), -1, dtype=np.int64)
         # In one transaction: all of them as they are at one moment.
@@ -196,10 +205,7 @@ class Index:
 
     def _rows_of(self, ids: NDArray[np.int64]) -> list[tuple[int, ...]]:
         """Return ID, tile, row, status and generation of these objects, those it has."""
-        question = (
-            "SELECT object_id, tile_id, row, status, generation FROM objects JOIN tiles USING (tile_id) "
-            "WHERE object_id IN (SELECT value FROM json_each(?))"
-        )
+        question = f"{LOOKUP} IN (SELECT value FROM json_each(?))"
         return self._db.execute(question, [json.dumps(ids.tolist())]).fetchall()  # type: ignore[no-any-return]
 
     def commit_tiles(self, entries: Sequence[TileEntry]) -> None:

@@ -237,12 +237,13 @@ def test_picture_that_cannot_be_used_fails_its_tile_with_one_line(
 ) -> None:
     damage_picture(picture_file, kind)
     recipe = load_recipe(small_survey / "survey.toml")
-    result = run_job(TileJob(discover(recipe).tiles[0], recipe, 228, tmp_path / "t.h5", 1))
+    (tmp_path / "shards").mkdir()
+    result = run_job(TileJob(discover(recipe).tiles[0], recipe, 228, tmp_path, 1))
     assert result.error is not None
     assert result.error.startswith(f"{picture_file}: the colour picture ")
     assert words in result.error
     assert "\n" not in result.error
-    assert list(tmp_path.iterdir()) == []
+    assert list((tmp_path / "shards").iterdir()) == []
 
 
 def test_missing_picture_fails_its_tile_only(small_survey: Path, picture_file: Path, tmp_path: Path) -> None:
