@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection
 from typing import Any, Generic, TypeVar
@@ -105,12 +107,19 @@ class _Worker(Generic[Job, Result]):
 def _work(function: Callable[[Any], Any], connection: Connection[Any, Any]) -> None:
     """Do the jobs that come through a connection until it is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that handed the jobs out
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     while True:
         try:
             job = connection.recv()
         except EOFError:
             return
         connection.send(function(job))
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that handed the jobs out is dead: nobody would take what it makes."""
+    mp.parent_process().join()
+    os._exit(1)
 
 
 def _cause(code: int | None) -> str:

@@ -15,8 +15,7 @@ from archive_builder.build.lock import BuildLock
 from archive_builder.build.tile_job import TileJob, TileResult, peak_memory, run_job
 from archive_builder.errors import ArchiveError, RecipeError, TileError, one_line
 from archive_builder.store.format import shard_format
-from archive_builder.store.index import INDEX_NAME, SHARD_FOLDER, Index
-from archive_builder.store.writer import sync
+from archive_builder.store.index import INDEX_NAME, SHARD_FOLDER, Index, put_in_place
 from archive_builder.survey.discovery import Discovery, TileFiles, discover
 from archive_builder.survey.recipe import Recipe, load_recipe
 from archive_builder.survey.tile import Tile
@@ -133,10 +132,7 @@ def build(
     found = discover(recipe)
     _make_folders(archive)
     with BuildLock(archive):
-        if not (archive / INDEX_NAME).exists() and any((archive / SHARD_FOLDER).glob("*.h5")):
-            raise ArchiveError(
-                f"archive {archive}: has shards but its index is lost: archive-builder reindex {archive}"
-            )
+        _check_index_is_there(archive)
         rebuild = _settings_differ(recipe, archive, options)
         name = NEXT_INDEX_NAME if rebuild else INDEX_NAME
         _begin_index(archive, recipe, rebuild)
@@ -161,10 +157,14 @@ def plan_changes(
     """
     recipe = load_recipe(recipe_path)
     found = discover(recipe)
+    _check_index_is_there(archive)
+    rebuild = _settings_differ(recipe, archive, Options(tuple(tiles), force=force))
+    name = NEXT_INDEX_NAME if rebuild else INDEX_NAME
     known: dict[str, dict[str, Any]] = {}
-    if (archive / INDEX_NAME).is_file() and not _settings_differ(recipe, archive, Options(tuple(tiles), force=force)):
-        with Index(archive) as index:
+    if (archive / name).is_file() and not (rebuild and _is_given_up(archive, recipe)):
+        with Index(archive, name=name) as index:
             known = _by_name(index)
+    force = force and not rebuild
     return find_changes(found, known, recipe, archive, tiles=tiles, force=force, contents=contents)
 
 
@@ -299,6 +299,12 @@ def _make_folders(archive: Path) -> None:
         raise ArchiveError(f"archive {archive}: its folder cannot be made: {one_line(error)}") from None
 
 
+def _check_index_is_there(archive: Path) -> None:
+    """Refuse an archive that has lost its index: all its shards would be taken for leftovers."""
+    if not (archive / INDEX_NAME).exists() and any((archive / SHARD_FOLDER).glob("*.h5")):
+        raise ArchiveError(f"archive {archive}: has shards but its index is lost: archive-builder reindex {archive}")
+
+
 def _settings_differ(recipe: Recipe, archive: Path, options: Options) -> bool:
     """Tell whether an archive is there with other settings, and a whole rebuild is asked for.
 
@@ -327,12 +333,16 @@ def _settings_differ(recipe: Recipe, archive: Path, options: Options) -> bool:
 def _begin_index(archive: Path, recipe: Recipe, rebuild: bool) -> None:
     """Make the index if it is not there; give up a whole rebuild that was begun with settings no longer wanted."""
     path = archive / NEXT_INDEX_NAME
-    if path.is_file():
-        with Index(archive, name=NEXT_INDEX_NAME) as index:
-            settings = index.settings
-        if not rebuild or (settings and list(_differences(settings["recipe"], recipe.pixel_settings()))):
-            path.unlink()
+    if path.is_file() and (not rebuild or _is_given_up(archive, recipe)):
+        path.unlink()
     Index(archive, writable=True, name=NEXT_INDEX_NAME if rebuild else INDEX_NAME).close()
+
+
+def _is_given_up(archive: Path, recipe: Recipe) -> bool:
+    """Tell whether the whole rebuild that was begun was one with other settings than are wanted now."""
+    with Index(archive, name=NEXT_INDEX_NAME) as index:
+        settings = index.settings
+    return bool(settings) and any(_differences(settings["recipe"], recipe.pixel_settings()))
 
 
 def _switch_index(archive: Path, report: BuildReport) -> None:
@@ -344,8 +354,7 @@ def _switch_index(archive: Path, report: BuildReport) -> None:
             f"archive {archive}: stays as it was, for {len(lost)} of its tiles cannot be built anew "
             f"({lost[0]}: {report.failures[lost[0]]}): mend them and build with --force again, which goes on from here"
         )
-    (archive / NEXT_INDEX_NAME).replace(archive / INDEX_NAME)
-    sync(archive)
+    put_in_place(archive / NEXT_INDEX_NAME, archive / INDEX_NAME)
     clear_leftovers(archive)
 
 

@@ -45,11 +45,11 @@ class BuildLock:
             holder = self._holder()
             if holder and holder.get("host") != socket.gethostname():
                 raise BlockingIOError
+            self._write({"host": socket.gethostname(), "pid": os.getpid(), "since": _now()})
         except OSError as error:
             holder = self._holder()
             os.close(self._descriptor)
             raise ArchiveError(self._refusal(archive, holder, error)) from None
-        self._write({"host": socket.gethostname(), "pid": os.getpid(), "since": _now()})
 
     def __enter__(self) -> Self:
         return self

@@ -15,10 +15,10 @@ from archive_builder.build.builder import BuildReport, archive_settings, build
 from archive_builder.build.commit import objects_of
 from archive_builder.build.lock import BuildLock
 from archive_builder.errors import ArchiveBuilderError, ArchiveError, NoArchiveError
-from archive_builder.store.index import INDEX_NAME, SHARD_FOLDER, Index, TileEntry, is_shard_name
+from archive_builder.store.index import INDEX_NAME, SHARD_FOLDER, Index, TileEntry, is_shard_name, put_in_place
 from archive_builder.store.shard import Shard
 from archive_builder.store.verify import Finding
-from archive_builder.store.writer import ShardInfo, checksum, sync
+from archive_builder.store.writer import ShardInfo, checksum
 
 FRESH_INDEX_NAME = "index.fresh.sqlite"
 """The index being made, until it takes the place of the archive's."""
@@ -71,8 +71,7 @@ def reindex(archive: Path) -> ReindexReport:
             index.set_settings(archive_settings(json.loads(first.recipe), first.size))
             for candidate in chosen:
                 _add(index, candidate, report)
-        fresh.replace(archive / INDEX_NAME)
-        sync(archive)
+        put_in_place(fresh, archive / INDEX_NAME)
     return report
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from archive_builder.errors import NoArchiveError
 from archive_builder.store.index import Index
 
 
@@ -47,6 +48,8 @@ def archive_status(archive: Path) -> ArchiveStatus:
     """
     with Index(archive) as index:
         settings, tiles = index.settings, index.tiles()
+    if not settings:
+        raise NoArchiveError(f"{archive} is an archive in which nothing has been built yet")
     kept = [tile for tile in tiles if tile["shard"]]
     return ArchiveStatus(
         survey=settings["recipe"]["survey"]["name"],

@@ -442,12 +442,17 @@ class Archive:
             Shuffle: the tiles, and the cutouts within a buffer of some tiles' worth. The same seed gives the same
             order. Without it they come as they are stored.
 
-        Yields
-        ------
-        Batch
+        Returns
+        -------
+        iterator of Batch
             ``object_id`` (n,), and ``data`` float32 (n, bands, ny, nx).
+
+        Raises
+        ------
+        RequestError
+            The numbers make no sense.
         """
-        yield from BatchStream(self, size, batch_size, shuffle_seed, bands)
+        return iter(BatchStream(self, size, batch_size, shuffle_seed, bands))
 
     @_up_to_date
     def stored_rows(self) -> list[tuple[int, int]]:

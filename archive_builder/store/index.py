@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -16,6 +16,7 @@ import sqlite_utils
 from numpy.typing import NDArray
 
 from archive_builder.errors import ArchiveError, DuplicateObjectError, NoArchiveError, one_line
+from archive_builder.store.writer import sync
 
 INDEX_NAME = "index.sqlite"
 """The index's file in the archive's folder."""
@@ -105,25 +106,15 @@ class Index:
         self.path = archive / name
         if not writable and not self.path.is_file():
             raise NoArchiveError(f"{archive} is no cutout archive: it has no {INDEX_NAME}")
-        mode = "rwc" if writable else "ro"
         with self._explained():
-            # Without check_same_thread: whoever shares an Index between threads must take turns.
-            connection = sqlite3.connect(
-                f"{self.path.absolute().as_uri()}?mode={mode}",
-                uri=True,
-                timeout=BUSY_SECONDS,
-                check_same_thread=False,
-            )
-            self._db = sqlite_utils.Database(connection, execute_plugins=False)
-            if writable:
-                self._db.executescript(
-                    resources.files("archive_builder.schema").joinpath("index.sql").read_text(encoding="utf-8")
-                )
+            if writable and not self.path.is_file():
+                _make(self.path)
+            self._db = sqlite_utils.Database(_open(self.path, writable), execute_plugins=False)
             # A view or trigger in somebody else's file must not run functions.
             self._db.execute("PRAGMA trusted_schema = OFF")
             self._db.execute("SELECT count(*) FROM tiles").fetchone()
             self._file = self.path.stat().st_ino
-        self._version = self._data_version()
+            self._version = self._data_version()
 
     def __enter__(self) -> Self:
         return self
@@ -140,7 +131,12 @@ class Index:
         with self._explained():
             if self.path.stat().st_ino != self._file:
                 return True
-            before, self._version = self._version, self._data_version()
+            try:
+                before, self._version = self._version, self._data_version()
+            except sqlite3.OperationalError as error:
+                if _is_half_written(error):
+                    return True  # opening it anew mends it
+                raise
             return before != self._version
 
     def _data_version(self) -> int:
@@ -283,9 +279,60 @@ class Index:
                 f"{self.path.parent} is no cutout archive any more: its {INDEX_NAME} is gone"
             ) from None
         except sqlite3.OperationalError as error:
+            if _is_half_written(error):
+                raise ArchiveError(
+                    f"index {self.path}: a build died while it wrote to it: build again, as somebody who may write there"
+                ) from None
             raise ArchiveError(f"index {self.path}: {one_line(error)}: is the disk full or the file locked?") from None
         except sqlite3.DatabaseError as error:
             raise ArchiveError(f"index {self.path}: {one_line(error)}: the file is damaged") from None
+
+
+def put_in_place(fresh: Path, index: Path) -> None:
+    """Let a new index take the place of an old one.
+
+    A journal that a dying builder left is the old one's: SQLite would undo the new one's pages by it.
+    """
+    index.with_name(f"{index.name}-journal").unlink(missing_ok=True)
+    fresh.replace(index)
+    sync(index.parent)
+
+
+def _open(path: Path, writable: bool) -> sqlite3.Connection:
+    """Open an index; what a builder that died had half written is undone by whoever opens it next and may."""
+    if not writable:
+        connection = _connect(path, "ro")
+        try:
+            connection.execute("PRAGMA data_version").fetchone()
+            return connection
+        except sqlite3.Error as error:
+            connection.close()
+            if not _is_half_written(error):
+                raise
+        with closing(_connect(path, "rw")) as mender:
+            mender.execute("PRAGMA data_version").fetchone()
+    return _connect(path, "rw" if writable else "ro")
+
+
+def _is_half_written(error: sqlite3.Error) -> bool:
+    """Tell whether SQLite refuses a file because it would have to undo a transaction there, and may not write."""
+    return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_READONLY_ROLLBACK
+
+
+def _connect(path: Path, mode: str) -> sqlite3.Connection:
+    # Without check_same_thread: whoever shares an Index between threads must take turns.
+    uri = f"{path.absolute().as_uri()}?mode={mode}"
+    return sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, check_same_thread=False)
+
+
+def _make(path: Path) -> None:
+    """Make an empty index, with all its tables or not at all."""
+    fresh = path.with_name(f".{path.name}.part")
+    fresh.unlink(missing_ok=True)
+    schema = resources.files("archive_builder.schema").joinpath("index.sql").read_text(encoding="utf-8")
+    with closing(_connect(fresh, "rwc")) as connection:
+        connection.executescript(schema)
+    put_in_place(fresh, path)
 
 
 def _object_rows(

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from archive_builder.errors import ArchiveError, TileError
+from archive_builder.errors import ArchiveError, NoArchiveError, TileError
 from archive_builder.geometry import window_origin
 from archive_builder.measure.quality import Status
 from archive_builder.store.format import shard_format
@@ -78,7 +78,7 @@ def verify(
                 yield from (Finding("index", f"index {index.path}: {line}") for line in index.damage())
             yield from _check_tiles(index, archive, deep, survey, on_tile)
     except ArchiveError as error:
-        if not (archive / SHARD_FOLDER).is_dir():
+        if not any((archive / SHARD_FOLDER).glob("*.h5")):
             raise
         yield Finding("index", str(error))
 
@@ -91,6 +91,8 @@ def _check_tiles(
     on_tile: Callable[[str], None],
 ) -> Iterator[Finding]:
     settings, tiles = index.settings, index.tiles()
+    if not settings and not tiles and not any((archive / SHARD_FOLDER).glob("*.h5")):
+        raise NoArchiveError(f"{archive} is an archive in which nothing has been built yet")
     if settings.get("format_version") != shard_format()["format_version"] or "recipe" not in settings:
         yield Finding("index", f"index {index.path}: its settings are not those of this format version")
         return

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import measurements as m
 import table
+from table import Quantity
 
 from archive_builder.survey.demo import make_survey
 from archive_builder.survey.recipe import QualitySection, load_recipe
@@ -28,6 +29,38 @@ VARIANTS = {
     "stamps_16": 'layout = "stamps"\nquantization = 16',
 }
 """``[storage]`` of each archive built, in the order they are built; only ``everything`` keeps the colour picture."""
+
+QUANTITIES = (
+    Quantity("mosaic_16.objects_per_second", "build, mosaic q=16", "objects/s", 1700),
+    Quantity("mosaic_4.objects_per_second", "build, mosaic q=4", "objects/s", 1700),
+    Quantity("stamps_16.objects_per_second", "build, stamps q=16", "objects/s", 500),
+    Quantity("mosaic_16.seconds", "build, mosaic q=16, the tile", "s", digits=1),
+    Quantity("stamps_16.seconds", "build, stamps q=16, the tile", "s", digits=1),
+    Quantity("mosaic_16.peak_memory_gb", "peak memory, mosaic q=16", "GB", 1.0, at_most=True, digits=2),
+    Quantity("stamps_16.peak_memory_gb", "peak memory, stamps q=16", "GB", 1.0, at_most=True, digits=2),
+    Quantity("mosaic_16.kib_per_object", "archive, mosaic q=16", "KiB/object", 12, at_most=True, digits=2),
+    Quantity("mosaic_4.kib_per_object", "archive, mosaic q=4", "KiB/object", 9, at_most=True, digits=2),
+    Quantity("everything.objects_per_second", "build, with weights, masks, colour", "objects/s"),
+    Quantity("everything.peak_memory_gb", "peak memory, with weights, masks, colour", "GB", digits=2),
+    Quantity("everything.kib_per_object", "archive, with weights, masks, colour", "KiB/object", digits=2),
+    Quantity("everything.color_mb", "  of which the colour picture", "MB", 60, at_most=True, digits=1),
+    Quantity("everything.weight_mb", "  of which the weights", "MB", digits=1),
+    Quantity("everything.mask_mb", "  of which the masks", "MB", digits=1),
+    Quantity("stamps_16.kib_per_object", "archive, stamps q=16", "KiB/object", digits=1),
+    Quantity("mosaic_16.get_per_second", "get, random, 228 px, mosaic", "objects/s", 600),
+    Quantity("stamps_16.get_per_second", "get, random, 228 px, stamps", "objects/s"),
+    Quantity("mosaic_16.get_many_228_per_second", "get_many, index order, 228 px", "objects/s", 1200),
+    Quantity("mosaic_16.get_many_64_per_second", "get_many, index order, 64 px", "objects/s", 10000),
+    Quantity("mosaic_16.get_many_228_random_per_second", "get_many, random order, 228 px", "objects/s"),
+    Quantity("mosaic_16.get_many_64_random_per_second", "get_many, random order, 64 px", "objects/s"),
+    Quantity("mosaic_16.locate_per_second", "locate", "objects/s"),
+    Quantity("loop.read_seconds", "loop: reading the tile", "s", digits=1),
+    Quantity("loop.milliseconds_per_object", "loop: five cutouts and files", "ms/object", digits=2),
+    Quantity("loop.objects_per_second", "loop, whole tile", "objects/s", digits=1),
+    Quantity("ratio", "build, mosaic q=16 / loop", "times", 35, digits=1),
+    Quantity("others_cores", "cores others kept busy meanwhile", "cores", digits=2),
+)
+"""All lines, in their order."""
 
 DISK_PER_STAMP = 300 * 1024
 """Bytes to have free an object before stamps are built: they take 230 KiB at q=16 and 228 px."""
@@ -143,9 +176,9 @@ def _report(repeats: list[dict[str, float]], path: Path | None) -> None:
     print(f"One tile, {count:,} objects, all stored (no quality thresholds); medians of {len(repeats)} repeats.")
     if any("stamps_16.seconds" not in values for values in repeats):
         print("Stamps were SKIPPED in at least one repeat for want of disk space.")
-    print(f"\n{table.as_text(repeats)}\n\n{table.machine()}")
+    print(f"\n{table.as_text(repeats, QUANTITIES)}\n\n{table.machine()}")
     if path:
-        answer = {"machine": table.machine(), "medians": table.medians(repeats), "repeats": repeats}
+        answer = {"machine": table.machine(), "medians": table.medians(repeats, QUANTITIES), "repeats": repeats}
         path.write_text(json.dumps(answer, indent=2) + "\n", encoding="utf-8")
 
 

@@ -38,7 +38,7 @@ GET_SAMPLE, RANDOM_SAMPLE, LOOP_SAMPLE = 1000, 4000, 400
 """Objects got one by one; got in random order and located; cut by the loop."""
 
 Values = dict[str, float]
-"""Measured values by key, see `table.QUANTITIES`."""
+"""Measured values by key, see each benchmark's `QUANTITIES`."""
 
 T = TypeVar("T")
 

@@ -50,8 +50,9 @@ def main() -> None:
         for number in range(1, options.repeats + 1):
             _say(f"repeat {number} of {options.repeats}")
             repeats.append(_repeat(options.archive, Path(folder), number))
-    table.QUANTITIES = QUANTITIES  # what its functions go by
-    print(f"{len(ids):,} objects; medians of {len(repeats)} repeats.\n\n{table.as_text(repeats)}\n\n{table.machine()}")
+    print(
+        f"{len(ids):,} objects; medians of {len(repeats)} repeats.\n\n{table.as_text(repeats, QUANTITIES)}\n\n{table.machine()}"
+    )
 
 
 def _options() -> argparse.Namespace:

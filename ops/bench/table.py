@@ -51,53 +51,21 @@ class Quantity:
         return "yes" if (value <= self.bound if self.at_most else value >= self.bound) else "NO"
 
 
-QUANTITIES = (
-    Quantity("mosaic_16.objects_per_second", "build, mosaic q=16", "objects/s", 1700),
-    Quantity("mosaic_4.objects_per_second", "build, mosaic q=4", "objects/s", 1700),
-    Quantity("stamps_16.objects_per_second", "build, stamps q=16", "objects/s", 500),
-    Quantity("mosaic_16.seconds", "build, mosaic q=16, the tile", "s", digits=1),
-    Quantity("stamps_16.seconds", "build, stamps q=16, the tile", "s", digits=1),
-    Quantity("mosaic_16.peak_memory_gb", "peak memory, mosaic q=16", "GB", 1.0, at_most=True, digits=2),
-    Quantity("stamps_16.peak_memory_gb", "peak memory, stamps q=16", "GB", 1.0, at_most=True, digits=2),
-    Quantity("mosaic_16.kib_per_object", "archive, mosaic q=16", "KiB/object", 12, at_most=True, digits=2),
-    Quantity("mosaic_4.kib_per_object", "archive, mosaic q=4", "KiB/object", 9, at_most=True, digits=2),
-    Quantity("everything.objects_per_second", "build, with weights, masks, colour", "objects/s"),
-    Quantity("everything.peak_memory_gb", "peak memory, with weights, masks, colour", "GB", digits=2),
-    Quantity("everything.kib_per_object", "archive, with weights, masks, colour", "KiB/object", digits=2),
-    Quantity("everything.color_mb", "  of which the colour picture", "MB", 60, at_most=True, digits=1),
-    Quantity("everything.weight_mb", "  of which the weights", "MB", digits=1),
-    Quantity("everything.mask_mb", "  of which the masks", "MB", digits=1),
-    Quantity("stamps_16.kib_per_object", "archive, stamps q=16", "KiB/object", digits=1),
-    Quantity("mosaic_16.get_per_second", "get, random, 228 px, mosaic", "objects/s", 600),
-    Quantity("stamps_16.get_per_second", "get, random, 228 px, stamps", "objects/s"),
-    Quantity("mosaic_16.get_many_228_per_second", "get_many, index order, 228 px", "objects/s", 1200),
-    Quantity("mosaic_16.get_many_64_per_second", "get_many, index order, 64 px", "objects/s", 10000),
-    Quantity("mosaic_16.get_many_228_random_per_second", "get_many, random order, 228 px", "objects/s"),
-    Quantity("mosaic_16.get_many_64_random_per_second", "get_many, random order, 64 px", "objects/s"),
-    Quantity("mosaic_16.locate_per_second", "locate", "objects/s"),
-    Quantity("loop.read_seconds", "loop: reading the tile", "s", digits=1),
-    Quantity("loop.milliseconds_per_object", "loop: five cutouts and files", "ms/object", digits=2),
-    Quantity("loop.objects_per_second", "loop, whole tile", "objects/s", digits=1),
-    Quantity("ratio", "build, mosaic q=16 / loop", "times", 35, digits=1),
-    Quantity("others_cores", "cores others kept busy meanwhile", "cores", digits=2),
-)
-"""All lines, in their order."""
-
 HEAD = ("quantity", "unit", "measured", "min to max", "must reach", "reached")
 
 
-def as_text(repeats: Sequence[dict[str, float]]) -> str:
+def as_text(repeats: Sequence[dict[str, float]], quantities: Sequence[Quantity]) -> str:
     """Return an aligned Markdown table; a quantity that was not measured is left out."""
-    lines = [HEAD, *(_line(q, [r[q.key] for r in repeats if q.key in r]) for q in QUANTITIES)]
+    lines = [HEAD, *(_line(q, [r[q.key] for r in repeats if q.key in r]) for q in quantities)]
     lines = [line for line in lines if line[2]]
     widths = [max(len(line[i]) for line in lines) for i in range(len(HEAD))]
     lines.insert(1, ("-" * widths[0], "-" * widths[1], *("-" * (w - 1) + ":" for w in widths[2:])))
     return "\n".join(f"| {' | '.join(_pad(line, widths))} |" for line in lines)
 
 
-def medians(repeats: Sequence[dict[str, float]]) -> dict[str, float]:
+def medians(repeats: Sequence[dict[str, float]], quantities: Sequence[Quantity]) -> dict[str, float]:
     """Return the median of every quantity."""
-    keys = [q.key for q in QUANTITIES]
+    keys = [q.key for q in quantities]
     return {key: median(values) for key in keys if (values := [r[key] for r in repeats if key in r])}
 
 

@@ -20,10 +20,12 @@ from PIL import Image
 from archive_builder import Archive, ArchiveBuilderError, RequestError
 from archive_builder.build.builder import build
 from archive_builder.cli import main
+from archive_builder.errors import TileError
 from archive_builder.serve.cutout import Cutout
 from archive_builder.serve.headers import TileHeaders
 from archive_builder.serve.render import FORMATS, Style, write_bands
 from archive_builder.survey.demo import make_survey
+from archive_builder.survey.tile import Tile
 
 BANDS = "grizY"
 CENTRE = (54.0, -28.0)
@@ -175,6 +177,18 @@ def test_card_that_is_no_good_does_not_keep_a_cutout_from_being_made(card: str) 
     text = template.fill([], (100, 20), [])
     assert len(text) % 80 == 0
     assert re.search(r"CRPIX2  = +-20\.0 ", text)
+
+
+def test_header_that_astropy_gives_up_on_fails_its_tile_with_one_line(tmp_path: Path) -> None:
+    fits.PrimaryHDU(np.zeros((9, 9), dtype=np.float32), fits.Header({"SEEING": 1.5, "MARKER": 1})).writeto(
+        tmp_path / "t.fits"
+    )
+    content = (tmp_path / "t.fits").read_bytes()
+    start = content.index(b"MARKER  =")
+    (tmp_path / "t.fits").write_bytes(content[:start] + b"CONTINUE  'of no string'".ljust(80) + content[start + 80 :])
+    with pytest.raises(TileError, match=r"t\.fits: its WCS cannot be used \(CONTINUE .*\): mend the header$") as caught:
+        Tile({"g": tmp_path / "t.fits"})
+    assert "\n" not in str(caught.value)
 
 
 def test_png_is_an_8_bit_rgb_picture_of_the_cutouts_size(cutout: Cutout, tmp_path: Path) -> None:
