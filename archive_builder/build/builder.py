@@ -334,6 +334,7 @@ def _begin_index(archive: Path, recipe: Recipe, rebuild: bool) -> None:
     """Make the index if it is not there; give up a whole rebuild that was begun with settings no longer wanted."""
     path = archive / NEXT_INDEX_NAME
     if path.is_file() and (not rebuild or _is_given_up(archive, recipe)):
+        path.with_name(f"{path.name}-journal").unlink(missing_ok=True)
         path.unlink()
     Index(archive, writable=True, name=NEXT_INDEX_NAME if rebuild else INDEX_NAME).close()
 

@@ -22,6 +22,7 @@ from astropy.table import Table
 from numpy.typing import ArrayLike, NDArray
 
 from archive_builder.errors import (
+    ArchiveBuilderError,
     ArchiveError,
     CutoutTooLargeError,
     NoArchiveError,
@@ -187,14 +188,17 @@ class Archive:
             The archive does not know the ID.
         """
         object_id = _whole_number(object_id)
-        with self._lock:
-            places = self._index.find(np.array([object_id], dtype=np.int64))
-            if places.tile_id[0] < 0:
-                raise ObjectNotFoundError(object_id, self.path)
-            tile_id, generation = int(places.tile_id[0]), int(places.generation[0])
-            status = Status(places.status[0]).name.lower()
-            shard = self._shard_path(tile_id, generation)
-            return Location(object_id, self._tile(tile_id)["name"], int(places.row[0]), status, shard)
+        return self._location(object_id, self._index.find(np.array([object_id], dtype=np.int64)), 0)
+
+    def _location(self, object_id: int, places: Places, number: int) -> Location:
+        """Return where one of some objects is that have been looked up together."""
+        tile_id, row, status, generation = (
+            int(column[number]) for column in (places.tile_id, places.row, places.status, places.generation)
+        )
+        if tile_id < 0:
+            raise ObjectNotFoundError(object_id, self.path)
+        shard = self._shard_path(tile_id, generation)
+        return Location(object_id, self._tile(tile_id)["name"], row, Status(status).name.lower(), shard)
 
     @_up_to_date
     def find(self, object_ids: ArrayLike) -> Places:
@@ -244,23 +248,55 @@ class Archive:
         ArchiveError
             The shard is missing or damaged.
         """
-        with self._lock:
-            where = self.locate(object_id)
-            shard = self._shard(where.shard)
-            if where.status != "stored":
-                _check_row(shard, shard.skipped, where.row, where.object_id)
-                raise self._skipped(where.object_id, shard, where.row)
-            objects, row = shard.objects, where.row
-            _check_row(shard, objects, row, where.object_id)
-            shape = self._shape(size, shard, float(objects.x[row]), float(objects.y[row]))
-            return self._cutout(
-                shard,
-                shape,
-                self._band_numbers(bands),
-                xy=(float(objects.x[row]), float(objects.y[row])),
-                sky=(float(objects.ra[row]), float(objects.dec[row])),
-                row=row,
-            )
+        return self._get(self.locate(object_id), size, bands)
+
+    def get_each(
+        self, object_ids: ArrayLike, size: Size | None = None, bands: Sequence[str] | None = None
+    ) -> Iterator[Cutout | ArchiveBuilderError]:
+        """Return the cutouts of many objects one after another, or what :meth:`get` would raise for one.
+
+        The objects are looked up together; the nearer they lie to the ones before, the faster they are read.
+
+        Parameters
+        ----------
+        object_ids : array_like of int, (N,)
+        size, bands
+            As for :meth:`get`.
+
+        Yields
+        ------
+        Cutout or ArchiveBuilderError
+            In the order asked.
+        """
+        ids = _whole_numbers(object_ids)
+        places = self.find(ids)
+        for number, object_id in enumerate(ids.tolist()):
+            try:
+                with self._lock:
+                    cutout = self._get(self._location(object_id, places, number), size, bands)
+            except ArchiveError:  # a build may have replaced the shard since
+                try:
+                    cutout = self.get(object_id, size, bands)
+                except ArchiveBuilderError as error:
+                    yield error
+                    continue
+            except ArchiveBuilderError as error:
+                yield error
+                continue
+            yield cutout
+
+    def _get(self, where: Location, size: Size | None, bands: Sequence[str] | None) -> Cutout:
+        """Return the cutout of an object that has been located."""
+        shard, row = self._shard(where.shard), where.row
+        if where.status != "stored":
+            _check_row(shard, shard.skipped, row, where.object_id)
+            raise self._skipped(where.object_id, shard, row)
+        objects = shard.objects
+        _check_row(shard, objects, row, where.object_id)
+        xy = float(objects.x[row]), float(objects.y[row])
+        shape = self._shape(size, shard, *xy)
+        sky = float(objects.ra[row]), float(objects.dec[row])
+        return self._cutout(shard, shape, self._band_numbers(bands), xy, sky, row)
 
     @_up_to_date
     def at(self, position: Position, size: Size | None = None, bands: Sequence[str] | None = None) -> Cutout:

@@ -226,6 +226,23 @@ def _cutout(output: Output, sample: names.Sample) -> Cutout:
     return archive.at(sample.position, size=sample.shape, bands=output.bands)
 
 
+def _cutouts(
+    output: Output, samples: list[names.Sample]
+) -> Iterator[tuple[names.Sample, Cutout | ArchiveBuilderError]]:
+    """Cut samples one after another; neighbours that are objects and of one size are looked up together."""
+    for (shape, is_object), group in groupby(samples, lambda sample: (sample.shape, sample.position is None)):
+        alike = list(group)
+        if is_object:
+            keys = [sample.key for sample in alike]
+            yield from zip(alike, _archive(output.archive).get_each(keys, shape, output.bands), strict=True)
+            continue
+        for sample in alike:
+            try:
+                yield sample, _cutout(output, sample)
+            except ArchiveBuilderError as error:
+                yield sample, error
+
+
 @contextmanager
 def _failures_noted(sample: names.Sample, result: JobResult) -> Iterator[None]:
     """Turn what is the matter with one sample into its rows' outcome; what is the matter with all goes on."""
@@ -296,8 +313,10 @@ def _write_piece(
     """Write a piece; return the samples in it."""
     served = []
     with pack(path, output.formats, output.style) as piece:
-        for sample in samples:
+        for sample, cutout in _cutouts(output, samples):
             with _failures_noted(sample, result):
-                piece.add(sample, _cutout(output, sample))
+                if isinstance(cutout, ArchiveBuilderError):
+                    raise cutout
+                piece.add(sample, cutout)
                 served.append(sample)
     return served

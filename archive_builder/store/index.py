@@ -28,9 +28,7 @@ BATCH = 10_000
 """Object IDs in one statement."""
 
 
-LOOKUP = (
-    "SELECT object_id, tile_id, row, status, generation FROM objects JOIN tiles USING (tile_id) WHERE object_id"
-)
+LOOKUP = "SELECT object_id, tile_id, row, status, generation FROM objects JOIN tiles USING (tile_id) WHERE object_id"
 """The question all lookups ask, up to which objects."""
 
 SHARD_FOLDER = "shards"

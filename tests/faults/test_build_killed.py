@@ -1,0 +1,451 @@
+"""Builds that are killed at any instant: readers get right pixels, and the next build ends as if nothing had been."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import h5py
+import hdf5plugin
+import numpy as np
+import pytest
+from astropy.io import fits
+from astropy.table import Table, vstack
+
+from archive_builder import Archive
+from archive_builder.build.builder import build
+from archive_builder.build.repair import reindex
+from archive_builder.errors import ArchiveError, NoArchiveError, ObjectSkippedError
+from archive_builder.store.verify import verify
+from archive_builder.survey.demo import make_survey
+
+assert hdf5plugin.version  # h5py reads Bitshuffle once it is imported
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks up processes in Linux's /proc")
+
+COMMAND = (sys.executable, "-c", "from archive_builder.cli import main; main()")
+FULL = os.environ.get("ARCHIVE_BUILDER_FAULTS") == "full"
+KILLS = 200 if FULL else 8
+VERSIONS = ("before", "after")
+HOT = bytes.fromhex("d9d505f920a163d7")
+"""What a journal of SQLite's begins with once it is on the disk: only from then on the index itself is written."""
+
+
+# ---- a survey in two versions, and what the archives of both hold
+
+
+@dataclass(frozen=True)
+class Survey:
+    """A survey of three tiles: two of them change from version to version, and an object moves between those."""
+
+    folder: Path
+    other: Path
+    """The files that change, in a folder for each version."""
+
+    def switch(self, version: str) -> Path:
+        """Put a version's files into their places, with that version's times; return the recipe."""
+        for path in (self.other / version).rglob("*.fits*"):
+            place = self.folder / path.relative_to(self.other / version)
+            shutil.copy2(path, place.with_suffix(".new"))
+            place.with_suffix(".new").replace(place)
+        return self.folder / "survey.toml"
+
+
+def change(survey: Path, first: str, second: str) -> None:
+    """Make another version: one band of a tile brighter, one of its objects in another tile's catalogue."""
+    image = next((survey / first).glob("*_r.fits.fz"))
+    with fits.open(image) as hdus:
+        pixels, header = hdus["SCI"].data + np.float32(100), hdus["SCI"].header
+    fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(pixels, header, name="SCI")]).writeto(image, overwrite=True)
+    paths = [next((survey / tile).glob("*_cat.fits")) for tile in (first, second)]
+    ours, theirs = (Table.read(path) for path in paths)
+    ours[1:].write(paths[0], overwrite=True)
+    vstack([theirs, ours[:1]]).write(paths[1], overwrite=True)
+
+
+@pytest.fixture(scope="module")
+def survey(tmp_path_factory: pytest.TempPathFactory) -> Survey:
+    survey = Survey(tmp_path_factory.mktemp("killed") / "survey", tmp_path_factory.mktemp("versions"))
+    recipe = make_survey(survey.folder, tiles=3, tile_size=300, objects=30, seed=4)
+    recipe.write_text(recipe.read_text().replace('bands = ["g", "r", "i", "z", "Y"]', 'bands = ["r", "i"]'))
+    first, second, _ = sorted(path.name for path in survey.folder.iterdir() if path.is_dir())
+    for version in VERSIONS:
+        if version == "after":
+            change(survey.folder, first, second)
+        for path in [*survey.folder.glob(f"{first}/*_r.fits.fz"), *survey.folder.glob("*/*_cat.fits")]:
+            kept = survey.other / version / path.relative_to(survey.folder)
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, kept)
+    return survey
+
+
+@pytest.fixture(scope="module")
+def peace(survey: Survey, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The archive of each version, built undisturbed."""
+    archives = {}
+    for version in VERSIONS:
+        archives[version] = tmp_path_factory.mktemp("peace") / version
+        assert build(survey.switch(version), archives[version]).failures == {}
+    one, two = (answers(archive) for archive in archives.values())
+    assert [one[tile] == two[tile] for tile in sorted(one)] == [False, False, True]
+    return archives
+
+
+def rows(archive: Path) -> dict[int, tuple[str, int, int]]:
+    """Return where the index has every object: tile, row, status."""
+    question = "SELECT object_id, name, row, status FROM objects JOIN tiles USING (tile_id)"
+    with closing(sqlite3.connect(archive / "index.sqlite")) as index:
+        return {object_id: where for object_id, *where in index.execute(question)}
+
+
+def answers(archive: Path) -> dict[str, dict[int, tuple[Any, ...]]]:
+    """Return what an archive answers for each object it claims to have, by tile."""
+    found: dict[str, dict[int, tuple[Any, ...]]] = {}
+    with Archive(archive) as opened:
+        for object_id, (tile, *_) in rows(archive).items():
+            try:
+                cutout = opened.get(object_id)
+                pixels = hashlib.sha256(cutout.data.tobytes()).hexdigest()
+                answer = (cutout.tile, cutout.object_id, pixels, cutout.ra, cutout.dec, cutout.origin, str(cutout.rms))
+            except ObjectSkippedError as error:
+                answer = (error.tile, error.object_id, error.reason, str(error.rms))
+            found.setdefault(tile, {})[object_id] = answer
+    return found
+
+
+def datasets(path: Path) -> dict[str, Any]:
+    """Return all that is in a shard but its generation."""
+    found: dict[str, Any] = {}
+    with h5py.File(path) as file:
+        file.visititems(lambda name, item: found.update({name: item[...]} if isinstance(item, h5py.Dataset) else {}))
+        found |= {f"@{name}": np.asarray(value) for name, value in file.attrs.items() if name != "generation"}
+    return found
+
+
+def shards(archive: Path) -> dict[str, Path]:
+    """Return the shard of each tile, by the index."""
+    with closing(sqlite3.connect(archive / "index.sqlite")) as index:
+        return {name: archive / shard for name, shard in index.execute("SELECT name, shard FROM tiles")}
+
+
+def assert_is_as_in_peace(archive: Path, peace: Path) -> None:
+    assert list(verify(archive, deep=True)) == []
+    assert rows(archive) == rows(peace)
+    ours, theirs = shards(archive), shards(peace)
+    assert set((archive / "shards").iterdir()) == set(ours.values())
+    assert {path.name for path in archive.iterdir()} == {"index.sqlite", "build.lock", "shards"}
+    assert ours.keys() == theirs.keys()
+    for tile, path in ours.items():
+        here, there = datasets(path), datasets(theirs[tile])
+        assert here.keys() == there.keys()
+        for name in here:
+            np.testing.assert_array_equal(here[name], there[name], err_msg=f"{tile} {name}")
+
+
+# ---- a build, and what of it is on the disk
+
+
+class Build:
+    """A build by the command line, in a process group of its own."""
+
+    def __init__(self, recipe: Path, archive: Path, workers: int) -> None:
+        self.archive = archive
+        self.before = files(archive)
+        command = [*COMMAND, "build", str(recipe), str(archive), "--workers", str(workers)]
+        self.process = subprocess.Popen(
+            command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+
+    def members(self) -> list[int]:
+        """Return its processes that live: the driver and the workers."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                state, _, group = path.read_text().rpartition(")")[2].split()[:3]
+            except OSError:
+                continue
+            if int(group) == self.process.pid and state != "Z":
+                found.append(int(path.parent.name))
+        return found
+
+    def kill(self, whom: str, chance: random.Random) -> None:
+        """Kill all of it, the driver, or a worker if there is one; come back when nothing of it is left."""
+        others = [pid for pid in self.members() if pid != self.process.pid]
+        if whom == "group":
+            os.killpg(self.process.pid, signal.SIGKILL)
+        elif whom == "driver" or not others:
+            self.process.kill()
+        else:
+            os.kill(chance.choice(others), signal.SIGKILL)
+        self.process.wait()
+        while self.members():
+            time.sleep(0.001)
+
+    def wait_until(self, happened: Callable[[], bool]) -> None:
+        while not happened() and self.process.poll() is None:
+            pass
+
+
+def files(archive: Path) -> set[str]:
+    """Return the names of all files of an archive."""
+    names: set[str] = set()
+    for folder in (archive, archive / "shards"):
+        if folder.is_dir():
+            names |= set(os.listdir(folder))
+    return names
+
+
+def wait_at_begin(run: Build, chance: random.Random) -> None:
+    run.wait_until(lambda: "build.lock" in files(run.archive) if not run.before else holder(run.archive) != "")
+    time.sleep(chance.uniform(0, 0.02))
+
+
+def wait_anywhere(run: Build, chance: random.Random) -> None:
+    run.process.poll()
+    time.sleep(chance.uniform(0, 4))
+
+
+def wait_for_part(run: Build, chance: random.Random) -> None:
+    nth, seen = chance.randint(1, 3), set()
+
+    def happened() -> bool:
+        seen.update(name for name in files(run.archive) if name.endswith(".h5.part") or ".h5." in name)
+        return len(seen - run.before) >= nth
+
+    run.wait_until(happened)
+    time.sleep(chance.uniform(0, 0.2))
+
+
+def wait_for_shard(run: Build, chance: random.Random) -> None:
+    nth, seen = chance.randint(1, 2), set()
+
+    def happened() -> bool:
+        seen.update(name for name in files(run.archive) if name.endswith(".h5"))
+        return len(seen - run.before) >= nth
+
+    run.wait_until(happened)
+    time.sleep(chance.uniform(0, 0.02))
+
+
+def journal_begins_with(archive: Path) -> bytes | None:
+    try:
+        with (archive / "index.sqlite-journal").open("rb") as file:
+            return file.read(len(HOT))
+    except OSError:
+        return None
+
+
+def wait_for_journal(run: Build, chance: random.Random) -> None:
+    wait_for_shard(run, chance)
+    run.wait_until(lambda: journal_begins_with(run.archive) == HOT)
+
+
+def wait_for_commit(run: Build, chance: random.Random) -> None:
+    wait_for_journal(run, chance)
+    journal = str(run.archive / "index.sqlite-journal")
+    run.wait_until(lambda: not os.path.exists(journal))
+
+
+AIMS = (wait_at_begin, wait_anywhere, wait_for_part, wait_for_shard, wait_for_journal, wait_for_commit)
+"""What is waited for before a build is killed: by chance alone, next to none would die in the commit's 10 ms."""
+
+
+def holder(archive: Path) -> str:
+    """Return what the lock says of who has it; a build that died leaves that there."""
+    lock = archive / "build.lock"
+    return lock.read_text() if lock.exists() else ""
+
+
+def generations(archive: Path, to: Path) -> dict[str, int]:
+    """Return each tile's generation, from a copy of the index: to open the index itself would mend it."""
+    for name in ("index.sqlite", "index.sqlite-journal"):
+        (to / name).unlink(missing_ok=True)
+        if (archive / name).exists():
+            shutil.copy(archive / name, to / name)
+    if not (to / "index.sqlite").exists():
+        return {}
+    with closing(sqlite3.connect(to / "index.sqlite")) as index:
+        return dict(index.execute("SELECT name, generation FROM tiles WHERE shard IS NOT NULL"))
+
+
+def phase(archive: Path, before: dict[str, int], scratch: Path) -> str:
+    """Tell from what is on the disk where a build was when it was killed."""
+    if not holder(archive):
+        return "over" if (archive / "index.sqlite").exists() else "before anything"
+    if journal_begins_with(archive) == HOT:
+        return "in the commit"
+    now = generations(archive, scratch)
+    there = [path.name.rsplit(".", 2) for path in (archive / "shards").glob("[!.]*.h5")]
+    if any(int(generation) > now.get(tile, 0) for tile, generation, _ in there):
+        return "between rename and commit"
+    if any(int(generation) < now[tile] for tile, generation, _ in there):
+        return "between commit and removal of the old shard"
+    if any((archive / "shards").glob(".*.part")):
+        return "while writing"
+    return "while reading" if now == before else "while reading, some tiles committed"
+
+
+# ---- what must hold
+
+
+def assert_readers_are_served(archive: Path, peace: dict[str, Path]) -> None:
+    """Check whatever committed state there is: every tile wholly one version, and nothing wrong but orphans."""
+    try:
+        there = answers(archive)
+    except NoArchiveError:
+        with pytest.raises(NoArchiveError):
+            list(verify(archive, deep=True))
+        return
+    versions = [answers(archive) for archive in peace.values()]
+    for tile, answer in there.items():
+        assert answer in [version[tile] for version in versions], tile
+    assert {finding.kind for finding in verify(archive, deep=True)} <= {"orphan"}
+
+
+def kills(survey: Survey, folder: Path, chance: random.Random) -> Iterator[tuple[str, Build, str, Path]]:
+    """Kill builds: of an archive that lives through all of it, and of new ones."""
+    lasting = folder / "lasting"
+    build(survey.switch("before"), lasting)
+    for number in count():
+        version = VERSIONS[(number // 2 + 1) % 2]
+        recipe = survey.switch(version)
+        archive = folder / f"new{number}" if number % 2 else lasting
+        run = Build(recipe, archive, workers=chance.choice((1, 2)))
+        AIMS[number // 2 % len(AIMS)](run, chance)
+        whom = chance.choice(("group", "group", "driver", "driver", "worker"))
+        yield version, run, whom, recipe
+
+
+def test_a_build_killed_at_any_instant_serves_right_pixels_and_is_ended_by_the_next(
+    survey: Survey, peace: dict[str, Path], tmp_path: Path
+) -> None:
+    chance, phases, victims = random.Random(), Counter[str](), Counter[str]()
+    before: dict[str, int] = {}
+    for version, run, whom, recipe in kills(survey, tmp_path, chance):
+        archive = run.archive
+        run.kill(whom, chance)
+        victims[whom] += 1
+        phases[phase(archive, before if run.before else {}, tmp_path)] += 1
+        assert_readers_are_served(archive, peace)
+        assert build(recipe, archive, workers=chance.choice((1, 2))).failures == {}
+        assert_is_as_in_peace(archive, peace[version])
+        if run.before:
+            before = generations(archive, tmp_path)
+        else:
+            shutil.rmtree(archive)
+        if victims.total() == KILLS:
+            break
+    print(f"{KILLS} kills: {dict(victims)}; {dict(phases)}")
+    assert phases.keys() - {"over", "before anything"}
+    assert not FULL or len(phases) >= 7
+
+
+def test_the_workers_of_a_driver_that_is_killed_leave_their_tiles_at_once(survey: Survey, tmp_path: Path) -> None:
+    run = Build(survey.switch("before"), tmp_path / "archive", workers=2)
+    run.wait_until(lambda: any((tmp_path / "archive").glob("shards/.*.part")))
+    run.kill("driver", random.Random())
+    assert any((tmp_path / "archive").glob("shards/.*.part"))
+    assert not any((tmp_path / "archive").glob("shards/*.1.h5"))
+
+
+# ---- a commit that takes long, as with a catalogue of millions
+
+LONG_COMMIT = """
+import sys, numpy as np
+from pathlib import Path
+from archive_builder.store.index import Index, TileEntry
+ids = np.arange(10**12, 10**12 + 2 * 10**6)
+entry = TileEntry({"name": "LONG", "state": "built"}, ids, ids[:0], ids[:0].astype(np.uint8), ids[:0])
+with Index(Path(sys.argv[1]), writable=True) as index:
+    index.commit_tiles([entry])
+print("committed")
+"""
+
+
+def kill_in_commit(archive: Path) -> None:
+    """Leave an index half written, as a builder does that dies while the pages of a commit go to the disk."""
+    process = subprocess.Popen([sys.executable, "-c", LONG_COMMIT, str(archive)], stdout=subprocess.PIPE)
+    while journal_begins_with(archive) != HOT:
+        assert process.poll() is None
+    process.kill()
+    assert process.communicate()[0] == b""
+    assert journal_begins_with(archive) == HOT
+
+
+@pytest.fixture
+def half_written(survey: Survey, peace: dict[str, Path], tmp_path: Path) -> Path:
+    """An archive whose builder was killed in a commit."""
+    survey.switch("before")
+    archive = Path(shutil.copytree(peace["before"], tmp_path / "archive"))
+    kill_in_commit(archive)
+    return archive
+
+
+def test_an_archive_is_read_as_it_was_after_its_builder_was_killed_in_a_commit(
+    half_written: Path, peace: dict[str, Path]
+) -> None:
+    with Archive(half_written) as archive:
+        assert archive.locate(next(iter(rows(peace["before"])))).tile
+    assert answers(half_written) == answers(peace["before"])
+    assert list(verify(half_written, deep=True)) == []
+
+
+def test_a_build_goes_on_after_one_that_was_killed_in_a_commit(
+    half_written: Path, survey: Survey, peace: dict[str, Path]
+) -> None:
+    assert build(survey.switch("after"), half_written).built == 2
+    assert_is_as_in_peace(half_written, peace["after"])
+
+
+def test_verify_finds_nothing_after_a_builder_was_killed_in_a_commit(half_written: Path) -> None:
+    assert list(verify(half_written, deep=True)) == []
+
+
+def test_a_new_index_is_not_undone_by_the_journal_that_a_dead_builder_left(
+    half_written: Path, peace: dict[str, Path]
+) -> None:
+    reindex(half_written)
+    assert_is_as_in_peace(half_written, peace["before"])
+
+
+def test_an_archive_kept_open_is_served_on_while_its_builder_is_killed_in_a_commit(
+    peace: dict[str, Path], tmp_path: Path
+) -> None:
+    archive = Path(shutil.copytree(peace["before"], tmp_path / "archive"))
+    one, *_, other = sorted(rows(archive))
+    with Archive(archive) as opened:
+        tile = opened.locate(one).tile
+        kill_in_commit(archive)
+        assert opened.locate(one).tile == tile
+        assert opened.locate(other).tile == rows(archive)[other][0]
+
+
+def test_who_may_not_write_is_told_that_a_build_died_in_a_commit(half_written: Path) -> None:
+    program = "import sys; from archive_builder import Archive; Archive(sys.argv[1])"
+    shutil.copytree(half_written, half_written / "copy")
+    index = half_written / "index.sqlite"
+    with unwritable(half_written):
+        done = subprocess.run([sys.executable, "-c", program, index.parent], capture_output=True, text=True)
+    assert done.stderr.splitlines()[-1].endswith("build again, as somebody who may write there")
+
+
+def test_a_folder_in_which_nothing_was_built_yet_is_no_archive(tmp_path: Path, survey: Survey) -> None:
+    (tmp_path / "shards").mkdir()
+    with pytest.raises(NoArchiveError):
+        list(verify(tmp_path))
+    with pytest.raises(ArchiveError):
+        Archive(tmp_path)
