@@ -38,7 +38,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # In the corner that all three tiles share.
     write(
         survey,
-        {tile: {n: (54.0075 + n * 1e-5, -27.993) for n in range(k, k + 5)} for k, tile in zip((10, 20, 30), "ABC")},
+        {
+            tile: {n: (54.0075 + n * 1e-5, -27.993) for n in range(k, k + 5)}
+            for k, tile in zip((10, 20, 30), "ABC", strict=True)
+        },
     )
     report = build(recipe, folder / "archive")
     assert (report.built, report.failures) == (3, {})

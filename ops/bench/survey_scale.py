@@ -1,0 +1,169 @@
+"""The benchmark of a whole survey's bookkeeping: a build with nothing to do, verify and reindex over all its tiles.
+
+usage: python ops/bench/survey_scale.py TILES.csv [--work DIR] [--repeats N]
+
+TILES.csv is a survey's tile table, DES DR2's say: a column ``tilename`` or ``tile``, semicolons or commas. Every tile
+gets stand-in files, empty but there, and a real shard of a few pixels with the footprint that the table gives it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import measurements as m
+import numpy as np
+import table
+from table import Quantity
+
+from archive_builder.build.builder import archive_settings, build
+from archive_builder.build.commit import objects_of
+from archive_builder.build.repair import reindex
+from archive_builder.measure.quantize import NoiseScaled
+from archive_builder.store.index import Index, TileEntry, shard_name
+from archive_builder.store.rows import RowBuffer
+from archive_builder.store.verify import verify
+from archive_builder.store.writer import ObjectTable, ShardInfo, ShardWriter, checksum
+from archive_builder.survey.catalog import read_csv
+from archive_builder.survey.discovery import TileFiles, discover
+from archive_builder.survey.recipe import Recipe, load_recipe
+
+BANDS = ("g", "r", "i", "z", "Y")
+SIDE, SIZE, OBJECTS = 40, 8, 4
+"""Pixels of a stand-in tile and of its cutouts; objects of one."""
+
+RECIPE = """
+[survey]
+name = "Stand-in"
+tiles = "tiles.csv"
+bands = ["g", "r", "i", "z", "Y"]
+image = "{tile}/{tile}_{band}.fits"
+zero_point = 30.0
+[catalog]
+path = "{tile}/{tile}_cat.fits"
+object_id = "ID"
+ra = "RA"
+dec = "DEC"
+[cutout]
+size = 8
+"""
+
+QUANTITIES = (
+    Quantity("build", "build with nothing to do", "s", digits=2),
+    Quantity("verify", "verify, not deep", "s", digits=2),
+    Quantity("deep", "verify --deep", "s", digits=2),
+    Quantity("reindex", "reindex", "s", digits=2),
+)
+"""The lines of the answer."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("tiles", type=Path, help="the tile table")
+    parser.add_argument("--work", type=Path, help="where it is all made (default: the system's temporary folder)")
+    parser.add_argument("--repeats", type=int, default=3, help="how often everything is measured (default: 3)")
+    options = parser.parse_args()
+    names = tile_names(options.tiles)
+    with tempfile.TemporaryDirectory(dir=options.work, prefix="scale-") as folder:
+        _say(f"making {len(names)} stand-in tiles")
+        make_survey(Path(folder) / "survey", names)
+        make_archive(Path(folder) / "survey/survey.toml", Path(folder) / "archive")
+        repeats = [m.in_fresh_process(measure, Path(folder)) for _ in range(options.repeats)]
+    text = table.as_text(repeats, QUANTITIES)
+    print(f"{len(names):,} tiles; medians of {len(repeats)} repeats.\n\n{text}\n\n{table.machine()}")
+
+
+def tile_names(path: Path) -> list[str]:
+    """Return the tiles of a table."""
+    columns = read_csv(path)
+    name = "tile" if "tile" in columns.column_names else "tilename"
+    return sorted(columns[name].to_pylist())
+
+
+def make_survey(folder: Path, names: list[str]) -> None:
+    """Make the files of every tile, with nothing in them, and the recipe."""
+    for name in names:
+        (folder / name).mkdir(parents=True)
+        for ending in (*BANDS, "cat"):
+            (folder / name / f"{name}_{ending}.fits").touch()
+    (folder / "tiles.csv").write_text("tile\n" + "\n".join(names) + "\n", encoding="ascii")
+    (folder / "survey.toml").write_text(RECIPE, encoding="ascii")
+
+
+def make_archive(recipe_path: Path, archive: Path) -> None:
+    """Make a shard for every tile, and their index."""
+    recipe = load_recipe(recipe_path)
+    (archive / "shards").mkdir(parents=True)
+    with Index(archive, writable=True) as index:
+        index.set_settings(archive_settings(recipe.pixel_settings(), SIZE))
+        for number, files in enumerate(discover(recipe).tiles):
+            index.commit_tiles([make_shard(archive, files, recipe, number)])
+
+
+def make_shard(archive: Path, files: TileFiles, recipe: Recipe, number: int) -> TileEntry:
+    """Write the shard of one tile; return its entry of the index."""
+    codec = NoiseScaled((1.0,) * len(BANDS))
+    footprint = np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) * 0.7 + [number % 500 * 0.7, number // 500 * 0.7]
+    settings = json.dumps(recipe.pixel_settings(), sort_keys=True)
+    info = ShardInfo(
+        *("Stand-in", files.tile, 1, BANDS, ("SCI",), "mosaic", "16.0", SIZE, SIDE, SIDE, 63.0, 30.0),
+        *(footprint, files.fingerprint(), settings),
+    )
+    at = np.linspace(5, 30, OBJECTS)
+    ids = np.arange(number * 1000, number * 1000 + OBJECTS)
+    objects = ObjectTable(ids, at, at, at, at, np.ones((OBJECTS, len(BANDS)), np.float32))
+    rows = RowBuffer(codec, (SIDE, SIDE))
+    rows.append(np.random.default_rng(number).normal(0, 9, (len(BANDS), SIDE, SIDE)).astype(np.float32))
+    path = archive / shard_name(files.tile, 1)
+    with ShardWriter(path, info, ["SIMPLE  = T"] * len(BANDS), {"SCI": codec}) as shard:
+        corner = at.astype(np.int64) - SIZE // 2
+        shard.add_cutouts(corner, corner, {"SCI": rows})
+        for slab_number, slab in rows.release(SIDE):
+            shard.add_slab("SCI", slab_number, slab)
+        shard.finish(objects, objects.take(np.empty(0, dtype=np.intp)), np.empty(0, np.uint8))
+    tile = {
+        "name": files.tile,
+        "state": "built",
+        "shard": shard_name(files.tile, 1),
+        "generation": 1,
+        "stored": OBJECTS,
+        "skipped": 0,
+        "input_fingerprint": files.fingerprint(),
+        "recipe_fingerprint": recipe.fingerprint(),
+        "footprint": json.dumps(footprint.tolist()),
+        "bytes": path.stat().st_size,
+        "checksum": checksum(path),
+    }
+    return TileEntry(tile, **objects_of(path), replaced=ids[:0])
+
+
+def measure(folder: Path) -> m.Values:
+    """Time each once."""
+    archive, values = folder / "archive", {}
+    started = time.perf_counter()
+    report = build(folder / "survey/survey.toml", archive)
+    values["build"] = time.perf_counter() - started
+    if report.built or report.failures or not report.unchanged:
+        raise RuntimeError(f"the build had something to do: {report}")
+    for name, deep in (("verify", False), ("deep", True)):
+        started = time.perf_counter()
+        if findings := list(verify(archive, deep)):
+            raise RuntimeError(f"{len(findings)} findings, the first: {findings[0]}")
+        values[name] = time.perf_counter() - started
+    started = time.perf_counter()
+    reindex(archive)
+    values["reindex"] = time.perf_counter() - started
+    return values
+
+
+def _say(text: str) -> None:
+    """Tell how far it is, apart from the answer."""
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()
