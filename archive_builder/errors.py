@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+LONGEST = 2000
+"""Characters of a message."""
+
 
 class ArchiveBuilderError(Exception):
     """Base of all errors raised on purpose."""
+
+    def __str__(self) -> str:
+        """Return the message, on one line whatever a foreign file put into it."""
+        return printable(super().__str__())
 
 
 class RecipeError(ArchiveBuilderError):
@@ -98,6 +105,16 @@ class PositionOutsideError(RequestError):
 
 class CutoutTooLargeError(RequestError):
     """A size that the archive cannot serve."""
+
+
+def printable(text: str) -> str:
+    """Return a text that a terminal shows on one line: control characters escaped, the middle of a long one left out.
+
+    What a file from somebody else says may hold anything.
+    """
+    if len(text) > LONGEST:
+        text = f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def one_line(error: BaseException) -> str:

@@ -135,8 +135,8 @@ def objects_of(path: Path) -> dict[str, NDArray[Any]]:
     """Return the objects of a shard as the index takes them: ``stored``, ``skipped``, ``reason``."""
     with Shard(path) as shard:
         return {
-            "stored": shard.objects.object_id,
-            "skipped": shard.skipped.object_id,
+            "stored": shard.stored_ids,
+            "skipped": shard.skipped_ids,
             "reason": shard.reason,
         }
 

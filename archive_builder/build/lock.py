@@ -37,9 +37,11 @@ class BuildLock:
     def __init__(self, archive: Path) -> None:
         self._path = archive / LOCK_NAME
         try:
-            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            # Not through a link: what somebody else's archive leads to would be emptied.
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            self._descriptor = os.open(self._path, flags, 0o644)
         except OSError as error:
-            raise ArchiveError(f"archive {archive}: cannot be written to: {one_line(error)}") from None
+            raise ArchiveError(f"archive {archive}: its {LOCK_NAME} cannot be written: {one_line(error)}") from None
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             holder = self._holder()
@@ -75,7 +77,7 @@ class BuildLock:
         """Return what the file says of who holds it; nothing if nobody does."""
         try:
             said = json.loads(os.pread(self._descriptor, 4096, 0) or b"{}")
-        except ValueError:
+        except (ValueError, RecursionError):
             return {}
         return said if isinstance(said, dict) else {}
 

@@ -35,23 +35,6 @@ def _as_text(value: Any) -> Any:
     return value
 
 
-def violations(shard: h5py.File) -> list[str]:
-    """Compare an open shard with the written format.
-
-    Returns
-    -------
-    list of str
-        A line for each thing that is missing, or has another shape or type than it must; empty if all is well.
-    """
-    spec = shard_format()
-    attrs = attributes(shard)
-    if missing := [f"attribute {name} is missing" for name in spec["attributes"] if name not in attrs]:
-        return missing
-    if (attrs["format"], attrs["format_version"]) != (spec["format"], spec["format_version"]):
-        return [f"format is {attrs['format']} {attrs['format_version']}"]
-    return list(_mismatches(shard, attrs, spec))
-
-
 FILTERS = {32008, h5py.h5z.FILTER_FLETCHER32}
 """The filters a shard uses: Bitshuffle, and HDF5's checksum. Any other would have a reader load a plugin."""
 
@@ -65,29 +48,118 @@ MOST_ROWS = 2**27
 """More objects than any tile has."""
 
 
-def foreign_parts(shard: h5py.File) -> Iterator[str]:
-    """Find what would make a reader look outside the file, load code, or run out of memory.
+class Contents:
+    """All that is in a shard, looked at once.
 
-    Yields
-    ------
-    str
-        A line for each link to another file, dataset stored in one, unknown filter or absurd size. Virtual
-        datasets are left to HDF5's other programs: this package reads none.
+    Parameters
+    ----------
+    shard : h5py.File
+        An open file that says it is a shard.
+
+    Attributes
+    ----------
+    attrs : dict of str to object
+        The file's own attributes.
     """
-    groups = [("", shard)]
-    while groups:
-        prefix, group = groups.pop()
+
+    def __init__(self, shard: h5py.File) -> None:
+        self.attrs = attributes(shard)
+        self._datasets: dict[str, h5py.Dataset] = {}
+        self._foreign: list[str] = []
+        self._walk("", shard)
+
+    def foreign_parts(self) -> list[str]:
+        """Return what would make a reader look outside the file, load code, or run out of memory.
+
+        Returns
+        -------
+        list of str
+            A line for each link to another file, dataset stored in one, unknown filter or absurd size. Virtual
+            datasets are left to HDF5's other programs: this package reads none.
+        """
+        return self._foreign
+
+    def violations(self) -> list[str]:
+        """Compare the file with the written format.
+
+        Returns
+        -------
+        list of str
+            A line for each thing that is missing, or has another shape or type than it must; empty if all is well.
+        """
+        spec, attrs = shard_format(), self.attrs
+        if missing := [f"attribute {name} is missing" for name in spec["attributes"] if name not in attrs]:
+            return missing
+        if (attrs["format"], attrs["format_version"]) != (spec["format"], spec["format_version"]):
+            return [f"format is {attrs['format']} {attrs['format_version']}"]
+        return list(self._mismatches(spec))
+
+    def _walk(self, prefix: str, group: h5py.Group) -> None:
+        """Note every dataset of a group and the groups in it."""
         for name in group:
-            path, link = f"{prefix}/{name}", group.get(name, getlink=True)
-            if not isinstance(link, h5py.HardLink):
-                yield f"{path} is a link"
-            elif isinstance(item := group[name], h5py.Group):
-                if path.count("/") > DEEPEST:
-                    yield f"{path} is nested too deep"
-                elif name != "blocks":
-                    groups.append((path, item))
-            elif name != "cutouts" or not item.is_virtual:
-                yield from _foreign_storage(path, item)
+            path = f"{prefix}/{name}"
+            if group.id.links.get_info(name.encode()).type != h5py.h5l.TYPE_HARD:
+                self._foreign.append(f"{path} is a link")
+                continue
+            item = group[name]
+            if isinstance(item, h5py.Dataset):
+                self._datasets[path] = item
+                if name != "cutouts" or not item.is_virtual:
+                    self._foreign += _foreign_storage(path, item)
+            elif path.count("/") > DEEPEST:
+                self._foreign.append(f"{path} is nested too deep")
+            elif name != "blocks":
+                self._walk(path, item)
+
+    def _mismatches(self, spec: Mapping[str, Any]) -> Iterator[str]:
+        sizes = self._sizes()
+        for name, wanted in spec["attributes"].items():
+            yield from _compare(f"attribute {name}", np.asarray(self.attrs[name]), wanted, sizes)
+        for plane, group in spec["planes"]["groups"].items():
+            if plane in self.attrs["planes"]:
+                yield from self._plane_mismatches(group.rstrip("/"), spec["planes"], sizes)
+        color = spec["color"]["datasets"] if "COLOR" in self.attrs["planes"] else {}
+        for path, wanted in {**spec["datasets"], **color}.items():
+            if path in self._datasets:
+                yield from _compare(path, self._datasets[path], wanted, sizes)
+            else:
+                yield f"{path} is missing"
+
+    def _plane_mismatches(self, group: str, spec: Mapping[str, Any], sizes: Mapping[str, int]) -> Iterator[str]:
+        """Compare the datasets of one plane."""
+        layout = self.attrs["layout"]
+        for name, wanted in spec["datasets"].items():
+            path = f"{group}/{name}"
+            if wanted.get("layout", layout) != layout:
+                continue
+            if path not in self._datasets:
+                yield f"{path} is missing"
+            elif wanted["dtype"] == "pixel":
+                yield from self._pixel_mismatches(path, wanted, spec, sizes)
+            else:
+                yield from _compare(path, self._datasets[path], wanted, sizes)
+
+    def _pixel_mismatches(
+        self, path: str, wanted: Mapping[str, Any], spec: Mapping[str, Any], sizes: Mapping[str, int]
+    ) -> Iterator[str]:
+        """Compare a dataset of pixels and what it says of itself."""
+        attrs = attributes(self._datasets[path])
+        if missing := [key for key in spec["attributes"] if key not in attrs]:
+            yield f"attribute {missing[0]} of {path} is missing"
+            return
+        pixel = spec["pixel"].get(attrs["encoding"], "of a known encoding")
+        yield from _compare(path, self._datasets[path], wanted, sizes, pixel)
+        for key, attribute in spec["attributes"].items():
+            yield from _compare(f"attribute {key} of {path}", np.asarray(attrs[key]), attribute, sizes, pixel)
+
+    def _sizes(self) -> dict[str, int]:
+        """Return what the symbols in shapes stand for in this shard."""
+        sizes = {name: int(self.attrs[name]) for name in ("size", "height", "width")}
+        counts = {"N": "/objects/object_id", "S": "/skipped/object_id", "color_bytes": "/color/jpeg"}
+        lengths = {symbol: len(self._datasets[p]) if p in self._datasets else -1 for symbol, p in counts.items()}
+        rows, columns = (-(-sizes[side] // CHUNK) for side in ("height", "width"))
+        grid = {"rows": rows, "columns": columns, "color_ends": rows * columns + 1}
+        return {**sizes, **lengths, **grid, "bands": len(self.attrs["bands"]), "planes": len(self.attrs["planes"])}
 
 
 def _foreign_storage(path: str, dataset: h5py.Dataset) -> Iterator[str]:
@@ -100,54 +172,6 @@ def _foreign_storage(path: str, dataset: h5py.Dataset) -> Iterator[str]:
     chunk = math.prod(dataset.chunks or (1,))
     if dataset.size > MOST_PIXELS or chunk > MOST_ROWS or (dataset.ndim < 3 and dataset.shape[0] > MOST_ROWS):
         yield f"{path} claims a size of {dataset.shape}"
-
-
-def _mismatches(shard: h5py.File, attrs: Mapping[str, Any], spec: Mapping[str, Any]) -> Iterator[str]:
-    sizes = _sizes(shard, attrs)
-    for name, wanted in spec["attributes"].items():
-        yield from _compare(f"attribute {name}", np.asarray(shard.attrs[name]), wanted, sizes)
-    for plane, group in spec["planes"]["groups"].items():
-        if plane in attrs["planes"]:
-            yield from _plane_mismatches(shard, group.rstrip("/"), attrs["layout"], spec["planes"], sizes)
-    color = spec["color"]["datasets"] if "COLOR" in attrs["planes"] else {}
-    for path, wanted in {**spec["datasets"], **color}.items():
-        if isinstance(shard.get(path), h5py.Dataset):
-            yield from _compare(path, shard[path], wanted, sizes)
-        else:
-            yield f"{path} is missing"
-
-
-def _plane_mismatches(
-    shard: h5py.File, group: str, layout: str, spec: Mapping[str, Any], sizes: Mapping[str, int]
-) -> Iterator[str]:
-    """Compare the datasets of one plane."""
-    for name, wanted in spec["datasets"].items():
-        path = f"{group}/{name}"
-        if wanted.get("layout", layout) != layout:
-            continue
-        if not isinstance(shard.get(path), h5py.Dataset):
-            yield f"{path} is missing"
-            continue
-        is_pixels = wanted["dtype"] == "pixel"
-        described = spec["attributes"] if is_pixels else {}
-        if missing := [key for key in described if key not in shard[path].attrs]:
-            yield f"attribute {missing[0]} of {path} is missing"
-            continue
-        pixel = spec["pixel"].get(attributes(shard[path])["encoding"], "of a known encoding") if is_pixels else ""
-        yield from _compare(path, shard[path], wanted, sizes, pixel)
-        for key, attribute in described.items():
-            value = np.asarray(shard[path].attrs[key])
-            yield from _compare(f"attribute {key} of {path}", value, attribute, sizes, pixel)
-
-
-def _sizes(shard: h5py.File, attrs: Mapping[str, Any]) -> dict[str, int]:
-    """Return what the symbols in shapes stand for in this shard."""
-    sizes = {name: int(attrs[name]) for name in ("size", "height", "width")}
-    counts = {"N": "/objects/object_id", "S": "/skipped/object_id", "color_bytes": "/color/jpeg"}
-    lengths = {symbol: len(shard[path]) if path in shard else -1 for symbol, path in counts.items()}
-    rows, columns = (-(-sizes[side] // CHUNK) for side in ("height", "width"))
-    grid = {"rows": rows, "columns": columns, "color_ends": rows * columns + 1}
-    return {**sizes, **lengths, **grid, "bands": len(attrs["bands"]), "planes": len(attrs["planes"])}
 
 
 def _compare(

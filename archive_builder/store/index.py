@@ -279,7 +279,8 @@ class Index:
         except sqlite3.OperationalError as error:
             if _is_half_written(error):
                 raise ArchiveError(
-                    f"index {self.path}: a build died while it wrote to it: build again, as somebody who may write there"
+                    f"index {self.path}: a build died while it wrote to it: "
+                    "build again, as somebody who may write there"
                 ) from None
             raise ArchiveError(f"index {self.path}: {one_line(error)}: is the disk full or the file locked?") from None
         except sqlite3.DatabaseError as error:

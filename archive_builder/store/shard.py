@@ -17,7 +17,7 @@ from archive_builder.errors import ArchiveError, one_line
 from archive_builder.geometry import Shape, recrop_offset, window_origin, window_pieces
 from archive_builder.measure.quantize import Codec, codec_of
 from archive_builder.store.color import ColorReader
-from archive_builder.store.format import attributes, foreign_parts, shard_format, violations
+from archive_builder.store.format import Contents, attributes, shard_format
 from archive_builder.store.rows import CHUNK
 from archive_builder.store.writer import PLANE_GROUPS, ObjectTable, ShardInfo
 
@@ -51,8 +51,10 @@ class Shard:
         except OSError as error:
             raise ArchiveError(f"shard {path}: cannot be opened ({one_line(error)}): rebuild its tile") from None
         try:
-            self.info = self._read_info()
-            self._check()
+            contents = Contents(self._file)
+            self.info = self._read_info(contents.attrs)
+            if wrong := [*contents.foreign_parts(), *contents.violations()]:
+                raise ArchiveError(f"shard {path}: is no shard as it should be ({wrong[0]}): rebuild its tile")
             self._planes = {
                 plane: _Plane(self._file[group], self.info, plane)
                 for plane, group in PLANE_GROUPS.items()
@@ -66,11 +68,6 @@ class Shard:
         except ArchiveError:
             self.close()
             raise
-
-    def _check(self) -> None:
-        """Refuse a file that is not as it is written down, or that would make its reader look elsewhere."""
-        if wrong := [*foreign_parts(self._file), *violations(self._file)]:
-            raise ArchiveError(f"shard {self.path}: is no shard as it should be ({wrong[0]}): rebuild its tile")
 
     @property
     def step(self) -> tuple[float, ...]:
@@ -95,6 +92,16 @@ class Shard:
         return tuple(self._file["headers"].asstr()[...])
 
     @cached_property
+    def stored_ids(self) -> NDArray[np.int64]:
+        """The IDs of the objects with a cutout, without the rest of their table."""
+        return self._column("objects", "object_id")
+
+    @cached_property
+    def skipped_ids(self) -> NDArray[np.int64]:
+        """The IDs of the objects without."""
+        return self._column("skipped", "object_id")
+
+    @cached_property
     def objects(self) -> ObjectTable:
         """The objects with a cutout, in the order of ``/cutouts``."""
         return self._table("objects")
@@ -107,7 +114,7 @@ class Shard:
     @cached_property
     def reason(self) -> NDArray[np.uint8]:
         """The `Status` of each skipped object."""
-        return np.asarray(self._file["skipped/reason"][...])
+        return self._column("skipped", "reason")
 
     def read(self, row: int, shape: Shape, bands: list[int] | slice, out: NDArray[Any], plane: str = "SCI") -> None:
         """Read one cutout at its archived size or a smaller one.
@@ -175,15 +182,18 @@ class Shard:
         )
 
     def _table(self, group: str) -> ObjectTable:
+        return ObjectTable(*(self._column(group, field.name) for field in fields(ObjectTable)))
+
+    def _column(self, group: str, name: str) -> NDArray[Any]:
         try:
-            return ObjectTable(*(self._file[f"{group}/{f.name}"][...] for f in fields(ObjectTable)))
+            return np.asarray(self._file[f"{group}/{name}"][...])
         except (OSError, KeyError) as error:
             raise ArchiveError(
                 f"shard {self.path}: its table of {group} is damaged ({one_line(error)}): rebuild its tile"
             ) from None
 
-    def _read_info(self) -> ShardInfo:
-        attrs, spec = attributes(self._file), shard_format()
+    def _read_info(self, attrs: dict[str, Any]) -> ShardInfo:
+        spec = shard_format()
         if attrs.get("format") != spec["format"]:
             raise ArchiveError(f"shard {self.path}: is no shard of a cutout archive: remove it")
         if attrs["format_version"] != spec["format_version"]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from archive_builder.errors import ArchiveError, NoArchiveError, TileError
+from archive_builder.errors import ArchiveError, NoArchiveError, TileError, printable
 from archive_builder.geometry import window_origin
 from archive_builder.measure.quality import Status
 from archive_builder.store.format import shard_format
@@ -38,6 +38,9 @@ class Finding:
 
     tile: str | None = None
     """The tile, if it is one's."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "what", printable(self.what))
 
 
 def verify(
@@ -151,8 +154,8 @@ def _strange(shard: Shard, tile: Mapping[str, Any], settings: Mapping[str, Any])
 
 def _mismatches(index: Index, tile: Mapping[str, Any], shard: Shard) -> Iterator[str]:
     """Tell where the index's rows are not those of the shard."""
-    ids = np.concatenate([shard.objects.object_id, shard.skipped.object_id])
-    stored, skipped = len(shard.objects.object_id), len(shard.skipped.object_id)
+    ids = np.concatenate([shard.stored_ids, shard.skipped_ids])
+    stored, skipped = len(shard.stored_ids), len(shard.skipped_ids)
     if (stored, skipped) != (tile["stored"], tile["skipped"]):
         yield f"its shard has {stored} and {skipped} objects, the index {tile['stored']} and {tile['skipped']}"
     if not np.allclose(json.loads(tile["footprint"]), shard.info.footprint, rtol=0, atol=1e-9):

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from archive_builder.errors import ArchiveError
 from archive_builder.measure.quantize import Codec
 from archive_builder.store.color import ColorTiles
-from archive_builder.store.format import shard_format, violations
+from archive_builder.store.format import Contents, shard_format
 from archive_builder.store.layout import LAYOUTS, write_table
 from archive_builder.store.rows import RowBuffer
 
@@ -174,7 +174,7 @@ class ShardWriter:
             for field in fields(table):
                 write_table(self._file, f"{group}/{field.name}", getattr(table, field.name))
         write_table(self._file, "skipped/reason", reason)
-        if wrong := violations(self._file):
+        if wrong := Contents(self._file).violations():
             raise ArchiveError(f"shard {self.path}: was about to be written wrong: {'; '.join(wrong)}")
         self._file.close()
         sync(self._temporary)

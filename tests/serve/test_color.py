@@ -25,7 +25,7 @@ from archive_builder.errors import TileError
 from archive_builder.serve.cutout import Cutout
 from archive_builder.serve.render import GALAXY, Style, lupton_rgb, picture
 from archive_builder.store.color import ColorTiles
-from archive_builder.store.format import violations
+from archive_builder.store.format import Contents
 from archive_builder.store.shard import Shard
 from archive_builder.survey.demo import make_survey
 from archive_builder.survey.discovery import discover
@@ -409,4 +409,4 @@ def test_picture_outlives_its_archive_and_a_shard_says_it_has_one(squares: Squar
     (path,) = (squares.archive.path / "shards").iterdir()
     with Shard(path) as shard, h5py.File(path) as plain:
         assert shard.info.planes == ("SCI", "COLOR")
-        assert violations(plain) == []
+        assert Contents(plain).violations() == []

@@ -20,7 +20,7 @@ from archive_builder.build.builder import build
 from archive_builder.build.tile_job import TileJob, TileResult, run_job
 from archive_builder.measure.quantize import Flags, LogScaled
 from archive_builder.serve.cutout import Cutout
-from archive_builder.store.format import violations
+from archive_builder.store.format import Contents
 from archive_builder.store.shard import Shard
 from archive_builder.survey.demo import make_survey
 from archive_builder.survey.discovery import discover
@@ -174,7 +174,7 @@ def as_text(value: str | bytes) -> str:
 def test_shard_is_as_the_written_format_says(kept: Kept) -> None:
     (path,) = (kept.archive.path / "shards").iterdir()
     with h5py.File(path) as plain:
-        assert violations(plain) == []
+        assert Contents(plain).violations() == []
         assert [as_text(plane) for plane in plain.attrs["planes"]] == ["SCI", "WGT", "MSK", "COLOR"]
         expected = {"weight": ("exact", "float32") if kept.lossless else ("log", "int16"), "mask": ("flags", "int32")}
         for group, (encoding, dtype) in expected.items():

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from archive_builder.errors import ArchiveError
 from archive_builder.geometry import window_origin
 from archive_builder.measure.quantize import BLANK, Codec, Lossless, NoiseScaled
-from archive_builder.store.format import violations
+from archive_builder.store.format import Contents
 from archive_builder.store.rows import RowBuffer
 from archive_builder.store.shard import Shard
 from archive_builder.store.writer import ObjectTable, ShardInfo, ShardWriter, checksum
@@ -190,7 +190,7 @@ def test_format_check_tells_what_is_missing(tmp_path: Path, path: str, complaint
     with h5py.File(tmp_path / "t.h5", "r+") as plain:
         del plain[path]
     with h5py.File(tmp_path / "t.h5") as plain:
-        assert violations(plain) == [complaint]
+        assert Contents(plain).violations() == [complaint]
     with pytest.raises(ArchiveError, match=complaint):
         Shard(tmp_path / "t.h5")
 
@@ -204,7 +204,7 @@ def test_format_check_tells_wrong_shapes_and_types(tmp_path: Path) -> None:
         plain["objects/ra"] = np.zeros(2)
         plain["skipped/reason"] = np.zeros(1)
     with h5py.File(tmp_path / "t.h5") as plain:
-        assert violations(plain) == [
+        assert Contents(plain).violations() == [
             "/objects/ra has shape (2,), not (1,)",
             "/skipped/reason has type float64, not uint8",
         ]
