@@ -30,6 +30,10 @@ class ArchiveError(ArchiveBuilderError):
     """A folder is no archive, or a file of an archive is missing, foreign or damaged."""
 
 
+class DamagedIndexError(ArchiveError):
+    """What an archive's index says makes no sense."""
+
+
 class NoArchiveError(ArchiveError):
     """A folder holds no archive."""
 

@@ -52,12 +52,12 @@ def archive_status(archive: Path) -> ArchiveStatus:
         raise NoArchiveError(f"{archive} is an archive in which nothing has been built yet")
     kept = [tile for tile in tiles if tile["shard"]]
     return ArchiveStatus(
-        survey=settings["recipe"]["survey"]["name"],
+        survey=settings.get("recipe", {}).get("survey", {}).get("name", ""),
         size=settings["size"],
         bands=tuple(settings["bands"]),
         built=len(kept),
         stored=sum(tile["stored"] for tile in kept),
         skipped=sum(tile["skipped"] for tile in kept),
-        bytes=sum(tile["bytes"] for tile in kept),
+        bytes=sum(tile["bytes"] or 0 for tile in kept),
         failures={tile["name"]: tile["error"] for tile in tiles if tile["state"] == "failed"},
     )

@@ -611,7 +611,7 @@ class Archive:
         """Return the tiles that have a shard, by number, and their footprints."""
         if self._sky is None:
             tiles = [tile for tile in self._index.tiles() if tile["shard"]]
-            corners = np.array([json.loads(tile["footprint"]) for tile in tiles]).reshape(-1, 4, 2)
+            corners = np.array([self._index.footprint(tile) for tile in tiles]).reshape(-1, 4, 2)
             self._sky = np.array([tile["tile_id"] for tile in tiles], dtype=np.int64), Footprints(corners)
         return self._sky
 

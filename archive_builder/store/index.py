@@ -7,7 +7,6 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,8 +14,18 @@ import numpy as np
 import sqlite_utils
 from numpy.typing import NDArray
 
-from archive_builder.errors import ArchiveError, DuplicateObjectError, NoArchiveError, one_line
+from archive_builder.errors import ArchiveError, DamagedIndexError, DuplicateObjectError, NoArchiveError, one_line
+from archive_builder.store.sound import (
+    NonsenseError,
+    check_tables,
+    footprint_of,
+    schema,
+    sound_places,
+    sound_settings,
+    sound_tile,
+)
 from archive_builder.store.writer import sync
+from archive_builder.survey.discovery import TILE_NAME
 
 INDEX_NAME = "index.sqlite"
 """The index's file in the archive's folder."""
@@ -42,7 +51,7 @@ def shard_name(tile: str, generation: int) -> str:
 
 def is_shard_name(name: object, tile: str, generation: int) -> bool:
     """Tell whether a tile's shard is where it belongs: an index from somebody else might lead anywhere."""
-    return name == shard_name(tile, generation) and "/" not in tile and tile not in ("", ".", "..")
+    return name == shard_name(tile, generation) and TILE_NAME.fullmatch(tile) is not None
 
 
 @dataclass(frozen=True)
@@ -110,7 +119,7 @@ class Index:
             self._db = sqlite_utils.Database(_open(self.path, writable), execute_plugins=False)
             # A view or trigger in somebody else's file must not run functions.
             self._db.execute("PRAGMA trusted_schema = OFF")
-            self._db.execute("SELECT count(*) FROM tiles").fetchone()
+            check_tables(self._db.conn)
             self._file = self.path.stat().st_ino
             self._version = self._data_version()
 
@@ -144,7 +153,7 @@ class Index:
     def settings(self) -> dict[str, Any]:
         """What all shards share; empty for a new archive."""
         with self._explained():
-            return {row["key"]: json.loads(row["value"]) for row in self._db["settings"].rows}
+            return sound_settings(self._db["settings"].rows)
 
     def set_settings(self, settings: Mapping[str, Any]) -> None:
         """Store what all shards share."""
@@ -155,7 +164,7 @@ class Index:
     def tiles(self) -> list[dict[str, Any]]:
         """Return the rows of the table ``tiles``, by name."""
         with self._explained():
-            return list(self._db["tiles"].rows_where(order_by="name"))
+            return [sound_tile(row) for row in self._db["tiles"].rows_where(order_by="name")]
 
     def count_objects(self) -> int:
         """Return how many objects there are."""
@@ -171,7 +180,15 @@ class Index:
     def tile(self, tile_id: int) -> dict[str, Any]:
         """Return one row of the table ``tiles``."""
         with self._explained():
-            return dict(self._db["tiles"].get(tile_id))
+            rows = [sound_tile(row) for row in self._db["tiles"].rows_where("tile_id = ?", [tile_id])]
+        if not rows:
+            raise ArchiveError(f"index {self.path}: has no tile number {tile_id} any more: ask again")
+        return rows[0]
+
+    def footprint(self, tile: Mapping[str, Any]) -> NDArray[np.float64]:
+        """Return the corners that a row of the table ``tiles`` gives, RA and Dec in deg, (4, 2)."""
+        with self._explained():
+            return footprint_of(tile)
 
     def find(self, object_id: NDArray[np.int64]) -> Places:
         """Look objects up.
@@ -184,7 +201,7 @@ class Index:
         if len(object_id) == 1:  # the usual lookup, four times faster without the batch's machinery
             with self._explained():
                 row = self._db.execute(f"{LOOKUP} = ?", [int(object_id[0])]).fetchone()
-            return Places(*np.array([row[1:] if row else [-1] * 4], dtype=np.int64).T)
+                return Places(*(sound_places([row[1:]]) if row else np.full((1, 4), -1)).T)
         unique, inverse = np.unique(object_id, return_inverse=True)
         found = np.full((len(unique), 4), -1, dtype=np.int64)
         # In one transaction: all of them as they are at one moment.
@@ -193,7 +210,7 @@ class Index:
                 ids = unique[first : first + BATCH]
                 rows = self._rows_of(ids)
                 if rows:
-                    table = np.array(rows, dtype=np.int64)
+                    table = sound_places(rows)
                     found[first + np.searchsorted(ids, table[:, 0])] = table[:, 1:]
         return Places(*found[inverse].T)
 
@@ -283,6 +300,8 @@ class Index:
                     "build again, as somebody who may write there"
                 ) from None
             raise ArchiveError(f"index {self.path}: {one_line(error)}: is the disk full or the file locked?") from None
+        except NonsenseError as error:
+            raise DamagedIndexError(f"index {self.path}: {error}: reindex the archive") from None
         except sqlite3.DatabaseError as error:
             raise ArchiveError(f"index {self.path}: {one_line(error)}: the file is damaged") from None
 
@@ -328,9 +347,8 @@ def _make(path: Path) -> None:
     """Make an empty index, with all its tables or not at all."""
     fresh = path.with_name(f".{path.name}.part")
     fresh.unlink(missing_ok=True)
-    schema = resources.files("archive_builder.schema").joinpath("index.sql").read_text(encoding="utf-8")
     with closing(_connect(fresh, "rwc")) as connection:
-        connection.executescript(schema)
+        connection.executescript(schema())
     put_in_place(fresh, path)
 
 

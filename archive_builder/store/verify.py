@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from archive_builder.errors import ArchiveError, NoArchiveError, TileError, printable
+from archive_builder.errors import ArchiveError, DamagedIndexError, NoArchiveError, TileError, printable
 from archive_builder.geometry import window_origin
 from archive_builder.measure.quality import Status
 from archive_builder.store.format import shard_format
@@ -108,7 +107,8 @@ def _check_tiles(
     if (there := index.count_objects()) != objects:
         yield Finding("index", f"index {index.path}: holds {there} objects, its tiles have {objects}")
     kept = {tile["shard"] for tile in tiles}
-    for path in sorted((archive / SHARD_FOLDER).iterdir()):
+    folder = archive / SHARD_FOLDER
+    for path in sorted(folder.iterdir() if folder.is_dir() else ()):
         if f"{SHARD_FOLDER}/{path.name}" not in kept:
             yield Finding("orphan", f"{path}: the index does not know it")
 
@@ -137,6 +137,8 @@ def _check_tile(
             yield Finding("shard", f"shard {path}: its checksum is not {tile['checksum']}: it is damaged", name)
         if deep and survey is not None:
             yield from _compare_with_survey(path, tile, *survey)
+    except DamagedIndexError as error:
+        yield Finding("index", str(error), name)
     except ArchiveError as error:
         yield Finding("shard", str(error), name)
 
@@ -148,7 +150,7 @@ def _strange(shard: Shard, tile: Mapping[str, Any], settings: Mapping[str, Any])
         yield f"is of tile {info.tile}, generation {info.generation}"
     if info.size != settings["size"] or list(info.bands) != list(settings["bands"]):
         yield f"has cutouts of {info.size} px in {', '.join(info.bands)}, unlike the archive"
-    if json.loads(info.recipe) != settings["recipe"]:
+    if info.settings() != settings["recipe"]:
         yield "was built with other settings than the archive"
 
 
@@ -158,7 +160,7 @@ def _mismatches(index: Index, tile: Mapping[str, Any], shard: Shard) -> Iterator
     stored, skipped = len(shard.stored_ids), len(shard.skipped_ids)
     if (stored, skipped) != (tile["stored"], tile["skipped"]):
         yield f"its shard has {stored} and {skipped} objects, the index {tile['stored']} and {tile['skipped']}"
-    if not np.allclose(json.loads(tile["footprint"]), shard.info.footprint, rtol=0, atol=1e-9):
+    if not np.allclose(index.footprint(tile), shard.info.footprint, rtol=0, atol=1e-9):
         yield "the index has another footprint than its shard"
     if tile["input_fingerprint"] != shard.info.input_fingerprint and tile["input_hash"] is None:
         yield "the index has another fingerprint of its files than its shard"

@@ -80,6 +80,22 @@ class ShardInfo:
     recipe: str
     """JSON: the settings it was made with, which all shards of an archive share."""
 
+    def settings(self) -> dict[str, Any]:
+        """Return those settings.
+
+        Raises
+        ------
+        ArchiveError
+            They are no JSON.
+        """
+        try:
+            settings = json.loads(self.recipe)
+        except (ValueError, RecursionError):
+            settings = None
+        if not isinstance(settings, dict):
+            raise ArchiveError(f"shard of tile {self.tile}: its recipe is not JSON: rebuild the tile")
+        return settings
+
 
 @dataclass(frozen=True)
 class ObjectTable:

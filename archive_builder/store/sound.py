@@ -1,0 +1,143 @@
+"""Whether what an index says makes sense: it may be damaged, or somebody else's."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from archive_builder.measure.quality import Status
+from archive_builder.survey.discovery import TILE_NAME
+
+Columns = frozenset[tuple[str, str, str, int]]
+"""Table, column, type and whether it is hidden or worked out, of every column."""
+
+TABLES = ("settings", "tiles", "objects")
+"""The tables of an index."""
+
+NOT_JSON = (ValueError, TypeError, RecursionError)
+"""What reading JSON raises."""
+
+
+class NonsenseError(ValueError):
+    """A value cannot be what it is said to be."""
+
+
+@cache
+def schema() -> str:
+    """Return ``schema/index.sql``."""
+    return resources.files("archive_builder.schema").joinpath("index.sql").read_text(encoding="utf-8")
+
+
+def check_tables(connection: sqlite3.Connection) -> None:
+    """Refuse tables other than the schema's, and whatever SQLite would run when they are used.
+
+    Raises
+    ------
+    NonsenseError
+    """
+    if columns_of(connection) != _expected_columns():
+        raise NonsenseError("its tables are not those of an index")
+
+
+def columns_of(connection: sqlite3.Connection) -> Columns | None:
+    """Return the columns of an index's tables; None if there are views, triggers or virtual tables."""
+    things = connection.execute("SELECT type, sql FROM sqlite_master WHERE type != 'index'")
+    if any(kind != "table" or not str(sql).upper().startswith("CREATE TABLE") for kind, sql in things):
+        return None
+    question = "SELECT name, type, hidden FROM pragma_table_xinfo(?)"
+    return frozenset((name, *column) for name in TABLES for column in connection.execute(question, [name]))
+
+
+@cache
+def _expected_columns() -> Columns | None:
+    with closing(sqlite3.connect(":memory:")) as empty:
+        empty.executescript(schema())
+        return columns_of(empty)
+
+
+def sound_settings(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the settings of the table's rows, whose values are JSON.
+
+    Raises
+    ------
+    NonsenseError
+    """
+    try:
+        settings = {str(row["key"]): json.loads(row["value"]) for row in rows}
+    except NOT_JSON:
+        raise NonsenseError("its settings are not JSON") from None
+    if settings and not (
+        _is_count(settings.get("size"), least=1)
+        and _are_texts(settings.get("bands"))
+        and isinstance(recipe := settings.get("recipe", {}), dict)
+        and isinstance(survey := recipe.get("survey", {}), dict)
+        and isinstance(survey.get("name", ""), str)
+    ):
+        raise NonsenseError("its settings are not those of an archive")
+    return settings
+
+
+def sound_tile(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row of the table ``tiles``, if its values are of their kinds.
+
+    Raises
+    ------
+    NonsenseError
+    """
+    name = row["name"]
+    if not (isinstance(name, str) and TILE_NAME.fullmatch(name)):
+        raise NonsenseError(f"{name!r} is no tile's name")
+    wrong = [column for column in ("generation", "stored", "skipped") if not _is_count(row[column])]
+    wrong += [column for column in ("shard", "error") if not isinstance(row[column], str | None)]
+    wrong += ["bytes"] if not (row["bytes"] is None or _is_count(row["bytes"])) else []
+    if wrong:
+        raise NonsenseError(f"tile {name} has {wrong[0]} {row[wrong[0]]!r}")
+    return dict(row)
+
+
+def footprint_of(tile: Mapping[str, Any]) -> NDArray[np.float64]:
+    """Return a tile's corners, RA and Dec in deg, (4, 2).
+
+    Raises
+    ------
+    NonsenseError
+    """
+    try:
+        corners = np.array(json.loads(tile["footprint"]), dtype=np.float64)
+    except NOT_JSON:
+        corners = np.empty(0)
+    if corners.shape != (4, 2) or not np.isfinite(corners).all():
+        raise NonsenseError(f"tile {tile['name']} has the footprint {tile['footprint']!r}")
+    return corners
+
+
+def sound_places(rows: Sequence[tuple[Any, ...]]) -> NDArray[np.int64]:
+    """Return rows of whole numbers that end in status and generation as an array.
+
+    Raises
+    ------
+    NonsenseError
+    """
+    try:
+        table = np.array(rows, dtype=np.int64)
+    except (ValueError, TypeError, OverflowError):
+        raise NonsenseError("an object's place is no whole number") from None
+    if ((table[:, -2] < 0) | (table[:, -2] > max(Status))).any():
+        raise NonsenseError("an object has an unknown status")
+    return table
+
+
+def _is_count(value: object, least: int = 0) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, list) and len(value) > 0 and all(isinstance(text, str) for text in value)

@@ -1,0 +1,478 @@
+"""Disks that are full, folders that may not be written, files that change under a build: one clear line, no harm."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from astropy.nddata import Cutout2D
+from astropy.table import Table
+
+from archive_builder import Archive
+from archive_builder.build.builder import BuildReport, build
+from archive_builder.build.changes import Changes
+from archive_builder.errors import ArchiveError
+from archive_builder.store.shard import Shard
+from archive_builder.store.verify import verify
+from archive_builder.survey.demo import make_survey
+
+COMMAND = (sys.executable, "-c", "from archive_builder.cli import main; main()")
+AS_NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+FULL = os.environ.get("ARCHIVE_BUILDER_FAULTS") == "full"
+PAGE = 4096
+"""Bytes in which a tmpfs counts, and SQLite too."""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a survey of two tiles, not to be changed; its catalogues take pages of the index."""
+    folder = tmp_path_factory.mktemp("made") / "survey"
+    recipe = make_survey(folder, tiles=2, tile_size=300, objects=400, seed=6)
+    text = recipe.read_text().replace('bands = ["g", "r", "i", "z", "Y"]', 'bands = ["r", "i"]')
+    recipe.write_text(text.replace('size = "1 arcmin"', "size = 64"))
+    return folder
+
+
+@pytest.fixture
+def survey(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "survey"))
+
+
+@pytest.fixture(scope="module")
+def good(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The archive of `made`, not to be changed."""
+    archive = tmp_path_factory.mktemp("good") / "archive"
+    assert build(made / "survey.toml", archive).failures == {}
+    return archive
+
+
+def tiles(survey: Path) -> list[Path]:
+    return sorted(path for path in survey.iterdir() if path.is_dir())
+
+
+def shard(archive: Path, tile: Path) -> Path:
+    (found,) = archive.glob(f"shards/{tile.name}.*.h5")
+    return found
+
+
+def run(*arguments: object, prefix: tuple[str, ...] = (), home: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a command of the program."""
+    command = [*prefix, *COMMAND, *map(str, arguments)]
+    return subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, **({"HOME": str(home)} if home else {})}
+    )
+
+
+def errors(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """Return the error lines of a command that failed; it wrote nothing to stderr but those and its progress."""
+    assert done.returncode == 1
+    lines = done.stderr.splitlines()
+    assert not [line for line in lines if not line.startswith(("error: ", "[")) and " to build" not in line], (
+        done.stderr
+    )
+    return [line for line in lines if line.startswith("error: ")]
+
+
+def assert_serves(archive: Path, survey: Path, served: list[Path]) -> None:
+    """Check that an archive is without fault, holds these tiles and no others, and their source's pixels."""
+    assert list(verify(archive, deep=True)) == []
+    assert sorted(path.name.split(".")[0] for path in (archive / "shards").iterdir()) == [tile.name for tile in served]
+    with Archive(archive) as opened:
+        for tile in served:
+            image = fits.getdata(next(tile.glob("*_r.fits*")), "SCI").astype(np.float32)
+            with Shard(shard(archive, tile)) as source:
+                table = source.objects
+            for row in range(0, len(table.object_id), 40):
+                cutout = opened.get(table.object_id[row], bands="r")
+                where = round(table.x[row]), round(table.y[row])
+                theirs = Cutout2D(image, where, 64, mode="partial", fill_value=np.nan).data
+                np.testing.assert_array_equal(np.isnan(cutout.data[0]), np.isnan(theirs))
+                off = np.abs(cutout.data[0].astype(float) - theirs)
+                assert np.nanmax(off, initial=0) <= cutout.step["r"] / 2
+
+
+# ---- a full disk
+
+
+@contextmanager
+def mounted(folder: Path, *options: str) -> Iterator[Path]:
+    """Mount something on a folder; skip the test where that is not allowed."""
+    folder.mkdir(exist_ok=True)
+    done = subprocess.run(["mount", *options, folder], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"nothing can be mounted here: {done.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 16 MB."""
+    with mounted(tmp_path / "disk", "-t", "tmpfs", "-o", f"size={16 << 20}", "tmpfs") as disk:
+        yield disk
+
+
+def leave(disk: Path, free: int) -> Path:
+    """Fill a disk up to so many bytes; return the file that does it."""
+    ballast = disk / "ballast"
+    ballast.unlink(missing_ok=True)
+    there = os.statvfs(disk)
+    with ballast.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, (there.f_bavail - free // PAGE) * PAGE)
+    assert os.statvfs(disk).f_bavail == free // PAGE
+    return ballast
+
+
+def test_a_tile_for_which_the_disk_is_too_small_fails_alone_and_is_built_once_there_is_room(
+    survey: Path, good: Path, small_disk: Path
+) -> None:
+    archive, (first, second) = small_disk / "archive", tiles(survey)
+    ballast = leave(small_disk, int(1.6 * shard(good, first).stat().st_size))
+    (line,) = errors(run("build", survey / "survey.toml", archive))
+    assert line.startswith(f"error: tile {second.name}: ")
+    assert "No space left on device" in line
+    assert len(line) < 400
+    assert_serves(archive, survey, [first])
+    ballast.unlink()
+    done = run("build", survey / "survey.toml", archive, "--json")
+    assert (done.returncode, done.stderr.count("1 failed before")) == (0, 1)
+    assert_serves(archive, survey, [first, second])
+
+
+def test_a_tile_that_fails_anew_on_a_full_disk_is_served_as_it_was(survey: Path, small_disk: Path) -> None:
+    archive, (first, second) = small_disk / "archive", tiles(survey)
+    assert build(survey / "survey.toml", archive).built == 2
+    ballast = leave(small_disk, 40 * PAGE)
+    report = build(survey / "survey.toml", archive, force=True)
+    assert report.failures.keys() == {first.name, second.name}
+    assert all("No space left on device" in error for error in report.failures.values())
+    assert_serves(archive, survey, [first, second])
+    ballast.unlink()
+    assert build(survey / "survey.toml", archive).built == 2
+    assert_serves(archive, survey, [first, second])
+
+
+def test_a_disk_that_is_full_while_the_index_is_committed_leaves_what_was_committed(
+    survey: Path, good: Path, small_disk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    archive, both = small_disk / "archive", tiles(survey)
+    sizes = [-(-shard(good, tile).stat().st_size // PAGE) for tile in both]
+    outcomes = []
+    for spare in range(2, 26, 1 if FULL else 6):
+        leave(small_disk, (sum(sizes) + spare) * PAGE)
+        try:
+            report = build(survey / "survey.toml", archive)
+            outcomes.append(" ".join(sorted({"index" if "index" in e else "shard" for e in report.failures.values()})))
+            assert all("disk" in e or "No space" in e for e in report.failures.values())
+            served = [tile for tile in both if tile.name not in report.failures]
+        except ArchiveError as error:  # there was no room to note the failure either
+            assert "is the disk full" in str(error)
+            outcomes.append("nothing noted")
+            served = [tile for tile in both if list(archive.glob(f"shards/{tile.name}.*.h5"))]
+        if (archive / "index.sqlite").exists() and served:
+            assert {finding.kind for finding in verify(archive, deep=True)} <= {"orphan"}
+        (small_disk / "ballast").unlink()
+        assert build(survey / "survey.toml", archive).failures == {}
+        assert_serves(archive, survey, both)
+        shutil.rmtree(archive)
+    with capsys.disabled():
+        print(f"outcomes by pages to spare: {outcomes}")
+    assert any("index" in outcome or "nothing" in outcome for outcome in outcomes)
+
+
+def test_a_build_on_a_disk_without_a_byte_left_says_so_and_harms_nothing(survey: Path, small_disk: Path) -> None:
+    archive = small_disk / "archive"
+    assert build(survey / "survey.toml", archive).built == 2
+    leave(small_disk, 0)
+    (line,) = errors(run("build", survey / "survey.toml", archive, "--force"))
+    assert "No space left on device" in line
+    assert_serves(archive, survey, tiles(survey))
+
+
+def test_a_new_archive_on_a_disk_without_a_byte_left_says_so(survey: Path, small_disk: Path) -> None:
+    (small_disk / "archive").mkdir()
+    leave(small_disk, 0)
+    (line,) = errors(run("build", survey / "survey.toml", small_disk / "archive"))
+    assert "No space left on device" in line
+
+
+# ---- what may not be written, or read
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where somebody without rights can come by: a survey and its archive."""
+
+    folder: Path
+    run: Callable[..., subprocess.CompletedProcess[str]]
+
+    @property
+    def survey(self) -> Path:
+        return self.folder / "survey"
+
+    @property
+    def archive(self) -> Path:
+        return self.folder / "archive"
+
+
+@pytest.fixture
+def place(made: Path, good: Path) -> Iterator[Place]:
+    """A survey and its archive as somebody sees it who may read and not write."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        shutil.copytree(made, folder / "survey")
+        shutil.copytree(good, folder / "archive")
+        (folder / "home").mkdir()
+        for path in (folder, *folder.rglob("*")):
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        prefix = AS_NOBODY if os.getuid() == 0 else ()
+        try:
+            yield Place(folder, partial(run, prefix=prefix, home=folder / "home"))
+        finally:
+            for path in (folder, *folder.rglob("*")):
+                path.chmod(0o755)
+
+
+READ = """
+import sys
+from archive_builder import Archive
+with Archive(sys.argv[1]) as archive:
+    for object_id in map(int, sys.argv[2:]):
+        archive.get(object_id)
+print("read")
+"""
+
+
+def some_ids(archive: Path) -> list[str]:
+    return [str(object_id) for path in archive.glob("shards/*.h5") for object_id in ids_of(path)[::50]]
+
+
+def ids_of(path: Path) -> np.ndarray:
+    with Shard(path) as source:
+        return source.objects.object_id
+
+
+def test_who_may_only_read_can_look_up_but_not_build_or_reindex(place: Place) -> None:
+    for command in (
+        ["build", place.folder / "survey/survey.toml", place.archive, "--force"],
+        ["reindex", place.archive],
+    ):
+        (line,) = errors(place.run(*command))
+        assert line == f"error: archive {place.archive}: cannot be written to: Permission denied"
+    done = place.run("verify", place.archive, "--deep")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "all is well\n", "")
+    object_id, *_ = some_ids(place.archive)
+    out = place.folder / "out"
+    out.mkdir()
+    out.chmod(0o777)
+    assert place.run("get", place.archive, object_id, "-o", out / "c.fits").returncode == 0
+
+
+def test_an_archive_that_may_not_be_made_is_one_line(place: Place) -> None:
+    (line,) = errors(place.run("build", place.survey / "survey.toml", place.folder / "new"))
+    assert line == f"error: archive {place.folder / 'new'}: its folder cannot be made: Permission denied"
+
+
+def open_up(place: Place) -> None:
+    """Let anybody write in the archive's folder, but not in that of the shards."""
+    for path in (place.archive, *(path for path in place.archive.iterdir() if path.is_file())):
+        path.chmod(0o777)
+
+
+def test_shards_that_may_not_be_written_fail_tile_by_tile(place: Place) -> None:
+    open_up(place)
+    lines = errors(place.run("build", place.survey / "survey.toml", place.archive, "--force"))
+    assert [line.split(": ")[1] for line in lines] == [f"tile {tile.name}" for tile in tiles(place.survey)]
+    assert all("Permission denied" in line for line in lines)
+    assert_serves(place.archive, place.survey, tiles(place.survey))
+
+
+def test_a_leftover_that_may_not_be_removed_is_one_line(place: Place) -> None:
+    shards = place.archive / "shards"
+    shards.chmod(0o755)
+    (shards / ".left.1.h5.17.part").touch()
+    shards.chmod(0o555)
+    open_up(place)
+    (line,) = errors(place.run("build", place.survey / "survey.toml", place.archive))
+    assert ".left.1.h5.17.part" in line
+    assert "Permission denied" in line
+
+
+def test_an_old_shard_that_may_not_be_removed_does_not_undo_its_tile(survey: Path, tmp_path: Path) -> None:
+    archive, (first, second) = tmp_path / "archive", tiles(survey)
+    assert build(survey / "survey.toml", archive).built == 2
+    old = shard(archive, first)
+    if subprocess.run(["chattr", "+i", old], capture_output=True).returncode:
+        pytest.skip("files cannot be made immutable here")
+    try:
+        (line,) = errors(run("build", survey / "survey.toml", archive, "--force"))
+        assert old.name in line
+        assert {finding.kind for finding in verify(archive, deep=True)} <= {"orphan"}
+    finally:
+        subprocess.run(["chattr", "-i", old], check=True)
+    assert build(survey / "survey.toml", archive).failures == {}
+    assert_serves(archive, survey, [first, second])
+
+
+def test_an_image_that_may_not_be_read_fails_its_tile_alone_until_it_may(place: Place) -> None:
+    shutil.rmtree(place.archive)
+    place.archive.mkdir()
+    place.archive.chmod(0o777)
+    first, second = tiles(place.survey)
+    image = next(first.glob("*_i.fits*"))
+    image.chmod(0)
+    (line,) = errors(place.run("build", place.survey / "survey.toml", place.archive))
+    assert line.startswith(f"error: tile {first.name}: {image}: ")
+    assert "ermission denied" in line
+    assert_serves(place.archive, place.survey, [second])
+    image.chmod(0o444)
+    assert place.run("build", place.survey / "survey.toml", place.archive).returncode == 0
+    assert_serves(place.archive, place.survey, [first, second])
+
+
+def test_an_archive_on_a_read_only_disk_is_served_and_neither_built_nor_reindexed(
+    survey: Path, good: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(good, tmp_path / "archive")
+    with mounted(tmp_path / "archive", "--bind", "-o", "ro", str(tmp_path / "archive")) as archive:
+        assert os.statvfs(archive).f_flag & os.ST_RDONLY
+        assert_serves(archive, survey, tiles(survey))
+        done = subprocess.run([sys.executable, "-c", READ, archive, *some_ids(archive)], capture_output=True, text=True)
+        assert (done.stdout, done.stderr) == ("read\n", "")
+        for command in (["build", survey / "survey.toml", archive], ["reindex", archive]):
+            (line,) = errors(run(*command))
+            assert line == f"error: archive {archive}: cannot be written to: Read-only file system"
+
+
+# ---- sources that change under a build
+
+
+def rewrite(path: Path, add: float) -> None:
+    """Put an image that is brighter in the place of another."""
+    with fits.open(path) as hdus:
+        pixels, header = hdus["SCI"].data + np.float32(add), hdus["SCI"].header
+    fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(pixels, header, name="SCI")]).writeto(path, overwrite=True)
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def touch(path: Path) -> None:
+    os.utime(path, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns + 10**9))
+
+
+def overwrite(path: Path) -> None:
+    """Change bytes of a file where they are."""
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size // 2)
+        file.write(b"other pixels" * 100)
+
+
+def image_of(tile: Path) -> Path:
+    return next(tile.glob("*_r.fits*"))
+
+
+def catalogue_of(tile: Path) -> Path:
+    return next(tile.glob("*_cat.fits"))
+
+
+@pytest.mark.parametrize("which", [image_of, catalogue_of])
+def test_a_file_that_vanishes_before_it_is_read_fails_its_tile_alone_until_it_is_back(
+    survey: Path, tmp_path: Path, which: Callable[[Path], Path]
+) -> None:
+    archive, (first, second) = tmp_path / "archive", tiles(survey)
+    path = which(first)
+
+    def vanish(changes: Changes) -> None:
+        path.rename(tmp_path / "gone")
+
+    report = build(survey / "survey.toml", archive, on_plan=vanish)
+    assert report.failures == {first.name: f"{path}: No such file or directory: put the file back"}
+    assert report.built == 1
+    assert_serves(archive, survey, [second])
+    (tmp_path / "gone").rename(path)
+    assert build(survey / "survey.toml", archive).built == 1
+    assert_serves(archive, survey, [first, second])
+
+
+def test_a_file_that_changes_before_it_is_read_is_built_as_it_is_then(survey: Path, tmp_path: Path) -> None:
+    archive, (first, second) = tmp_path / "archive", tiles(survey)
+    report = build(survey / "survey.toml", archive, on_plan=lambda changes: rewrite(image_of(first), 1000))
+    assert (report.built, report.failures) == (2, {})
+    assert_serves(archive, survey, [first, second])
+    assert build(survey / "survey.toml", archive).unchanged == 2
+
+
+def build_and_change(survey: Path, archive: Path, tile: Path, change: Callable[[], None]) -> BuildReport:
+    """Build, and while a tile is being written let something happen; its worker stands still meanwhile."""
+
+    def change_when_it_is_written() -> None:
+        while not (parts := list(archive.glob(f"shards/.{tile.name}.*.part"))):
+            pass
+        worker = int(parts[0].name.split(".")[-2])
+        os.kill(worker, signal.SIGSTOP)
+        change()
+        os.kill(worker, signal.SIGCONT)
+
+    changer = threading.Thread(target=change_when_it_is_written)
+    changer.start()
+    report = build(survey / "survey.toml", archive)
+    changer.join()
+    return report
+
+
+@pytest.mark.parametrize("damage", [truncate, touch, overwrite, Path.unlink, partial(rewrite, add=5)])
+def test_an_image_that_changes_while_it_is_read_fails_its_tile_alone_until_it_is_whole(
+    survey: Path, tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    archive, (first, second) = tmp_path / "archive", tiles(survey)
+    image = image_of(first)
+    shutil.copy2(image, tmp_path / "kept")
+    report = build_and_change(survey, archive, first, partial(damage, image))
+    (error,) = report.failures.values()
+    assert report.failures.keys() == {first.name}
+    assert "\n" not in error
+    assert any(hint in error for hint in ("changed while it was read", "put the file back", "replace it"))
+    assert_serves(archive, survey, [second])
+    if damage in (truncate, overwrite, Path.unlink):
+        shutil.copy2(tmp_path / "kept", image)
+    assert build(survey / "survey.toml", archive).built == 1
+    assert_serves(archive, survey, [first, second])
+
+
+def test_a_catalogue_that_changes_while_its_tile_is_built_fails_it_and_is_read_by_the_next_build(
+    survey: Path, tmp_path: Path
+) -> None:
+    archive, (first, second) = tmp_path / "archive", tiles(survey)
+    assert build(survey / "survey.toml", archive).built == 2
+    touch(image_of(first))
+    catalogue = Table.read(catalogue_of(first))
+    gone = int(catalogue["COADD_OBJECT_ID"][0])
+
+    def shorten() -> None:
+        catalogue[1:].write(catalogue_of(first), overwrite=True)
+
+    report = build_and_change(survey, archive, first, shorten)
+    assert report.failures == {first.name: "a file of this tile changed while it was read: build it again"}
+    with Archive(archive) as opened:
+        assert opened.locate(gone).tile == first.name
+    assert build(survey / "survey.toml", archive).built == 1
+    with Archive(archive) as opened:
+        assert opened.find([gone]).tile_id.tolist() == [-1]
+    assert_serves(archive, survey, [first, second])
