@@ -126,7 +126,7 @@ def build_command(recipe: Path, archive: Path, dry_run: bool, as_json: bool, **o
         progress.close()
     click.echo(json.dumps(asdict(report)) if as_json else _build_summary(report))
     for tile, reason in report.failures.items():
-        click.echo(f"error: tile {tile}: {reason}", err=True)
+        click.echo(errors.printable(f"error: tile {tile}: {reason}"), err=True)
     if report.failures:
         sys.exit(FAILED)
 
@@ -141,7 +141,7 @@ def _show_changes(changes: Changes, as_json: bool) -> None:
     for task in changes.tasks:
         click.echo(f"build tile {task.files.tile}: {task.reason}")
     for tile, error in changes.incomplete.items():
-        click.echo(f"cannot build tile {tile}: {error}")
+        click.echo(errors.printable(f"cannot build tile {tile}: {error}"))
     for tile in changes.gone:
         click.echo(f"gone from the survey: tile {tile}")
     click.echo(changes.summary())
@@ -176,7 +176,7 @@ def status(archive: Path, as_json: bool) -> None:
         f"cutouts of {answer.size} px in {', '.join(answer.bands)}; {answer.bytes / 1e6:.1f} MB in shards"
     )
     for tile, reason in answer.failures.items():
-        click.echo(f"tile {tile} failed: {reason}")
+        click.echo(errors.printable(f"tile {tile} failed: {reason}"))
 
 
 @main.command("verify")
@@ -218,7 +218,7 @@ def reindex_command(archive: Path, as_json: bool) -> None:
     text = f"{report.tiles} tiles and {report.objects} objects indexed, {len(report.left_out)} files left out"
     click.echo(json.dumps(asdict(report)) if as_json else text)
     for name, reason in report.left_out.items():
-        click.echo(f"left out {name}: {reason}", err=True)
+        click.echo(errors.printable(f"left out {name}: {reason}"), err=True)
 
 
 @main.command()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 LONGEST = 2000
 """Characters of a message."""
 
@@ -123,5 +125,6 @@ def printable(text: str) -> str:
 
 def one_line(error: BaseException) -> str:
     """Return a foreign error's message on one line, without the path that operating-system errors repeat."""
-    text = (isinstance(error, OSError) and error.strerror) or str(error)
+    # HDF5 puts a paragraph of its own into the operating system's errors.
+    text = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
     return " ".join(text.split()) or type(error).__name__

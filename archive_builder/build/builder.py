@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,12 @@ def build(
     with BuildLock(archive):
         _check_index_is_there(archive)
         rebuild = _settings_differ(recipe, archive, options)
+        gone = _gone_tiles(archive, found) if rebuild else ()
+        if gone and not prune:
+            raise ArchiveError(
+                f"archive {archive}: {len(gone)} of its tiles are gone from the survey ({gone[0]}) and cannot be built "
+                "with other settings: put them back, or let them go with --prune"
+            )
         name = NEXT_INDEX_NAME if rebuild else INDEX_NAME
         _begin_index(archive, recipe, rebuild)
         clear_leftovers(archive)
@@ -141,6 +148,7 @@ def build(
             run = _Build(index, archive, recipe, options, on_tile)
             report = run.run(found, on_plan, rebuild)
         if rebuild:
+            report.gone = gone
             _switch_index(archive, report)
         return report
 
@@ -165,7 +173,8 @@ def plan_changes(
         with Index(archive, name=name) as index:
             known = _by_name(index)
     force = force and not rebuild
-    return find_changes(found, known, recipe, archive, tiles=tiles, force=force, contents=contents)
+    changes = find_changes(found, known, recipe, archive, tiles=tiles, force=force, contents=contents)
+    return replace(changes, gone=_gone_tiles(archive, found)) if rebuild else changes
 
 
 def clear_leftovers(archive: Path) -> None:
@@ -178,7 +187,10 @@ def clear_leftovers(archive: Path) -> None:
     for path in (archive / SHARD_FOLDER).iterdir():
         is_ours = path.suffix == ".h5" or (path.name.startswith(".") and path.suffix == ".part")
         if is_ours and f"{SHARD_FOLDER}/{path.name}" not in kept:
-            path.unlink(missing_ok=True)
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                raise ArchiveError(f"leftover {path} cannot be removed: {one_line(error)}") from None
 
 
 class _Build:
@@ -255,7 +267,8 @@ class _Build:
             path = self._archive / tile["shard"] if tile["shard"] else None
             self._index.remove_tile(tile["tile_id"], objects_of_shard(path))
             if path is not None:
-                path.unlink(missing_ok=True)
+                with suppress(OSError):  # the next build removes what cannot be removed now
+                    path.unlink()
         self._report.pruned = True
 
     def _size(self, found: Discovery) -> int:
@@ -328,6 +341,13 @@ def _settings_differ(recipe: Recipe, archive: Path, options: Options) -> bool:
             "build into a new folder, or rebuild the whole archive with --force"
         )
     return bool(changes)
+
+
+def _gone_tiles(archive: Path, found: Discovery) -> tuple[str, ...]:
+    """Return the tiles with a shard that the survey has no longer."""
+    there = {files.tile for files in found.tiles} | set(found.incomplete)
+    with Index(archive) as index:
+        return tuple(tile["name"] for tile in index.tiles() if tile["shard"] and tile["name"] not in there)
 
 
 def _begin_index(archive: Path, recipe: Recipe, rebuild: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,8 @@ class Committer:
         for result in results:
             old = self._known.get(result.tile)
             if old and old["shard"] and old["shard"] != result.shard:
-                (self._archive / old["shard"]).unlink(missing_ok=True)
+                with suppress(OSError):  # the next build removes what cannot be removed now
+                    (self._archive / old["shard"]).unlink()
 
     def _refuse(self, result: TileResult, error: ArchiveBuilderError) -> str:
         """Remove a shard that the archive does not take."""

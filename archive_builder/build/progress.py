@@ -6,6 +6,7 @@ from typing import TextIO
 
 from archive_builder.build.builder import BuildEvent
 from archive_builder.build.changes import Changes
+from archive_builder.errors import printable
 from archive_builder.progress import Meter
 
 
@@ -34,7 +35,7 @@ class Progress:
         seconds = self._meter.seconds
         rate = f"{self._objects / seconds if seconds else 0.0:,.0f} objects/s"
         outcome = f"failed: {event.error}" if event.error else f"{event.stored} stored, {event.skipped} skipped"
-        self._meter.advance(1, f"tile {event.tile}: {outcome}", rate, urgent=event.error is not None)
+        self._meter.advance(1, printable(f"tile {event.tile}: {outcome}"), rate, urgent=event.error is not None)
 
     def close(self) -> None:
         """Leave the terminal as it was."""

@@ -68,7 +68,7 @@ def reindex(archive: Path) -> ReindexReport:
             raise ArchiveError(f"archive {archive}: none of its shards can be read: build it again")
         with Index(archive, writable=True, name=FRESH_INDEX_NAME) as index:
             first = chosen[0].info
-            index.set_settings(archive_settings(first.settings(), first.size))
+            index.set_settings(archive_settings(json.loads(first.recipe), first.size))
             for candidate in chosen:
                 _add(index, candidate, report)
         put_in_place(fresh, archive / INDEX_NAME)
@@ -117,7 +117,7 @@ def _candidates(archive: Path, report: ReindexReport) -> list[_Candidate]:
                 info = shard.info
                 if not is_shard_name(f"{SHARD_FOLDER}/{path.name}", info.tile, info.generation):
                     raise ArchiveError(f"shard {path}: is of tile {info.tile}, generation {info.generation}")
-                info.settings()
+                _ = shard.settings  # that can be read
                 found.append(_Candidate(path, info))
         except ArchiveBuilderError as error:
             report.left_out[path.name] = str(error)

@@ -52,7 +52,7 @@ def archive_status(archive: Path) -> ArchiveStatus:
         raise NoArchiveError(f"{archive} is an archive in which nothing has been built yet")
     kept = [tile for tile in tiles if tile["shard"]]
     return ArchiveStatus(
-        survey=settings.get("recipe", {}).get("survey", {}).get("name", ""),
+        survey=settings["recipe"]["survey"]["name"],
         size=settings["size"],
         bands=tuple(settings["bands"]),
         built=len(kept),

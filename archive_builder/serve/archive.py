@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 import weakref
@@ -138,6 +137,7 @@ class Archive:
             raise NoArchiveError(f"{self.path} is an archive in which nothing has been built yet")
         self.bands: tuple[str, ...] = tuple(settings["bands"])
         self.size: int = settings["size"]
+        self.has_color = bool(settings["recipe"].get("color"))
 
     def __getstate__(self) -> dict[str, Any]:
         return {"path": self.path, "_open_shards": self._open_shards}
@@ -233,7 +233,8 @@ class Archive:
             Pixels or an angle; the archive's own size by default. A ``stamps`` archive serves no larger one; a
             ``mosaic`` archive serves any size, up to the whole tile, of which it has the pixels.
         bands : str or sequence of str, optional
-            In the order wanted, ``"gri"`` say; all by default.
+            In the order wanted, ``"gri"`` say; all by default. An empty tuple reads no pixels: for what is only to be
+            a picture in the survey's own colours.
 
         Raises
         ------
@@ -294,7 +295,7 @@ class Archive:
         objects = shard.objects
         _check_row(shard, objects, row, where.object_id)
         xy = float(objects.x[row]), float(objects.y[row])
-        shape = self._shape(size, shard, *xy)
+        shape = self._shape(size, shard, *xy, archived=True)
         sky = float(objects.ra[row]), float(objects.dec[row])
         return self._cutout(shard, shape, self._band_numbers(bands), xy, sky, row)
 
@@ -334,7 +335,7 @@ class Archive:
             wcs = self._headers_of(shard).wcs
             tile = (shard.info.height, shard.info.width)
             x, y = sky_to_pixel(wcs, tile, np.array([ra]), np.array([dec]))
-            shape = self._shape(size, shard, float(x[0]), float(y[0]))
+            shape = self._shape(size, shard, float(x[0]), float(y[0]), archived=False)
             chosen = self._band_numbers(bands)
             return self._cutout(shard, shape, chosen, xy=(float(x[0]), float(y[0])), sky=(ra, dec), row=None)
 
@@ -568,9 +569,11 @@ class Archive:
         reason = Status(shard.reason[row]).name.lower()
         return ObjectSkippedError(object_id, shard.info.tile, reason, rms)
 
-    def _shape(self, size: Size | None, shard: Shard, x: float, y: float) -> Shape:
+    def _shape(self, size: Size | None, shard: Shard, x: float, y: float, archived: bool) -> Shape:
         """Return a size in pixels, once it is known that the shard can serve it at a position."""
         shape = (self.size, self.size) if size is None else parse_shape(size, shard.info.pixel_scale)
+        if archived and max(shape) <= self.size:  # around an object it is there
+            return shape
         is_mosaic = shard.info.layout == "mosaic"
         most = max(shard.info.height, shard.info.width) if is_mosaic else self.size
         if max(shape) <= most and (not is_mosaic or shard.holds(x, y, shape)):
@@ -587,6 +590,8 @@ class Archive:
         """Return which bands of the archive are wanted, in the order wanted."""
         if bands is None:
             return list(range(len(self.bands)))
+        if bands == ():
+            return []
         if unknown := [band for band in bands if band not in self.bands]:
             raise RequestError(f"the archive {self.path} has no band {unknown[0]!r}: it has {', '.join(self.bands)}")
         if not bands:
@@ -679,6 +684,8 @@ class _Source:
         """Read one plane; the colour picture with the sky's top first."""
         if plane == "COLOR":
             return shard.read_color(*self.origin, self.shape)[::-1]
+        if not self.bands:
+            return np.empty((0, *self.shape), dtype=np.float32)
         data = np.empty((len(self.bands), *self.shape), dtype=np.int32 if plane == "MSK" else np.float32)
         bands = _as_slice(list(self.bands))
         if self.row is None or shard.info.layout == "mosaic":

@@ -221,9 +221,17 @@ def _archive(path: Path) -> Archive:
 
 def _cutout(output: Output, sample: names.Sample) -> Cutout:
     archive = _archive(output.archive)
+    bands = () if _needs_no_pixels(output, archive) else output.bands
     if sample.position is None:
-        return archive.get(sample.key, size=sample.shape, bands=output.bands)
-    return archive.at(sample.position, size=sample.shape, bands=output.bands)
+        return archive.get(sample.key, size=sample.shape, bands=bands)
+    return archive.at(sample.position, size=sample.shape, bands=bands)
+
+
+def _needs_no_pixels(output: Output, archive: Archive) -> bool:
+    """Tell whether all that is made are pictures in the survey's own colours."""
+    style = output.style
+    own_colors = style.color == "survey" or (style.color == "auto" and style.rgb is None and archive.has_color)
+    return own_colors and set(output.formats) <= {"png", "tiff"}
 
 
 def _cutouts(

@@ -20,7 +20,7 @@ from archive_builder.errors import ArchiveBuilderError, one_line
 from archive_builder.serve.cutout import Cutout
 from archive_builder.serve.names import BANDS_FORMAT, Sample, file_names, sample_key
 from archive_builder.serve.render import FORMATS, Style
-from archive_builder.store.writer import HDF5_VERSIONS, sync
+from archive_builder.store.writer import HDF5_VERSIONS
 
 WRITE_ERRORS = (OSError, RuntimeError, ValueError)
 """What h5py and tarfile raise when the disk is full, some of it while they close the file."""
@@ -126,9 +126,8 @@ class Piece(ABC):
         if self._file is None:
             self.path.unlink(missing_ok=True)
             return
-        sync(self._temporary)
+        # Not flushed to the disk, like all other files of an export: it could take twice the time.
         self._temporary.replace(self.path)
-        sync(self.path.parent)
 
     def _unwritable(self, error: Exception) -> ArchiveBuilderError:
         return ArchiveBuilderError(f"{self.path}: cannot be written: {one_line(error)}")

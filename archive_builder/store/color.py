@@ -27,6 +27,16 @@ At 90 it would be 70 MB; halving the colours' resolution at 95 takes 56 MB for n
 CACHED = 256
 """Decoded pictures kept per open shard, 12 MB."""
 
+NO_PICTURE = (
+    OSError,
+    UnidentifiedImageError,
+    SyntaxError,
+    ValueError,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
+"""What Pillow raises for a file that is no JPEG, or one that claims to be enormous."""
+
 
 @dataclass(frozen=True)
 class ColorTiles:
@@ -92,6 +102,11 @@ class ColorReader:
             out[place] = self._square(row * self._columns + column)[inside]
         return out
 
+    def _size(self, number: int) -> tuple[int, int]:
+        """Return the width and height that a square must have."""
+        row, column = divmod(number, self._columns)
+        return min(SIDE, self._shape[1] - column * SIDE), min(SIDE, self._shape[0] - row * SIDE)
+
     def _square(self, number: int) -> NDArray[np.uint8]:
         """Return one decoded square, from the last used ones if it is among them."""
         if number in self._squares:
@@ -100,11 +115,11 @@ class ColorReader:
         try:
             data = self._jpeg[self._start[number] : self._start[number + 1]]
             with Image.open(io.BytesIO(data.tobytes()), formats=["JPEG"]) as picture:
-                if max(picture.size) > SIDE:
-                    raise ArchiveError(f"its colour picture is damaged: a square of {picture.size} px")
+                if picture.size != self._size(number):
+                    raise ArchiveError(f"a square of {picture.size} px")
                 square = np.asarray(picture.convert("RGB"))
-        except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
-            raise ArchiveError(f"its colour picture is damaged ({one_line(error)})") from None
+        except NO_PICTURE as error:
+            raise ArchiveError(one_line(error)) from None
         self._squares[number] = square
         if len(self._squares) > CACHED:
             self._squares.popitem(last=False)

@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 
 from archive_builder.store.rows import CHUNK
+from archive_builder.survey.discovery import TILE_NAME
 
 
 @cache
@@ -44,6 +45,12 @@ MOST_PIXELS = 2**40
 DEEPEST = 2
 """Groups in groups: a group may be linked into itself."""
 
+LAYOUT_NAMES = ("mosaic", "stamps")
+"""What a layout may be called."""
+
+PLANES = {"SCI", "WGT", "MSK", "COLOR"}
+"""What a plane may be called."""
+
 MOST_ROWS = 2**27
 """More objects than any tile has."""
 
@@ -74,8 +81,8 @@ class Contents:
         Returns
         -------
         list of str
-            A line for each link to another file, dataset stored in one, unknown filter or absurd size. Virtual
-            datasets are left to HDF5's other programs: this package reads none.
+            A line for each link to another file, dataset stored in one, unknown filter or absurd size. A mosaic's
+            virtual cutouts are left to HDF5's other programs: this package does not read them.
         """
         return self._foreign
 
@@ -92,7 +99,17 @@ class Contents:
             return missing
         if (attrs["format"], attrs["format_version"]) != (spec["format"], spec["format_version"]):
             return [f"format is {attrs['format']} {attrs['format_version']}"]
-        return list(self._mismatches(spec))
+        return [*self._nonsense(), *self._mismatches(spec)]
+
+    def _nonsense(self) -> Iterator[str]:
+        """Find what the file says of itself that cannot be."""
+        tile, layout, planes = (self.attrs[name] for name in ("tile", "layout", "planes"))
+        if not (isinstance(tile, str) and TILE_NAME.fullmatch(tile)):
+            yield f"{tile!r} is no tile's name"
+        if layout not in LAYOUT_NAMES:
+            yield f"{layout!r} is no layout"
+        if "SCI" not in planes or not set(planes) <= PLANES:
+            yield f"its planes are {planes!r}"
 
     def _walk(self, prefix: str, group: h5py.Group) -> None:
         """Note every dataset of a group and the groups in it."""
@@ -104,7 +121,7 @@ class Contents:
             item = group[name]
             if isinstance(item, h5py.Dataset):
                 self._datasets[path] = item
-                if name != "cutouts" or not item.is_virtual:
+                if name != "cutouts" or not item.is_virtual or self.attrs.get("layout") != "mosaic":
                     self._foreign += _foreign_storage(path, item)
             elif path.count("/") > DEEPEST:
                 self._foreign.append(f"{path} is nested too deep")
@@ -170,8 +187,11 @@ def _foreign_storage(path: str, dataset: h5py.Dataset) -> Iterator[str]:
     if {create.get_filter(n)[0] for n in range(create.get_nfilters())} - FILTERS:
         yield f"{path} has an unknown filter"
     chunk = math.prod(dataset.chunks or (1,))
-    if dataset.size > MOST_PIXELS or chunk > MOST_ROWS or (dataset.ndim < 3 and dataset.shape[0] > MOST_ROWS):
+    is_table = dataset.ndim < 3 and not dataset.external
+    if dataset.size > MOST_PIXELS or chunk > MOST_ROWS or (0 < dataset.ndim < 3 and dataset.shape[0] > MOST_ROWS):
         yield f"{path} claims a size of {dataset.shape}"
+    elif is_table and dataset.id.get_storage_size() < dataset.nbytes:
+        yield f"{path} claims a size of {dataset.shape}, which the file does not hold"
 
 
 def _compare(
@@ -182,6 +202,7 @@ def _compare(
     if found.shape != shape:
         yield f"{name} has shape {found.shape}, not {shape}"
     dtype = pixel if wanted["dtype"] == "pixel" else wanted["dtype"]
-    matches = found.dtype.kind in "OSU" if dtype == "string" else found.dtype.name == dtype
+    is_text = found.dtype.kind in "SU" or h5py.check_string_dtype(found.dtype) is not None
+    matches = is_text if dtype == "string" else found.dtype.name == dtype
     if not matches:
         yield f"{name} has type {found.dtype}, not {dtype}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import OrderedDict
 from dataclasses import fields
 from functools import cached_property
@@ -89,7 +90,12 @@ class Shard:
     @cached_property
     def headers(self) -> tuple[str, ...]:
         """Each band's FITS image header, a card a line."""
-        return tuple(self._file["headers"].asstr()[...])
+        try:
+            return tuple(self._file["headers"].asstr()[...])
+        except (OSError, ValueError) as error:
+            raise ArchiveError(
+                f"shard {self.path}: its headers are damaged ({one_line(error)}): rebuild its tile"
+            ) from None
 
     @cached_property
     def stored_ids(self) -> NDArray[np.int64]:
@@ -100,6 +106,17 @@ class Shard:
     def skipped_ids(self) -> NDArray[np.int64]:
         """The IDs of the objects without."""
         return self._column("skipped", "object_id")
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """The recipe's settings it was made with."""
+        try:
+            settings = json.loads(self.info.recipe)
+        except (ValueError, RecursionError):
+            settings = None
+        if not isinstance(settings, dict):
+            raise ArchiveError(f"shard {self.path}: its recipe is not JSON: rebuild its tile")
+        return settings
 
     @cached_property
     def objects(self) -> ObjectTable:
@@ -166,7 +183,7 @@ class Shard:
             raise ArchiveError(f"shard {self.path}: has no colour picture: the recipe's survey.color was not set")
         try:
             return self._color.read(x0, y0, shape)
-        except OSError as error:
+        except (OSError, ArchiveError) as error:
             raise self._damaged(error, f"the colour picture at x {x0}, y {y0}") from None
 
     def holds(self, x: float, y: float, shape: Shape) -> bool:

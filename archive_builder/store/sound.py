@@ -75,11 +75,11 @@ def sound_settings(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     except NOT_JSON:
         raise NonsenseError("its settings are not JSON") from None
     if settings and not (
-        _is_count(settings.get("size"), least=1)
+        _is_count(settings.get("format_version"))
+        and _is_count(settings.get("size"), least=1)
         and _are_texts(settings.get("bands"))
-        and isinstance(recipe := settings.get("recipe", {}), dict)
-        and isinstance(survey := recipe.get("survey", {}), dict)
-        and isinstance(survey.get("name", ""), str)
+        and _has_text(settings.get("recipe"), "survey", "name")
+        and _has_text(settings.get("recipe"), "storage", "layout")
     ):
         raise NonsenseError("its settings are not those of an archive")
     return settings
@@ -93,7 +93,8 @@ def sound_tile(row: Mapping[str, Any]) -> dict[str, Any]:
     NonsenseError
     """
     name = row["name"]
-    if not (isinstance(name, str) and TILE_NAME.fullmatch(name)):
+    # A tile that never had a shard may have any name: it failed for it.
+    if not (isinstance(name, str) and (row["shard"] is None or TILE_NAME.fullmatch(name))):
         raise NonsenseError(f"{name!r} is no tile's name")
     wrong = [column for column in ("generation", "stored", "skipped") if not _is_count(row[column])]
     wrong += [column for column in ("shard", "error") if not isinstance(row[column], str | None)]
@@ -137,6 +138,13 @@ def sound_places(rows: Sequence[tuple[Any, ...]]) -> NDArray[np.int64]:
 
 def _is_count(value: object, least: int = 0) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _has_text(value: object, *keys: str) -> bool:
+    """Tell whether there is a text under keys in nested mappings."""
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return isinstance(value, str)
 
 
 def _are_texts(value: object) -> bool:

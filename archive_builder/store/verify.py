@@ -150,7 +150,7 @@ def _strange(shard: Shard, tile: Mapping[str, Any], settings: Mapping[str, Any])
         yield f"is of tile {info.tile}, generation {info.generation}"
     if info.size != settings["size"] or list(info.bands) != list(settings["bands"]):
         yield f"has cutouts of {info.size} px in {', '.join(info.bands)}, unlike the archive"
-    if info.settings() != settings["recipe"]:
+    if shard.settings != settings["recipe"]:
         yield "was built with other settings than the archive"
 
 

@@ -7,6 +7,7 @@ import os
 import sys
 import zlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -80,22 +81,6 @@ class ShardInfo:
     recipe: str
     """JSON: the settings it was made with, which all shards of an archive share."""
 
-    def settings(self) -> dict[str, Any]:
-        """Return those settings.
-
-        Raises
-        ------
-        ArchiveError
-            They are no JSON.
-        """
-        try:
-            settings = json.loads(self.recipe)
-        except (ValueError, RecursionError):
-            settings = None
-        if not isinstance(settings, dict):
-            raise ArchiveError(f"shard of tile {self.tile}: its recipe is not JSON: rebuild the tile")
-        return settings
-
 
 @dataclass(frozen=True)
 class ObjectTable:
@@ -142,13 +127,17 @@ class ShardWriter:
         self.path = path
         self._temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
         self._file = h5py.File(self._temporary, "w", libver=HDF5_VERSIONS, rdcc_nbytes=0)
-        _write_attributes(self._file, info)
-        write_table(self._file, "headers", fixed_strings(headers))
-        shape = (len(info.bands), info.height, info.width)
-        self._planes = {
-            plane: LAYOUTS[info.layout](self._file.require_group(PLANE_GROUPS[plane]), shape, info.size, codec)
-            for plane, codec in codecs.items()
-        }
+        try:
+            _write_attributes(self._file, info)
+            write_table(self._file, "headers", fixed_strings(headers))
+            shape = (len(info.bands), info.height, info.width)
+            self._planes = {
+                plane: LAYOUTS[info.layout](self._file.require_group(PLANE_GROUPS[plane]), shape, info.size, codec)
+                for plane, codec in codecs.items()
+            }
+        except BaseException:
+            self._discard()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -157,7 +146,14 @@ class ShardWriter:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Remove the temporary file, if the shard was not finished."""
-        self._file.close()
+        self._discard()
+
+    def _discard(self) -> None:
+        # On a full disk HDF5 cannot close a file, and a removed one takes its room for as long as it is open.
+        with suppress(OSError):
+            os.truncate(self._temporary, 0)
+        with suppress(OSError, RuntimeError):
+            self._file.close()
         self._temporary.unlink(missing_ok=True)
 
     def add_color(self, color: ColorTiles) -> None:

@@ -30,7 +30,7 @@ KINDS: dict[str, tuple[int, dict[str, object]]] = {
     "png": (1, {"formats": ["png"]}),
     "lupton": (1, {"formats": ["png"], "color": "lupton"}),
     "tiff": (2, {"formats": ["tiff"]}),
-    "hdf5": (5, {"pack": "hdf5", "size": 64}),
+    "hdf5": (20, {"pack": "hdf5", "size": 64}),
     "tar": (5, {"pack": "webdataset", "size": 64}),
 }
 """What is exported: how many times the list's rows, and how."""

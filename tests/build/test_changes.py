@@ -471,6 +471,23 @@ def test_whole_rebuild_begun_with_settings_no_longer_wanted_begins_again(survey:
     sound(archive)
 
 
+def test_whole_rebuild_lets_no_tile_go_that_is_gone_from_the_survey_unless_pruned(survey: Path, archive: Path) -> None:
+    before = everything_below(archive / "shards")
+    recipe_of(survey, size="48")
+    shutil.rmtree(survey / C)
+    assert plan(survey, archive, "--force") == {**nothing_to_do(0), "build": {A: "new", B: "new"}, "gone": [C]}
+    result = run("build", survey / "survey.toml", archive, "--force")
+    assert result.exit_code == 1
+    assert f"1 of its tiles are gone from the survey ({C}) " in result.stderr
+    assert everything_below(archive / "shards") == before
+    sound(archive)
+    result = run("build", survey / "survey.toml", archive, "--force", "--prune")
+    assert result.stdout.splitlines()[0].endswith(", 0 failed, 1 gone from the survey and removed")
+    assert generations(archive) == {A: 2, B: 2}
+    assert sizes(archive) == {48}
+    sound(archive)
+
+
 # ---- a lost index
 
 

@@ -98,10 +98,12 @@ def test_failure_is_recorded_and_keeps_what_was_good(tmp_path: Path) -> None:
 
 
 def test_settings_come_back(tmp_path: Path) -> None:
+    recipe = {"survey": {"name": "S"}, "storage": {"layout": "mosaic"}}
+    settings = {"size": 228, "bands": ["g", "r"], "format_version": 1, "recipe": recipe}
     with Index(tmp_path, writable=True) as index:
-        index.set_settings({"size": 228, "bands": ["g", "r"]})
+        index.set_settings(settings)
     with Index(tmp_path) as index:
-        assert index.settings == {"size": 228, "bands": ["g", "r"]}
+        assert index.settings == settings
 
 
 def test_reader_cannot_write(tmp_path: Path) -> None:

@@ -1,0 +1,275 @@
+"""A flipped byte anywhere in an archive: verify finds it or it is harmless, and no reader is ever misled by it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import hdf5plugin
+import pytest
+
+from archive_builder import Archive
+from archive_builder.build.builder import build
+from archive_builder.errors import ArchiveBuilderError
+from archive_builder.serve.cutout import Cutout
+from archive_builder.store.verify import verify
+from archive_builder.survey.demo import make_survey
+
+assert hdf5plugin.version  # h5py reads Bitshuffle once it is imported
+
+FLIPS = 500 if os.environ.get("ARCHIVE_BUILDER_FAULTS") == "full" else 40
+
+
+# ---- what a reader says of an archive; run by a process of its own, which a damaged file may kill
+
+
+def describe(cutout: Cutout) -> dict[str, Any]:
+    """Return all that a cutout tells, but for how it was found."""
+    planes = [
+        getattr(cutout, {"SCI": "data", "WGT": "weight", "MSK": "mask", "COLOR": "color"}[p]) for p in cutout.planes
+    ]
+    pixels = [(str(plane.dtype), plane.shape, hashlib.sha256(plane.tobytes()).hexdigest()) for plane in planes]
+    headers = [cutout.header(band).tostring() for band in cutout.bands]
+    where = (cutout.object_id, cutout.tile, cutout.ra, cutout.dec, cutout.origin, cutout.bands, cutout.planes)
+    numbers = (cutout.zero_point, str(cutout.rms), cutout.step, cutout.wcs.to_header_string())
+    return {"cutout": repr((pixels, headers, where, numbers))}
+
+
+def around(archive: Archive, position: tuple[float, float]) -> dict[str, Any]:
+    """Return the objects near a position, each with its place on the sky."""
+    return {str(row["object_id"]): repr(tuple(row)) for row in archive.cone_search(position, "1 arcmin")}
+
+
+def stream(archive: Archive) -> dict[str, Any]:
+    """Return all cutouts as they come in batches."""
+    batches = archive.batches(batch_size=5)
+    return {
+        str(n): hashlib.sha256(d.tobytes()).hexdigest()
+        for b in batches
+        for n, d in zip(b.object_id, b.data, strict=True)
+    }
+
+
+def questions(ids: list[int], position: tuple[float, float], layout: str) -> dict[str, Callable[[Archive], Any]]:
+    """Return what is asked of an archive; every answer is a dict, of which a damaged archive may give less."""
+    found: dict[str, Callable[[Archive], Any]] = {
+        "get many": lambda a: {"many": hashlib.sha256(a.get_many(ids).tobytes()).hexdigest()},
+        "get a small one": lambda a: describe(a.get(ids[0], size=(21, 30), bands=a.bands[::-1])),
+        "cone search": lambda a: around(a, position),
+        "nearest": lambda a: {"nearest": a.nearest(position, "1 arcmin").object_id},
+        "batches": stream,
+    }
+    if layout == "mosaic":
+        found["at"] = lambda a: describe(a.at(position, size=20))
+    return found | {f"get {n}": lambda a, n=n: describe(a.get(n)) for n in ids}
+
+
+def answer(question: Callable[[Archive], Any], archive: Archive) -> Any:
+    """Return an answer, or what was raised."""
+    try:
+        return question(archive)
+    except ArchiveBuilderError as error:
+        return f"raised {type(error).__name__}"
+    except Exception as error:  # a bug, to be reported with the byte that shows it
+        return f"strange {type(error).__name__}: {error}"
+
+
+def ask(path: Path, asked: dict[str, Callable[[Archive], Any]]) -> dict[str, Any]:
+    """Ask a freshly opened archive everything."""
+    opened = answer(lambda _: Archive(path), None)  # type: ignore[arg-type]
+    if isinstance(opened, str):
+        return dict.fromkeys(asked, opened)
+    with opened:
+        return {name: answer(question, opened) for name, question in asked.items()}
+
+
+def look(path: Path) -> list[str]:
+    """Return the kinds of what verify finds, or what it raises."""
+    try:
+        return [finding.kind for finding in verify(path, deep=True)]
+    except ArchiveBuilderError as error:
+        return [f"raised {type(error).__name__}"]
+    except Exception as error:
+        return [f"strange {type(error).__name__}: {error}"]
+
+
+def judge(now: Any, before: dict[str, Any]) -> str:
+    """Tell an answer from what it was before the damage."""
+    if isinstance(now, str):
+        return now
+    if now == before:
+        return "same"
+    return "less" if now.items() < before.items() else "differs"
+
+
+def read_on_demand(path: Path, ids: list[int], position: tuple[float, float], layout: str) -> None:
+    """Answer each line of stdin with what a reader and verify say of the archive at that moment."""
+    asked = questions(ids, position, layout)
+    before = ask(path, asked)
+    assert look(path) == []
+    assert all(isinstance(one, dict) and one for one in before.values()), before
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        now = ask(path, asked)
+        said = {"reader": {name: judge(now[name], before[name]) for name in asked}, "verify": look(path)}
+        print(json.dumps(said), flush=True)
+
+
+# ---- the damage
+
+
+@contextmanager
+def flipped(path: Path, offset: int, bits: int) -> Iterator[None]:
+    """Flip bits of one byte for a while; that it differs is made sure of."""
+    assert 0 < bits < 256
+    with path.open("r+b") as file:
+        file.seek(offset)
+        byte = file.read(1)[0]
+
+        def put(value: int) -> None:
+            file.seek(offset)
+            file.write(bytes([value]))
+            file.flush()
+
+        put(byte ^ bits)
+        assert path.read_bytes()[offset] != byte
+        try:
+            yield
+        finally:
+            put(byte)
+
+
+def outside_of_pixels(path: Path) -> list[int]:
+    """Return the bytes of a shard that are no pixels: tables, attributes, headers, HDF5's own."""
+    taken = bytearray(path.stat().st_size)
+    with h5py.File(path) as file:
+        for group in ("", "weight/", "mask/", "color/"):
+            for name in ("pixels", "cutouts", "jpeg"):
+                dataset = file.get(f"{group}{name}")
+                if dataset is not None and not dataset.is_virtual:
+                    for chunk in map(dataset.id.get_chunk_info, range(dataset.id.get_num_chunks())):
+                        taken[chunk.byte_offset : chunk.byte_offset + chunk.size] = b"\1" * chunk.size
+    return [offset for offset, there in enumerate(taken) if not there]
+
+
+def filled(path: Path) -> list[int]:
+    """Return the bytes of an index that are not zero: most of a small one's are of no meaning."""
+    return [offset for offset, byte in enumerate(path.read_bytes()) if byte]
+
+
+def offsets(path: Path, chance: random.Random) -> Iterator[int]:
+    """Choose bytes of a file: each second one anywhere, the others where damage does most."""
+    rich = outside_of_pixels(path) if path.suffix == ".h5" else filled(path)
+    for number in range(FLIPS):
+        yield chance.choice(rich) if number % 2 else chance.randrange(path.stat().st_size)
+
+
+# ---- what must hold
+
+
+@pytest.fixture(scope="module", params=["mosaic", "stamps"])
+def kept(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """An archive of two tiles with all planes, and its layout."""
+    folder = tmp_path_factory.mktemp("flipped")
+    recipe = make_survey(folder / "survey", tiles=2, tile_size=256, objects=8, seed=3)
+    text = re.sub(r"(?m)^(max_background_rms|min_depth) .*\n", "", recipe.read_text())
+    for key, value in {"bands": '["r", "i"]', "size": "40", "layout": f'"{request.param}"'}.items():
+        text, n = re.subn(rf"(?m)^{key}\s*=.*\n", f"{key} = {value}\n", text)
+        assert n == 1, key
+    recipe.write_text(text + 'planes = ["WGT", "MSK"]\n')
+    assert build(recipe, folder / "archive").failures == {}
+    return folder / "archive", request.param
+
+
+class Reader:
+    """A process that reads an archive on demand."""
+
+    def __init__(self, archive: Path, layout: str) -> None:
+        with Archive(archive) as opened:
+            batches = list(opened.batches())
+            ids = [int(n) for batch in batches for n in batch.object_id]
+            middle = opened.get(ids[len(ids) // 2])
+        arguments = json.dumps([str(archive), ids, [middle.ra, middle.dec], layout])
+        command = [sys.executable, __file__, arguments]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self._read() == "ready\n"
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate()
+
+    def look(self) -> dict[str, Any]:
+        """Return what a reader and verify say now."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        return dict(json.loads(self._read()))
+
+    def _read(self) -> str:
+        assert self._process.stdout is not None
+        said = self._process.stdout.readline()
+        assert said, f"the reader died: exit status {self._process.wait()}"
+        return said
+
+
+def outcomes(archive: Path, layout: str, path: Path) -> Counter[str]:
+    """Flip bytes of a file one after another; count who found it."""
+    counts, chance = Counter[str](), random.Random()
+    wrong: list[str] = []
+    with Reader(archive, layout) as reader:
+        for offset in offsets(path, chance):
+            bits = chance.randrange(1, 256)
+            with flipped(path, offset, bits):
+                said = reader.look()
+            answers, found = set(said["reader"].values()), said["verify"]
+            strange = any(one.startswith("strange") for one in [*answers, *found])
+            if strange or "differs" in answers or (answers != {"same"} and not found):
+                told = {one: [name for name, other in said["reader"].items() if other == one] for one in answers}
+                wrong.append(f"byte {offset} ^ {bits}: verify {found}, reader {told}")
+            counts["found by verify"] += bool(found)
+            counts["told by the reader"] += answers != {"same"}
+            counts["harmless"] += not found
+        again = reader.look()
+    assert not wrong, "\n".join(wrong)
+    assert (set(again["reader"].values()), again["verify"]) == ({"same"}, [])
+    return counts
+
+
+def test_a_flipped_byte_of_a_shard_is_found_by_verify_and_misleads_no_reader(
+    kept: tuple[Path, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    archive, layout = kept
+    counts = outcomes(archive, layout, min(archive.glob("shards/*.h5")))
+    with capsys.disabled():
+        print(f"\n{FLIPS} bytes of a shard ({layout}) flipped: {dict(counts)}")
+    assert counts["found by verify"] == FLIPS
+    assert counts["told by the reader"]
+
+
+def test_a_flipped_byte_of_the_index_is_found_by_verify_or_harmless_and_misleads_no_reader(
+    kept: tuple[Path, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    archive, layout = kept
+    counts = outcomes(archive, layout, archive / "index.sqlite")
+    with capsys.disabled():
+        print(f"\n{FLIPS} bytes of the index ({layout}) flipped: {dict(counts)}")
+    assert counts["found by verify"]
+    assert counts["told by the reader"]
+
+
+if __name__ == "__main__":
+    folder, *rest = json.loads(sys.argv[1])
+    read_on_demand(Path(folder), *rest)
