@@ -302,7 +302,7 @@ class Index:
             raise ArchiveError(f"index {self.path}: {one_line(error)}: is the disk full or the file locked?") from None
         except NonsenseError as error:
             raise DamagedIndexError(f"index {self.path}: {error}: reindex the archive") from None
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # SQLite quotes what it cannot read
             raise ArchiveError(f"index {self.path}: {one_line(error)}: the file is damaged") from None
 
 

@@ -50,9 +50,8 @@ def main() -> None:
         for number in range(1, options.repeats + 1):
             _say(f"repeat {number} of {options.repeats}")
             repeats.append(_repeat(options.archive, Path(folder), number))
-    print(
-        f"{len(ids):,} objects; medians of {len(repeats)} repeats.\n\n{table.as_text(repeats, QUANTITIES)}\n\n{table.machine()}"
-    )
+    text = table.as_text(repeats, QUANTITIES)
+    print(f"{len(ids):,} objects; medians of {len(repeats)} repeats.\n\n{text}\n\n{table.machine()}")
 
 
 def _options() -> argparse.Namespace:
