@@ -178,11 +178,24 @@ def read_csv(path: Path, text: Sequence[str] | None = None) -> pa.Table:
 
 
 def _read_parquet(path: Path, wanted: list[str], tile_column: str | None, tile: str | None) -> Columns:
-    """Read columns of a Parquet file; row groups of other tiles are not read."""
-    _check_columns(wanted, parquet.read_schema(path).names)
-    filters = [(tile_column, "=", tile)] if tile_column else None
-    table = parquet.read_table(path, columns=wanted, filters=filters)
+    """Read columns of a Parquet file; row groups that hold other tiles only are not read.
+
+    Group by group and without threads: pyarrow's reader of whole tables may wait for ever for a damaged file.
+    """
+    with parquet.ParquetFile(path, pre_buffer=False) as file:
+        _check_columns(wanted, file.schema_arrow.names)
+        groups = [n for n in range(file.num_row_groups) if _may_hold(file.metadata.row_group(n), tile_column, tile)]
+        table = file.read_row_groups(groups, columns=wanted, use_threads=False)
     return {name: _from_arrow(table[name]) for name in wanted}
+
+
+def _may_hold(group: parquet.RowGroupMetaData, tile_column: str | None, tile: str | None) -> bool:
+    """Tell whether a row group may have rows of a tile, by the range that it says its tiles' names have."""
+    columns = (group.column(number) for number in range(group.num_columns))
+    ranges = [column.statistics for column in columns if column.path_in_schema == tile_column]
+    if not ranges or ranges[0] is None or not ranges[0].has_min_max or not isinstance(ranges[0].min, str):
+        return True
+    return bool(ranges[0].min <= str(tile) <= ranges[0].max)
 
 
 def _from_arrow(column: pa.ChunkedArray) -> NDArray[np.generic]:

@@ -271,11 +271,12 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 # Where astropy gives up on a damaged file it may leave it to the garbage collector.
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
-@FORMATS
+@pytest.mark.parametrize("name", [name for name in WRITERS if not name.endswith(".parquet")])
 @given(flips=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 255)), min_size=1, max_size=4))
 def test_damage_to_a_catalogue_costs_its_tile_at_most(
     tmp_path_factory: pytest.TempPathFactory, tables: dict[str, bytes], name: str, flips: list[tuple[float, int]]
 ) -> None:
+    # Not Parquet: for some damage pyarrow ends the process, which costs a worker, and so its tile, but not this test's.
     content = bytearray(tables[name])
     for place, bits in flips:
         content[int(place * len(content))] ^= bits
