@@ -13,7 +13,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -200,13 +200,13 @@ class Build:
 
     def kill(self, whom: str, chance: random.Random) -> None:
         """Kill all of it, the driver, or a worker if there is one; come back when nothing of it is left."""
-        others = [pid for pid in self.members() if pid != self.process.pid]
-        if whom == "group":
-            os.killpg(self.process.pid, signal.SIGKILL)
-        elif whom == "driver" or not others:
-            self.process.kill()
-        else:
-            os.kill(chance.choice(others), signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it may be over
+            if whom == "group":
+                os.killpg(self.process.pid, signal.SIGKILL)
+            elif whom == "worker" and (workers := [pid for pid in self.members() if pid != self.process.pid]):
+                os.kill(chance.choice(workers), signal.SIGKILL)
+            else:
+                self.process.kill()
         self.process.wait()
         while self.members():
             time.sleep(0.001)
