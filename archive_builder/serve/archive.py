@@ -433,6 +433,24 @@ class Archive:
         -------
         ndarray of float32, (N, bands, ny, nx)
         """
+        return self.read_objects(object_ids, size, bands, missing)[1]
+
+    @_up_to_date
+    def read_objects(
+        self,
+        object_ids: ArrayLike,
+        size: Size | None = None,
+        bands: Sequence[str] | None = None,
+        missing: Literal["raise", "blank"] = "raise",
+    ) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+        """Return the positions of many objects and their cutouts; see :meth:`get_many`.
+
+        Returns
+        -------
+        sky : ndarray of float64, (N, 2)
+            RA and Dec in deg, ICRS; NaN without a cutout.
+        data : ndarray of float32, (N, bands, ny, nx)
+        """
         if missing not in ("raise", "blank"):
             raise RequestError(f'missing is {missing!r}: give "raise" or "blank"')
         ids = _whole_numbers(object_ids)
@@ -444,11 +462,13 @@ class Archive:
             chosen = self._band_numbers(bands)
             shape = self._common_shape(size, places)
             data = np.empty((len(ids), len(chosen), *shape), dtype=np.float32)
-            data[absent] = np.nan
+            sky = np.empty((len(ids), 2))
+            data[absent], sky[absent] = np.nan, np.nan
             for shard, row, number in self._in_stored_order(places, np.flatnonzero(~absent)):
                 _check_row(shard, shard.objects, row, int(ids[number]))
                 shard.read(row, shape, _as_slice(chosen), data[number])
-            return data
+                sky[number] = shard.objects.ra[row], shard.objects.dec[row]
+            return sky, data
 
     def _in_stored_order(self, places: Places, numbers: NDArray[np.intp]) -> Iterator[tuple[Shard, int, int]]:
         """Yield the shard, the row and the number of each place, neighbours together."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from archive_builder.errors import RequestError
 from archive_builder.geometry import Shape
-from archive_builder.serve.headers import Card, TileHeaders, image_cards, to_block
+from archive_builder.serve.headers import BLOCK, Card, TileHeaders, image_cards, to_block
 from archive_builder.survey.remarks import no_remarks
 
 
@@ -154,15 +154,15 @@ class Cutout:
         bands : tuple of str, optional
             Some of the cutout's bands; all by default.
         """
-        pieces = [self._primary]
+        pieces: list[bytes | memoryview] = [self._primary]
         for band in self.bands if bands is None else bands:
             number = self.bands.index(band)
             for plane in self.planes:
                 if plane != "COLOR":
                     image = self.data if plane == "SCI" else self._planes[plane]
                     pieces.append(to_block(self._header_text(plane, band)))
-                    data = image[number].astype(image.dtype.newbyteorder(">")).tobytes()
-                    pieces += [data, bytes(-len(data) % 2880)]
+                    data = image[number].astype(image.dtype.newbyteorder(">")).data
+                    pieces += [data, bytes(-data.nbytes % BLOCK)]
         return b"".join(pieces)
 
     def to_hdus(self) -> fits.HDUList:

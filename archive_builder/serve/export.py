@@ -21,9 +21,10 @@ from archive_builder.geometry import Size, parse_shape
 from archive_builder.serve import names
 from archive_builder.serve.archive import Archive
 from archive_builder.serve.export_job import SKIPPED, ExportJob, JobResult, Output, pixel_scale, run_job
+from archive_builder.serve.files import write_whole
 from archive_builder.serve.manifest import MANIFESTS, Answers, write_manifest
 from archive_builder.serve.pack import PACKS
-from archive_builder.serve.render import FORMATS, Style, write_whole
+from archive_builder.serve.render import FORMATS, Style
 from archive_builder.serve.requests import (
     ANY_COLUMNS,
     REASONS,

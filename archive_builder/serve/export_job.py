@@ -20,15 +20,15 @@ from archive_builder.errors import (
     ObjectSkippedError,
     PositionOutsideError,
     RequestError,
-    one_line,
 )
 from archive_builder.geometry import Shape, parse_shape
 from archive_builder.measure.quality import Status
 from archive_builder.serve import names
 from archive_builder.serve.archive import Archive
 from archive_builder.serve.cutout import Cutout
-from archive_builder.serve.pack import PACKS, Piece, encode, piece_name
-from archive_builder.serve.render import Style, write_whole
+from archive_builder.serve.files import FileWriter
+from archive_builder.serve.pack import BYTES_AT_ONCE, PACKS, Hdf5Piece, Piece, encode, piece_name
+from archive_builder.serve.render import Style
 from archive_builder.serve.requests import Outcome, Sizes
 from archive_builder.store.shard import Shard
 
@@ -164,7 +164,8 @@ def run_job(job: ExportJob) -> JobResult:
     try:
         samples = list(_samples(job, result))
         if job.output.pack is None:
-            _make_files(job.output, samples, result)
+            with FileWriter() as writer:
+                _make_files(job.output, samples, result, writer)
         else:
             _make_piece(job, samples, result)
     except ArchiveBuilderError as error:
@@ -237,18 +238,22 @@ def _needs_no_pixels(output: Output, archive: Archive) -> bool:
 def _cutouts(
     output: Output, samples: list[names.Sample]
 ) -> Iterator[tuple[names.Sample, Cutout | ArchiveBuilderError]]:
-    """Cut samples one after another; neighbours that are objects and of one size are looked up together."""
-    for (shape, is_object), group in groupby(samples, lambda sample: (sample.shape, sample.position is None)):
-        alike = list(group)
-        if is_object:
-            keys = [sample.key for sample in alike]
-            yield from zip(alike, _archive(output.archive).get_each(keys, shape, output.bands), strict=True)
-            continue
-        for sample in alike:
-            try:
-                yield sample, _cutout(output, sample)
-            except ArchiveBuilderError as error:
-                yield sample, error
+    """Cut samples of one kind one after another."""
+    if samples[0].position is None:
+        keys = [sample.key for sample in samples]
+        yield from zip(samples, _archive(output.archive).get_each(keys, samples[0].shape, output.bands), strict=True)
+        return
+    for sample in samples:
+        try:
+            yield sample, _cutout(output, sample)
+        except ArchiveBuilderError as error:
+            yield sample, error
+
+
+def _of_one_kind(samples: list[names.Sample]) -> Iterator[list[names.Sample]]:
+    """Split samples where the size changes, or objects follow positions."""
+    for _, group in groupby(samples, lambda sample: (sample.shape, sample.position is None)):
+        yield list(group)
 
 
 @contextmanager
@@ -268,7 +273,7 @@ def _failures_noted(sample: names.Sample, result: JobResult) -> Iterator[None]:
         result.fail(sample.numbers, Outcome.FAILED, str(error))
 
 
-def _make_files(output: Output, samples: list[names.Sample], result: JobResult) -> None:
+def _make_files(output: Output, samples: list[names.Sample], result: JobResult, writer: FileWriter) -> None:
     """Write the files of every sample that are not there."""
     for sample in samples:
         folder = output.directory / sample.folder
@@ -277,9 +282,9 @@ def _make_files(output: Output, samples: list[names.Sample], result: JobResult) 
         with _failures_noted(sample, result):
             if missing:
                 contents = encode(_cutout(output, sample), output.formats, output.style)
-                _write(
-                    folder, {name: content for name, content in zip(files, contents, strict=True) if name in missing}
-                )
+                for name, content in zip(files, contents, strict=True):
+                    if name in missing:
+                        writer.put(folder / name, content)
             result.made += len(missing)
             result.kept += len(files) - len(missing)
             result.serve(sample)
@@ -291,15 +296,6 @@ def _is_there(path: Path) -> bool:
         return path.stat().st_size > 0
     except FileNotFoundError:
         return False
-
-
-def _write(folder: Path, contents: dict[str, bytes]) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ArchiveBuilderError(f"{folder}: cannot be made: {one_line(error)}") from None
-    for name, content in contents.items():
-        write_whole(folder / name, content)
 
 
 def _make_piece(job: ExportJob, samples: list[names.Sample], result: JobResult) -> None:
@@ -321,10 +317,35 @@ def _write_piece(
     """Write a piece; return the samples in it."""
     served = []
     with pack(path, output.formats, output.style) as piece:
-        for sample, cutout in _cutouts(output, samples):
-            with _failures_noted(sample, result):
-                if isinstance(cutout, ArchiveBuilderError):
-                    raise cutout
-                piece.add(sample, cutout)
-                served.append(sample)
+        for alike in _of_one_kind(samples):
+            ny, nx = alike[0].shape
+            step = max(1, BYTES_AT_ONCE // (4 * len(output.bands) * ny * nx))
+            for first in range(0, len(alike), step):
+                some = alike[first : first + step]
+                served += _add_together(output, piece, some) or _add_each(output, piece, some, result)
+    return served
+
+
+def _add_together(output: Output, piece: Piece, samples: list[names.Sample]) -> list[names.Sample]:
+    """Put the cutouts of objects into an HDF5 piece all at once; return those in it: all, or none if one fails."""
+    if not isinstance(piece, Hdf5Piece) or samples[0].position is not None:
+        return []
+    keys = [sample.key for sample in samples]
+    try:
+        sky, data = _archive(output.archive).read_objects(keys, samples[0].shape, output.bands)
+    except (ArchiveError, RequestError, ObjectNotFoundError, ObjectSkippedError):
+        return []
+    piece.add_objects(samples, output.bands, sky, data)
+    return samples
+
+
+def _add_each(output: Output, piece: Piece, samples: list[names.Sample], result: JobResult) -> list[names.Sample]:
+    """Put cutouts into a piece one by one; return the samples in it."""
+    served = []
+    for sample, cutout in _cutouts(output, samples):
+        with _failures_noted(sample, result):
+            if isinstance(cutout, ArchiveBuilderError):
+                raise cutout
+            piece.add(sample, cutout)
+            served.append(sample)
     return served

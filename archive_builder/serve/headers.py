@@ -36,6 +36,12 @@ WCS_VERSION = re.compile(r"(?:CTYPE|CRVAL)[12]([A-Z]?)")
 BLOCK = 2880
 """Bytes of a FITS block."""
 
+CARD = 80
+"""Characters of a card."""
+
+NUMBER_WIDTH = 20
+"""Characters of a number in FITS's fixed format, which ends at column 30."""
+
 Value = str | int | float | bool
 """What a card can hold."""
 
@@ -56,7 +62,18 @@ class Card:
     @property
     def text(self) -> str:
         """The card as it stands in a file: 80 characters or, for a long string, a multiple of that."""
-        return _card_text(self.keyword, self.value, self.comment)
+        if isinstance(self.value, str | bool):
+            return _card_text(self.keyword, self.value, self.comment)
+        return _number_text(self.keyword, self.value, self.comment)
+
+
+@lru_cache(maxsize=4096, typed=True)
+def _number_text(keyword: str, value: int | float, comment: str) -> str:
+    """Return the text of a card with a number in FITS's fixed format: astropy takes 20 times as long for it."""
+    digits = str(value).replace("e", "E")
+    if len(digits) > NUMBER_WIDTH:
+        return _card_text(keyword, value, comment)
+    return f"{keyword:<8}= {digits:>{NUMBER_WIDTH}}{f' / {comment}' if comment else ''}"[:CARD].ljust(CARD)
 
 
 @lru_cache(maxsize=4096, typed=True)

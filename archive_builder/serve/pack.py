@@ -26,8 +26,8 @@ WRITE_ERRORS = (OSError, RuntimeError, ValueError)
 """What h5py and tarfile raise when the disk is full, some of it while they close the file."""
 
 
-ROWS_AT_ONCE = 32
-"""Cutouts of an HDF5 piece that are written together."""
+BYTES_AT_ONCE = 8 * 2**20
+"""Of the cutouts of an HDF5 piece that are read and written together."""
 
 
 def piece_name(prefix: str, number: int, suffix: str) -> str:
@@ -141,7 +141,6 @@ class Hdf5Piece(Piece):
     def __init__(self, path: Path, formats: Sequence[str], style: Style) -> None:
         super().__init__(path, formats, style)
         self._table: dict[str, list[int | float]] = {"request_row": [], "ra": [], "dec": []}
-        self._waiting: list[NDArray[np.float32]] = []
 
     @classmethod
     def holds(cls, path: Path, samples: Sequence[Sample]) -> bool:
@@ -152,36 +151,63 @@ class Hdf5Piece(Piece):
         except (OSError, KeyError):
             return False
 
+    def add_objects(
+        self, samples: Sequence[Sample], bands: Sequence[str], sky: NDArray[np.float64], data: NDArray[np.float32]
+    ) -> None:
+        """Append the cutouts of many objects: faster than one by one.
+
+        Parameters
+        ----------
+        samples : sequence of Sample
+        bands : sequence of str
+        sky : ndarray of float64, (N, 2)
+            RA and Dec in deg.
+        data : ndarray of float32, (N, bands, ny, nx)
+
+        Raises
+        ------
+        ArchiveBuilderError
+            The file cannot be written.
+        """
+        try:
+            if self._file is None:
+                self._begin(bands, data.shape[1:])
+            self._write(samples, sky, data)
+        except WRITE_ERRORS as error:
+            raise self._unwritable(error) from None
+
     def _open(self, first: Cutout) -> None:
-        shape = first.data.shape
+        self._begin(first.bands, first.data.shape)
+
+    def _begin(self, bands: Sequence[str], shape: tuple[int, ...]) -> None:
         self._file = h5py.File(self._temporary, "w", libver=HDF5_VERSIONS, rdcc_nbytes=0)
-        self._file.attrs["bands"] = list(first.bands)
+        self._file.attrs["bands"] = list(bands)
         self._cutouts = self._file.create_dataset(
-            "cutouts", (0, *shape), maxshape=(None, *shape), chunks=(1, *shape), dtype=np.float32, track_times=False
+            "cutouts",
+            (0, *shape),
+            maxshape=(None, *shape),
+            chunks=(1, *shape),
+            dtype=np.float32,
+            track_times=False,
         )
 
     def _append(self, sample: Sample, cutout: Cutout) -> None:
-        self._waiting.append(cutout.data)
-        if len(self._waiting) == ROWS_AT_ONCE:
-            self._write()
-        ra, dec = sample.position or (cutout.ra, cutout.dec)
-        values = {"request_row": sample.row, "ra": ra, "dec": dec}
-        if sample.position is None:
-            values["object_id"] = sample.key
-        for name, value in values.items():
-            self._table.setdefault(name, []).append(value)
+        sky = sample.position or (cutout.ra, cutout.dec)
+        self._write([sample], np.array([sky]), cutout.data[np.newaxis])
 
-    def _write(self) -> None:
-        """Write the cutouts that are waiting."""
+    def _write(self, samples: Sequence[Sample], sky: NDArray[np.float64], data: NDArray[np.float32]) -> None:
+        """Append cutouts, and their rows of the table."""
         row = len(self._cutouts)
-        self._cutouts.resize(row + len(self._waiting), axis=0)
-        self._cutouts[row:] = np.stack(self._waiting)
-        self._waiting.clear()
+        self._cutouts.resize(row + len(data), axis=0)
+        self._cutouts[row:] = data
+        self._table["request_row"] += [sample.row for sample in samples]
+        self._table["ra"] += sky[:, 0].tolist()
+        self._table["dec"] += sky[:, 1].tolist()
+        if samples[0].position is None:
+            self._table.setdefault("object_id", []).extend(sample.key for sample in samples)
 
     def _close(self) -> None:
         with self._file as file:
-            if self._waiting:
-                self._write()
             for name, values in self._table.items():
                 kind = np.float64 if name in ("ra", "dec") else np.int64
                 file.create_dataset(name, data=np.array(values, dtype=kind), track_times=False)

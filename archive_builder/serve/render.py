@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import io
-import os
 import zipfile
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -16,8 +14,9 @@ from astropy.visualization import make_lupton_rgb
 from numpy.typing import NDArray
 from PIL import Image
 
-from archive_builder.errors import ArchiveBuilderError, RequestError, one_line
+from archive_builder.errors import RequestError
 from archive_builder.serve.cutout import Cutout
+from archive_builder.serve.files import write_whole
 
 GALAXY = {"u": 8.0, "g": 2.3, "r": 1.5, "i": 1.0, "z": 0.8, "Y": 0.7, "y": 0.7}
 """By what a band is multiplied in a composite: the inverse flux of a typical galaxy, which so comes out white."""
@@ -153,24 +152,6 @@ def write_bands(cutout: Cutout, folder: Path, stem: str) -> list[Path]:
         paths.append(folder / f"{stem}_{band}.fits")
         write_whole(paths[-1], cutout.to_bytes((band,)))
     return paths
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name and rename it: it is there whole or not at all.
-
-    Raises
-    ------
-    ArchiveBuilderError
-        The file cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    except OSError as error:
-        with suppress(OSError):  # it may be the folder's fault that neither can be done
-            temporary.unlink()
-        raise ArchiveBuilderError(f"{path}: cannot be written: {one_line(error)}") from None
 
 
 def _fits(cutout: Cutout, style: Style) -> bytes:

@@ -296,6 +296,36 @@ def test_an_hdf5_pack_has_every_cutout_once_and_the_manifest_tells_where(demo_ar
     assert tree(tmp_path / "out") == before
 
 
+def test_one_damaged_cutout_of_an_hdf5_pack_costs_no_other(demo_archive: Path, tmp_path: Path) -> None:
+    archive_path = tmp_path / "archive"
+    shutil.copytree(demo_archive, archive_path)
+    ids = objects(demo_archive)["stored"]
+    with Archive(archive_path) as archive:
+        victim = archive.locate(ids[0])
+        with h5py.File(victim.shard) as shard:
+            x, y = (int(shard[f"objects/{axis}"][victim.row]) for axis in "xy")
+            chunk = shard["pixels"].id.get_chunk_info_by_coord((0, y // 128 * 128, x // 128 * 128))
+    with victim.shard.open("r+b") as file:
+        file.seek(chunk.byte_offset + chunk.size // 2)
+        byte = file.read(1)[0]
+        file.seek(-1, 1)
+        file.write(bytes([byte ^ 0xFF]))
+    path = write_list(tmp_path / "list.csv", "ID", ids)
+    report = export(archive_path, path, tmp_path / "out", size=8, pack="hdf5")
+    assert set(report.failures) == {"failed"}
+    assert 1 <= report.failures["failed"] < len(ids) / 2
+    assert "damaged" in str(report.first_error)
+    failed = {int(row["object_id"]) for row in manifest(tmp_path / "out") if row["status"] != "done"}
+    assert ids[0] in failed
+    packed = []
+    with Archive(demo_archive) as good:
+        for piece_path in sorted((tmp_path / "out").glob("*.h5")):
+            with h5py.File(piece_path) as piece:
+                packed += piece["object_id"][...].tolist()
+                np.testing.assert_array_equal(piece["cutouts"][...], good.get_many(piece["object_id"][...], size=8))
+    assert sorted(packed) == sorted(set(ids) - failed)
+
+
 def test_an_hdf5_pack_of_several_sizes_is_refused_in_one_line(demo_archive: Path, tmp_path: Path) -> None:
     first, second, third = objects(demo_archive)["stored"][:3]
     path = write_list(tmp_path / "list.csv", "ID,XSIZE", [f"{first},0.1", f"{second},0.2", f"{third},"])

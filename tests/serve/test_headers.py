@@ -1,0 +1,20 @@
+"""The cards of a cutout's header, against astropy's own."""
+
+import warnings
+
+from astropy.io import fits
+from astropy.io.fits.verify import VerifyWarning
+from hypothesis import given
+from hypothesis import strategies as st
+
+from archive_builder.serve.headers import Card
+
+NUMBERS = st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False) | st.booleans()
+TEXT = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=60)
+
+
+@given(st.from_regex(r"\A[A-Z][A-Z0-9_]{0,7}\Z"), NUMBERS | TEXT, TEXT)
+def test_a_card_is_written_as_astropy_writes_it(keyword: str, value: int | float | bool | str, comment: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", VerifyWarning)  # a comment that does not fit
+        assert Card(keyword, value, comment).text == fits.Card(keyword, value, comment).image
