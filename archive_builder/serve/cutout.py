@@ -223,4 +223,5 @@ class Cutout:
             if np.isfinite(self.rms[band]):
                 own.append(Card("BKGRMS", self.rms[band], "Background RMS at the object"))
         first = image_cards(f"{plane}_{band}", self.shape, 32 if plane == "MSK" else -32)
-        return self.headers.template(band).fill(first, self.origin, [*own, *self._object_cards])
+        without = () if plane == "SCI" else ("BUNIT",)  # it is the image's
+        return self.headers.template(band).fill(first, self.origin, [*own, *self._object_cards], without)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -111,7 +111,9 @@ class HeaderTemplate:
             ]
             return cls(tuple(c.image for c in kept), tuple(moved))
 
-    def fill(self, first: Sequence[Card], origin: tuple[int, int], last: Sequence[Card]) -> str:
+    def fill(
+        self, first: Sequence[Card], origin: tuple[int, int], last: Sequence[Card], without: Collection[str] = ()
+    ) -> str:
         """Return the header of one cutout as text, without END.
 
         Parameters
@@ -122,12 +124,14 @@ class HeaderTemplate:
             Column and row of the tile on which the cutout begins.
         last : sequence of Card
             What stands at the end, in place of the tile's own cards of those names.
+        without : collection of str
+            Keywords of the tile's that are not true of this image.
         """
         cards = list(self.cards)
         for number, keyword, axis, value, comment in self.reference_pixels:
             cards[number] = Card(keyword, value - origin[axis], comment).text
-        replaced = {card.keyword for card in last}
-        kept = [text for text in cards if text[:8].rstrip() not in replaced]
+        dropped = {card.keyword for card in last}.union(without)
+        kept = [text for text in cards if text[:8].rstrip() not in dropped]
         return "".join([*(card.text for card in first), *kept, *(card.text for card in last)])
 
 

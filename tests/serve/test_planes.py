@@ -127,6 +127,11 @@ def test_planes_of_every_cutout_are_the_sources(kept: Kept) -> None:
     assert min(hanging, holes, saturated) > 0
 
 
+def test_only_images_have_the_images_unit(kept: Kept) -> None:
+    hdus = kept.archive.get(objects(kept.archive)[0]).to_hdus()
+    assert {hdu.name[:3]: hdu.header.get("BUNIT") for hdu in hdus[1:]} == {"SCI": "adu", "WGT": None, "MSK": None}
+
+
 @settings(max_examples=30)
 @given(data=st.data())
 def test_planes_of_a_smaller_cutout_and_of_some_bands_are_the_sources(kept: Kept, data: st.DataObject) -> None:
