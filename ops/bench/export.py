@@ -5,7 +5,8 @@ usage: python ops/bench/export.py ARCHIVE RECIPE [--repeats N] [--rows N] [--wor
 The list has random objects of the archive; one worker process serves it, whose start is included. The plain files
 have the bytes of the FITS files, are made by the same calls and hold nothing. The loop everyone writes is that of
 bench.py. The archive has been read once before, and is in the page cache; what was written before is on the disk.
-FITS files, plain files and the loop's are timed until they are on the disk too: their bytes are what takes the time.
+A long list of FITS files is timed until they are on the disk, as the plain files are: their bytes are what takes
+the time. A short one is timed until the command ends, as the loop is, whose sample fits into the page cache too.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from archive_builder.serve.export import export
 from archive_builder.serve.render import Style
 
 KINDS: dict[str, tuple[int, dict[str, object]]] = {
+    "cached": (1, {"formats": ["fits"]}),
     "fits": (4, {"formats": ["fits"]}),
     "png": (1, {"formats": ["png"]}),
     "lupton": (1, {"formats": ["png"], "color": "lupton"}),
@@ -37,11 +39,12 @@ KINDS: dict[str, tuple[int, dict[str, object]]] = {
 """What is exported: how many times the list's rows, and how."""
 
 QUANTITIES = (
-    Quantity("fits.per_second", "export FITS, 228 px, 5 bands", "objects/s"),
-    Quantity("plain.per_second", "the same bytes as plain files", "objects/s"),
+    Quantity("fits.per_second", "export FITS, 228 px, 5 bands, to the disk", "objects/s"),
+    Quantity("plain.per_second", "the same bytes as plain files, to the disk", "objects/s"),
     Quantity("fits_share", "FITS / plain files", "times", 0.6, digits=2),
+    Quantity("cached.per_second", "export FITS, a short list", "objects/s"),
     Quantity("loop.objects_per_second", "loop: Cutout2D, five files", "objects/s", digits=1),
-    Quantity("fits_ratio", "FITS / loop", "times", 5, digits=1),
+    Quantity("fits_ratio", "FITS, a short list / loop", "times", 5, digits=1),
     Quantity("png.per_second", "export PNG, survey's colours, 228 px", "objects/s", 120),
     Quantity("lupton.per_second", "export PNG, Lupton's composite, 228 px", "objects/s"),
     Quantity("tiff.per_second", "export JPEG-TIFF, 228 px", "objects/s", 400),
@@ -80,27 +83,29 @@ def _repeat(options: argparse.Namespace, ids: np.ndarray, folder: Path, number: 
         chosen = np.random.default_rng(number).choice(ids, min(times * options.rows, len(ids)), replace=False)
         rows = folder / f"{name}.csv"
         rows.write_text("ID\n" + "\n".join(map(str, chosen)) + "\n", encoding="ascii")
-        values[f"{name}.per_second"] = m.in_fresh_process(measure_export, options.archive, rows, folder / name, how)
+        args = (options.archive, rows, folder / name, how, name == "fits")
+        values[f"{name}.per_second"] = m.in_fresh_process(measure_export, *args)
+        if name == "cached":
+            loop = m.in_fresh_process(m.measure_loop, options.recipe, folder / "loop", number)
+            values["loop.objects_per_second"] = loop["objects_per_second"]
         if name == "fits":
             size = next((folder / name).rglob("*.fits")).stat().st_size
             values["plain.per_second"] = m.in_fresh_process(measure_plain, folder / "plain", size, len(chosen))
-            loop = m.in_fresh_process(m.measure_loop, options.recipe, folder / "loop", number)
-            values["loop.objects_per_second"] = loop["objects_per_second"]
         shutil.rmtree(folder / name)
     values["fits_share"] = values["fits.per_second"] / values["plain.per_second"]
-    values["fits_ratio"] = values["fits.per_second"] / values["loop.objects_per_second"]
+    values["fits_ratio"] = values["cached.per_second"] / values["loop.objects_per_second"]
     _say("  " + ", ".join(f"{key} {value:,.2f}" for key, value in values.items()))
     return values
 
 
-def measure_export(archive: Path, rows: Path, folder: Path, how: dict[str, object]) -> float:
-    """Export a list; return objects a second."""
+def measure_export(archive: Path, rows: Path, folder: Path, how: dict[str, object], to_disk: bool) -> float:
+    """Export a list, until the files are there or until they are on the disk; return objects a second."""
     style = Style(color=how["color"]) if "color" in how else Style()  # type: ignore[arg-type]
     options = {key: value for key, value in how.items() if key != "color"}
     os.sync()
     started = time.perf_counter()
     report = export(archive, rows, folder, style=style, **options)  # type: ignore[arg-type]
-    if how.get("formats") == ["fits"]:
+    if to_disk:
         os.sync()
     seconds = time.perf_counter() - started
     if report.done != report.rows:

@@ -177,7 +177,6 @@ def measure_loop(recipe_path: Path, folder: Path, seed: int) -> Values:
     coords = SkyCoord(catalog.ra[rows], catalog.dec[rows], unit=u.deg)
     for object_id, coord in zip(catalog.object_id[rows].tolist(), coords, strict=True):
         _cut_and_write(images, object_id, coord, folder)
-    os.sync()
     per_object = (time.perf_counter() - started) / len(rows)
     shutil.rmtree(folder)
     count = len(catalog.object_id)
