@@ -13,16 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from archive_builder.build.tile_job import TileResult
-from archive_builder.errors import ArchiveBuilderError, ArchiveError, DuplicateObjectError
+from archive_builder.errors import ArchiveBuilderError, ArchiveError, DuplicateObjectError, one_line
 from archive_builder.store.index import Index, TileEntry
 from archive_builder.store.shard import Shard
+from archive_builder.store.writer import place_shard
 
 Outcome = tuple[TileResult, str | None]
 """A tile's result, and why it is not in the archive if it is not."""
 
 
 class Committer:
-    """Switches the index to new shards, one transaction a tile, and then removes the old ones.
+    """Names new shards, switches the index to them, one transaction a tile, and then removes the old ones.
 
     An object may have moved from one tile's catalogue to another's. Its new tile cannot be committed while the
     index still has it on its old one; if that is being built too, both wait, and go in together at the end.
@@ -58,6 +59,7 @@ class Committer:
             yield result, result.error
             return
         try:
+            self._place(result)
             self._commit([result])
         except DuplicateObjectError as error:
             if error.other in self._unfinished and error.other != result.tile:
@@ -86,6 +88,18 @@ class Committer:
                 yield from ((result, None) for result in self._waiting.values())
                 return
 
+    def _place(self, result: TileResult) -> None:
+        """Give a shard its name."""
+        draft = self._archive / result.draft
+        try:
+            place_shard(draft, self._archive / result.shard)
+        except FileNotFoundError:
+            raise ArchiveError(
+                f"shard {draft}: was made but is not here: keep the archive in a folder that all workers share"
+            ) from None
+        except OSError as error:
+            raise ArchiveError(f"shard {self._archive / result.shard}: cannot be named: {one_line(error)}") from None
+
     def _commit(self, results: list[TileResult]) -> None:
         self._index.commit_tiles([self._entry(result) for result in results])
         for result in results:
@@ -96,7 +110,9 @@ class Committer:
 
     def _refuse(self, result: TileResult, error: ArchiveBuilderError) -> str:
         """Remove a shard that the archive does not take."""
-        (self._archive / result.shard).unlink(missing_ok=True)
+        for name in (result.draft, result.shard):
+            with suppress(OSError):  # the next build removes what cannot be removed now
+                (self._archive / name).unlink()
         return str(error)
 
     def _entry(self, result: TileResult) -> TileEntry:

@@ -81,7 +81,10 @@ class TileResult:
     """Why there is no shard; the other values are zero then."""
 
     shard: str = ""
-    """Where it is, below the archive."""
+    """Where it is to be, below the archive."""
+
+    draft: str = ""
+    """Where it is until then."""
 
     generation: int = 0
     """Counts the shards this tile has had."""
@@ -133,7 +136,9 @@ def run_job(job: TileJob) -> TileResult:
 
 
 def build_tile(job: TileJob) -> TileResult:
-    """Read one tile and write its shard.
+    """Read one tile and write its shard's draft.
+
+    Only who holds the archive's lock may give it the shard's name: this may run in a worker believed dead.
 
     Raises
     ------
@@ -160,18 +165,19 @@ def build_tile(job: TileJob) -> TileResult:
             skipped = np.flatnonzero(verdict.status)
             skipped = skipped[np.argsort(objects.object_id[skipped])]
             shard.finish(objects.take(verdict.order), objects.take(skipped), verdict.status[skipped])
-    return TileResult(
-        tile=files.tile,
-        shard=job.shard,
-        generation=job.generation,
-        input_fingerprint=fingerprint,
-        input_hash=input_hash,
-        stored=len(verdict.order),
-        skipped={s.name.lower(): int((verdict.status == s).sum()) for s in Status if s is not Status.STORED},
-        footprint=tuple((float(ra), float(dec)) for ra, dec in info.footprint),
-        bytes=path.stat().st_size,
-        checksum=checksum(path),
-    )
+            return TileResult(
+                tile=files.tile,
+                shard=job.shard,
+                draft=str(shard.draft.relative_to(job.archive)),
+                generation=job.generation,
+                input_fingerprint=fingerprint,
+                input_hash=input_hash,
+                stored=len(verdict.order),
+                skipped={s.name.lower(): int((verdict.status == s).sum()) for s in Status if s is not Status.STORED},
+                footprint=tuple((float(ra), float(dec)) for ra, dec in info.footprint),
+                bytes=shard.draft.stat().st_size,
+                checksum=checksum(shard.draft),
+            )
 
 
 def place(catalog: Catalog, tile: Tile) -> ObjectTable:

@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
+from secrets import token_hex
 from types import TracebackType
 from typing import Any, Self
 
@@ -110,7 +111,10 @@ class ObjectTable:
 
 
 class ShardWriter:
-    """A shard in the making: a temporary file until :meth:`finish` puts it in its place.
+    """A shard in the making: a draft, which :func:`place_shard` gives the shard's name once it is finished.
+
+    A draft has a name that nobody else will ever write to, on any host: a worker that is believed dead, and goes on,
+    harms neither the one that has its tile now nor a later build.
 
     Parameters
     ----------
@@ -125,8 +129,9 @@ class ShardWriter:
 
     def __init__(self, path: Path, info: ShardInfo, headers: Sequence[str], codecs: Mapping[str, Codec]) -> None:
         self.path = path
-        self._temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-        self._file = h5py.File(self._temporary, "w", libver=HDF5_VERSIONS, rdcc_nbytes=0)
+        self.draft = path.with_name(f".{path.name}.{token_hex(8)}.{os.getpid()}.part")
+        self._finished = False
+        self._file = h5py.File(self.draft, "x", libver=HDF5_VERSIONS, rdcc_nbytes=0)
         try:
             _write_attributes(self._file, info)
             write_table(self._file, "headers", fixed_strings(headers))
@@ -145,16 +150,17 @@ class ShardWriter:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Remove the temporary file, if the shard was not finished."""
-        self._discard()
+        """Remove the draft, if the shard was not finished or something went wrong with it since."""
+        if kind is not None or not self._finished:
+            self._discard()
 
     def _discard(self) -> None:
         # On a full disk HDF5 cannot close a file, and a removed one takes its room for as long as it is open.
         with suppress(OSError):
-            os.truncate(self._temporary, 0)
+            os.truncate(self.draft, 0)
         with suppress(OSError, RuntimeError):
             self._file.close()
-        self._temporary.unlink(missing_ok=True)
+        self.draft.unlink(missing_ok=True)
 
     def add_color(self, color: ColorTiles) -> None:
         """Take the tile's colour picture."""
@@ -170,7 +176,7 @@ class ShardWriter:
         self._planes[plane].add_slab(number, slab)
 
     def finish(self, stored: ObjectTable, skipped: ObjectTable, reason: NDArray[np.uint8]) -> None:
-        """Write the tables, flush everything to disk and give the file its name.
+        """Write the tables, and flush everything to disk.
 
         Parameters
         ----------
@@ -189,9 +195,14 @@ class ShardWriter:
         if wrong := Contents(self._file).violations():
             raise ArchiveError(f"shard {self.path}: was about to be written wrong: {'; '.join(wrong)}")
         self._file.close()
-        sync(self._temporary)
-        self._temporary.rename(self.path)
-        sync(self.path.parent)
+        sync(self.draft)
+        self._finished = True
+
+
+def place_shard(draft: Path, path: Path) -> None:
+    """Give a finished shard its name, and have that on the disk."""
+    draft.rename(path)
+    sync(path.parent)
 
 
 def _write_attributes(file: h5py.File, info: ShardInfo) -> None:

@@ -27,7 +27,7 @@ from archive_builder.measure.quantize import NoiseScaled
 from archive_builder.store.index import Index, TileEntry, shard_name
 from archive_builder.store.rows import RowBuffer
 from archive_builder.store.verify import verify
-from archive_builder.store.writer import ObjectTable, ShardInfo, ShardWriter, checksum
+from archive_builder.store.writer import ObjectTable, ShardInfo, ShardWriter, checksum, place_shard
 from archive_builder.survey.catalog import read_csv
 from archive_builder.survey.discovery import TileFiles, discover
 from archive_builder.survey.recipe import Recipe, load_recipe
@@ -125,6 +125,7 @@ def make_shard(archive: Path, files: TileFiles, recipe: Recipe, number: int) -> 
         for slab_number, slab in rows.release(SIDE):
             shard.add_slab("SCI", slab_number, slab)
         shard.finish(objects, objects.take(np.empty(0, dtype=np.intp)), np.empty(0, np.uint8))
+    place_shard(shard.draft, path)
     tile = {
         "name": files.tile,
         "state": "built",

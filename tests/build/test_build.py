@@ -70,8 +70,7 @@ def run_job(survey: Path, out: Path, strip_rows: int = 128) -> Path:
     archive = out.with_suffix("")
     (archive / "shards").mkdir(parents=True)
     job = TileJob(discover(recipe).tiles[0], recipe, 228, archive, 1, strip_rows=strip_rows)
-    build_tile(job)
-    return archive / job.shard
+    return archive / build_tile(job).draft
 
 
 @pytest.mark.parametrize(("layout", "quantization"), [("mosaic", 16), ("stamps", 4), ("stamps", "lossless")])

@@ -16,7 +16,7 @@ from archive_builder.measure.quantize import BLANK, Codec, Lossless, NoiseScaled
 from archive_builder.store.format import Contents
 from archive_builder.store.rows import RowBuffer
 from archive_builder.store.shard import Shard
-from archive_builder.store.writer import ObjectTable, ShardInfo, ShardWriter, checksum
+from archive_builder.store.writer import ObjectTable, ShardInfo, ShardWriter, checksum, place_shard
 
 assert hdf5plugin.version  # h5py reads Bitshuffle once it is imported
 
@@ -58,6 +58,7 @@ def write(path: Path, flux: np.ndarray, objects: ObjectTable, size: int, layout:
         for number, slab in rows.release(height):
             writer.add_slab("SCI", number, slab)
         writer.finish(objects, table(np.array([-5.0]), np.array([3.0]), 1), np.array([3], dtype=np.uint8))
+    place_shard(writer.draft, path)
 
 
 def window(flux: np.ndarray, x: float, y: float, size: int) -> np.ndarray:
