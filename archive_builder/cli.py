@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -14,6 +15,7 @@ import click
 from archive_builder import errors
 from archive_builder.build.builder import BuildReport, build, plan_changes
 from archive_builder.build.changes import Changes
+from archive_builder.build.engines import ENGINES, choose_engine
 from archive_builder.build.progress import Progress
 from archive_builder.build.repair import reindex, repair
 from archive_builder.build.status import archive_status
@@ -109,19 +111,34 @@ def demo(directory: Path, tiles: int, tile_size: int, objects: int, seed: int) -
 @click.argument("archive", type=click.Path(path_type=Path))
 @click.option("--tile", "tiles", multiple=True, metavar="NAME", help="Only this tile; may be repeated.")
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 1024), help="Worker processes.")
+@click.option("--engine", default="local", show_default=True, type=click.Choice(ENGINES), help="Where tiles are built.")
+@click.option("--parsl-config", type=click.Path(path_type=Path), metavar="FILE", help="For --engine parsl.")
+@click.option("--retries", default=1, show_default=True, type=click.IntRange(0), help="For a tile whose worker died.")
 @click.option("--force", is_flag=True, help="Build unchanged tiles again; for all tiles, the settings may be others.")
 @click.option("--hash", "contents", is_flag=True, help="Compare what is in the files, not only their sizes and times.")
 @click.option("--prune", is_flag=True, help="Remove tiles that the survey has no longer.")
 @click.option("--dry-run", is_flag=True, help="Say what would be built and why, and stop there.")
 @as_json
-def build_command(recipe: Path, archive: Path, dry_run: bool, as_json: bool, **options: Any) -> None:
+def build_command(
+    recipe: Path,
+    archive: Path,
+    engine: str,
+    workers: int,
+    parsl_config: Path | None,
+    dry_run: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Build ARCHIVE by RECIPE: every tile that is new, changed, or failed last time."""
+    where = choose_engine(engine, workers=workers, parsl_config=parsl_config, archive=archive)
     if dry_run:
         _show_changes(plan_changes(recipe, archive, **{k: options[k] for k in ("tiles", "force", "contents")}), as_json)
         return
+    # So that batch jobs are given back, as they are after Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     progress = Progress(sys.stderr)
     try:
-        report = build(recipe, archive, **options, on_plan=progress.start, on_tile=progress.tile_done)
+        report = build(recipe, archive, engine=where, **options, on_plan=progress.start, on_tile=progress.tile_done)
     finally:
         progress.close()
     click.echo(json.dumps(asdict(report)) if as_json else _build_summary(report))
@@ -154,6 +171,8 @@ def _build_summary(report: BuildReport) -> str:
         tiles += f", {len(report.gone)} gone from the survey and " + ("removed" if report.pruned else "kept (--prune)")
     if not report.built:
         return tiles
+    if report.retried:
+        tiles += f"; {report.retried} begun again because a worker died"
     skipped = ", ".join(f"{n} for {reason}" for reason, n in report.skipped.items() if n) or "none"
     return (
         f"{tiles}\n{report.stored} objects stored; skipped: {skipped}\n"

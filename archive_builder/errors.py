@@ -32,6 +32,10 @@ class ArchiveError(ArchiveBuilderError):
     """A folder is no archive, or a file of an archive is missing, foreign or damaged."""
 
 
+class EngineError(ArchiveBuilderError):
+    """What runs a build's jobs has failed as a whole; what was built stays."""
+
+
 class DamagedIndexError(ArchiveError):
     """What an archive's index says makes no sense."""
 

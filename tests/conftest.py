@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
+import h5py
+import hdf5plugin
+import numpy as np
 import pytest
 from hypothesis import settings
 
 from archive_builder.build.builder import build
+from archive_builder.store.verify import verify
 from archive_builder.survey.demo import make_survey
+
+assert hdf5plugin.version  # h5py reads Bitshuffle once it is imported
 
 # Machines are shared: no example may fail for being slow.
 settings.register_profile("shared", deadline=None)
@@ -37,3 +48,36 @@ def demo_archive(demo_survey: Path, tmp_path_factory: pytest.TempPathFactory) ->
 def survey_copy(demo_survey: Path, tmp_path: Path) -> Path:
     """Folder of a copy of `demo_survey` for one test to change."""
     return Path(shutil.copytree(demo_survey, tmp_path / "survey"))
+
+
+@pytest.fixture(scope="session")
+def same_archives() -> Callable[[Path, Path], None]:
+    """Asserts that an archive is whole, and to the last value what another is."""
+    return assert_same_archives
+
+
+def assert_same_archives(archive: Path, other: Path) -> None:
+    assert list(verify(archive, deep=True)) == []
+    assert _rows(archive) == _rows(other)
+    names = sorted(os.listdir(archive / "shards"))
+    assert names == sorted(os.listdir(other / "shards"))
+    for name in names:
+        here, there = _contents(archive / "shards" / name), _contents(other / "shards" / name)
+        assert here.keys() == there.keys()
+        for key in here:
+            np.testing.assert_array_equal(here[key], there[key], err_msg=f"{name} {key}")
+
+
+def _rows(archive: Path) -> dict[int, Any]:
+    """Return where the index has every object: tile, row, status."""
+    question = "SELECT object_id, name, row, status FROM objects JOIN tiles USING (tile_id)"
+    with closing(sqlite3.connect(archive / "index.sqlite")) as index:
+        return {object_id: where for object_id, *where in index.execute(question)}
+
+
+def _contents(shard: Path) -> dict[str, Any]:
+    """Return all datasets and attributes of a shard."""
+    found: dict[str, Any] = {}
+    with h5py.File(shard) as file:
+        file.visititems(lambda name, item: found.update({name: item[...]} if isinstance(item, h5py.Dataset) else {}))
+        return found | {f"@{name}": np.asarray(value) for name, value in file.attrs.items()}

@@ -12,6 +12,7 @@ from typing import Any
 from archive_builder import geometry
 from archive_builder.build.changes import Changes, find_changes
 from archive_builder.build.commit import Committer, Outcome, objects_of_shard
+from archive_builder.build.engines import Engine, LocalEngine, Lost, run_with_retries
 from archive_builder.build.lock import BuildLock
 from archive_builder.build.tile_job import TileJob, TileResult, peak_memory, run_job
 from archive_builder.errors import ArchiveError, RecipeError, TileError, one_line
@@ -20,7 +21,6 @@ from archive_builder.store.index import INDEX_NAME, SHARD_FOLDER, Index, put_in_
 from archive_builder.survey.discovery import Discovery, TileFiles, discover
 from archive_builder.survey.recipe import Recipe, load_recipe
 from archive_builder.survey.tile import Tile
-from archive_builder.workers import run_jobs
 
 NEXT_INDEX_NAME = "index.next.sqlite"
 """The index of a whole rebuild with other settings, until it takes the place of the archive's."""
@@ -74,6 +74,9 @@ class BuildReport:
     pruned: bool = False
     """Whether those were removed."""
 
+    retried: int = 0
+    """How often a tile was begun again because its worker died."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -82,8 +85,8 @@ class Options:
     tiles: tuple[str, ...] = ()
     """Only these tiles; all if empty."""
 
-    workers: int = 1
-    """Processes."""
+    retries: int = 1
+    """How often a tile is begun again whose worker died."""
 
     force: bool = False
     """Build also what is unchanged. For all tiles, this is a whole rebuild, and the settings may be others."""
@@ -101,6 +104,8 @@ def build(
     *,
     tiles: Collection[str] = (),
     workers: int = 1,
+    engine: Engine | None = None,
+    retries: int = 1,
     force: bool = False,
     contents: bool = False,
     prune: bool = False,
@@ -116,7 +121,11 @@ def build(
     recipe_path : Path
     archive : Path
         The archive's folder; made if it is not there.
-    tiles, workers, force, contents, prune
+    workers : int
+        Processes of this machine.
+    engine : Engine, optional
+        Where else tiles are built; see :func:`archive_builder.build.engines.choose_engine`.
+    tiles, retries, force, contents, prune
         See `Options`.
     on_plan : callable
         Told what is to be done, before it is begun.
@@ -127,30 +136,35 @@ def build(
     ------
     RecipeError, ArchiveError
         Nothing could be begun. A tile that fails raises nothing: it is in the report.
+    RequestError
+        The engine cannot run jobs.
+    EngineError
+        The engine failed on the way. What was built until then is in the archive.
     """
-    options = Options(tuple(tiles), workers, force, contents, prune)
-    recipe = load_recipe(recipe_path)
-    found = discover(recipe)
-    _make_folders(archive)
-    with BuildLock(archive):
-        _check_index_is_there(archive)
-        rebuild = _settings_differ(recipe, archive, options)
-        gone = _gone_tiles(archive, found) if rebuild else ()
-        if gone and not prune:
-            raise ArchiveError(
-                f"archive {archive}: {len(gone)} of its tiles are gone from the survey ({gone[0]}) and cannot be built "
-                "with other settings: put them back, or let them go with --prune"
-            )
-        name = NEXT_INDEX_NAME if rebuild else INDEX_NAME
-        _begin_index(archive, recipe, rebuild)
-        clear_leftovers(archive)
-        with Index(archive, writable=True, name=name) as index:
-            run = _Build(index, archive, recipe, options, on_tile)
-            report = run.run(found, on_plan, rebuild)
-        if rebuild:
-            report.gone = gone
-            _switch_index(archive, report)
-        return report
+    options = Options(tuple(tiles), retries, force, contents, prune)
+    with engine or LocalEngine(workers) as where:
+        recipe = load_recipe(recipe_path)
+        found = discover(recipe)
+        _make_folders(archive)
+        with BuildLock(archive):
+            _check_index_is_there(archive)
+            rebuild = _settings_differ(recipe, archive, options)
+            gone = _gone_tiles(archive, found) if rebuild else ()
+            if gone and not prune:
+                raise ArchiveError(
+                    f"archive {archive}: {len(gone)} of its tiles are gone from the survey ({gone[0]}) and cannot be "
+                    "built with other settings: put them back, or let them go with --prune"
+                )
+            name = NEXT_INDEX_NAME if rebuild else INDEX_NAME
+            _begin_index(archive, recipe, rebuild)
+            clear_leftovers(archive)
+            with Index(archive, writable=True, name=name) as index:
+                run = _Build(index, archive, recipe, options, where, on_tile)
+                report = run.run(found, on_plan, rebuild)
+            if rebuild:
+                report.gone = gone
+                _switch_index(archive, report)
+            return report
 
 
 def plan_changes(
@@ -202,10 +216,11 @@ class _Build:
         archive: Path,
         recipe: Recipe,
         options: Options,
+        engine: Engine,
         on_tile: Callable[[BuildEvent], None],
     ) -> None:
         self._index, self._archive, self._recipe, self._options = index, archive, recipe, options
-        self._on_tile = on_tile
+        self._engine, self._on_tile = engine, on_tile
         self._report = BuildReport()
 
     def run(self, found: Discovery, on_plan: Callable[[Changes], None], rebuild: bool) -> BuildReport:
@@ -230,16 +245,18 @@ class _Build:
         """Have the tiles built, and commit them as they come."""
         names = [task.files.tile for task in changes.tasks]
         first = _first_generations(self._archive, names)
+        archive = self._archive.absolute()  # a worker may stand in another folder
         jobs = [
-            TileJob(
-                task.files, self._recipe, size, self._archive, first[task.files.tile], contents=self._options.contents
-            )
+            TileJob(task.files, self._recipe, size, archive, first[task.files.tile], contents=self._options.contents)
             for task in changes.tasks
         ]
         committer = Committer(self._index, self._archive, known, names, self._recipe.fingerprint())
-        for result in run_jobs(run_job, jobs, min(self._options.workers, len(jobs)), _lost):
-            self._note_all(committer.take(result))
+        for outcome in run_with_retries(self._engine, run_job, jobs, self._options.retries, self._note_retry):
+            self._note_all(committer.take(_result(outcome)))
         self._note_all(committer.finish())
+
+    def _note_retry(self, lost: Lost[TileJob]) -> None:
+        self._report.retried += 1
 
     def _note_all(self, outcomes: Iterator[Outcome]) -> None:
         for result, error in outcomes:
@@ -300,9 +317,9 @@ def _by_name(index: Index) -> dict[str, dict[str, Any]]:
     return {tile["name"]: tile for tile in index.tiles()}
 
 
-def _lost(job: TileJob, cause: str) -> TileResult:
-    """Return the result of a tile whose worker died."""
-    return TileResult(job.files.tile, error=cause)
+def _result(outcome: TileResult | Lost[TileJob]) -> TileResult:
+    """Return the result of a tile, be it that its worker died."""
+    return TileResult(outcome.job.files.tile, error=outcome.cause) if isinstance(outcome, Lost) else outcome
 
 
 def _make_folders(archive: Path) -> None:

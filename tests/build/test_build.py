@@ -255,7 +255,7 @@ def test_worker_that_dies_at_a_tile_costs_that_tile_only(demo_survey: Path, tmp_
 
     killer = threading.Thread(target=kill_first_writer)
     killer.start()
-    report = build(demo_survey / "survey.toml", tmp_path / "archive")
+    report = build(demo_survey / "survey.toml", tmp_path / "archive", retries=0)
     killer.join()
     assert report.built == 1
     assert re.search("worker process died.*killed", *report.failures.values())
