@@ -4,6 +4,8 @@ Every row is read once. An object is settled as soon as the rows under its cutou
 noise around it is final; a row is given up as soon as no unsettled object can need it. Objects are settled in
 blocks of `BLOCK` rows of the tile, and within a block from left to right: that is the order of the cutouts,
 and neighbours in it share their pixels. Nothing depends on how many rows are read at a time.
+
+Weights and masks follow the image, each in a pass of its own: only one plane's rows are ever in memory.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ BLOCK = 512
 """Rows of the tile whose objects are settled together.
 
 Taller blocks let a reader in order decode fewer chunks twice (1.7 times on average at 512 and 228 px), and
-keep more rows in memory (200 MB at 10,000 px and five bands).
+keep more rows in memory (180 MB at 10,000 px and five bands).
 """
 
 STRIP_ROWS = 128
@@ -82,75 +84,77 @@ class Sweep:
     ) -> None:
         self._tile, self._objects, self._cut, self._shard = tile, objects, cut, shard
         self._noise = NoiseMesh(len(tile.bands), tile.shape, cut.mesh)
-        self._rows = {plane: RowBuffer(codec, tile.shape) for plane, codec in codecs.items()}
+        self._codecs = codecs
         ny, nx = tile.shape
         x, y = (np.nan_to_num(axis, nan=-1e9).clip(-1e9, 1e9) for axis in (objects.x, objects.y))
         inside = _within(nearest_pixel(x), nx) & _within(nearest_pixel(y), ny)
         self._status = np.where(inside, Status.STORED, Status.OUTSIDE).astype(np.uint8)
         self._blocks = _blocks(objects, inside, ny)
-        self._next_block = 0
+        self._windows: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
         self._order: list[NDArray[np.intp]] = []
 
     def run(self, strip_rows: int = STRIP_ROWS) -> Verdict:
-        """Read the tile from its first row to its last.
+        """Read the tile from its first row to its last, plane by plane.
 
         Raises
         ------
         TileError
             Rows cannot be read, or a pixel's value cannot be stored.
         """
-        height = self._tile.shape[0]
-        for y0 in range(0, height, strip_rows):
-            self._read(y0, min(y0 + strip_rows, height))
-            while self._next_block < len(self._blocks) and self._can_settle(self._next_block):
-                self._settle(self._blocks[self._next_block])
-                self._next_block += 1
-            self._write_rows(min(self._next_block * BLOCK - self._cut.size // 2, self._end))
-        self._write_rows(height)
+        self._follow("SCI", strip_rows)
+        for plane in self._codecs:
+            if plane != "SCI":
+                self._follow(plane, strip_rows)
         return Verdict(self._status, np.concatenate(self._order))
 
-    @property
-    def _end(self) -> int:
-        """Rows below this have been read."""
-        return self._rows["SCI"].end
+    def _follow(self, plane: str, strip_rows: int) -> None:
+        """Read one plane, the image first: it decides who stays."""
+        rows, height, block = RowBuffer(self._codecs[plane], self._tile.shape), self._tile.shape[0], 0
+        for y0 in range(0, height, strip_rows):
+            self._read(plane, rows, y0, min(y0 + strip_rows, height))
+            while block < len(self._blocks) and self._can_settle(block, rows.end):
+                if block == len(self._windows):
+                    self._settle(self._blocks[block], rows)
+                self._shard.add_cutouts(plane, *self._windows[block], rows)
+                block += 1
+            self._write_rows(plane, rows, min(block * BLOCK - self._cut.size // 2, rows.end))
+        self._write_rows(plane, rows, height)
 
-    def _read(self, y0: int, y1: int) -> None:
-        """Read the next rows of all planes."""
-        for plane, rows in self._rows.items():
-            values = self._tile.read(y0, y1, plane)
-            if plane == "SCI":
-                self._noise.add(values)
-            try:
-                rows.append(values)
-            except UnstorableError as error:
-                raise TileError(
-                    f"band {self._tile.bands[error.band]}: a pixel in rows {y0} to {y1} has {error}: "
-                    'mask it, or set storage.quantization = "lossless"'
-                ) from None
+    def _read(self, plane: str, rows: RowBuffer, y0: int, y1: int) -> None:
+        """Read the next rows of one plane."""
+        values = self._tile.read(y0, y1, plane)
+        if plane == "SCI":
+            self._noise.add(values)
+        try:
+            rows.append(values)
+        except UnstorableError as error:
+            raise TileError(
+                f"band {self._tile.bands[error.band]}: a pixel in rows {y0} to {y1} has {error}: "
+                'mask it, or set storage.quantization = "lossless"'
+            ) from None
 
-    def _can_settle(self, block: int) -> bool:
+    def _can_settle(self, block: int, read_below: int) -> bool:
         """Tell whether all that a block's objects need has been read."""
         end, height = (block + 1) * BLOCK, self._tile.shape[0]
         # An object of the block is at most half a pixel below it, and so is its cutout.
-        return self._end >= min(end + self._cut.size, height) and self._noise.known_below >= min(end, height)
+        return read_below >= min(end + self._cut.size, height) and self._noise.known_below >= min(end, height)
 
-    def _settle(self, members: NDArray[np.intp]) -> None:
-        """Decide on the objects of one block, and hand on the cutouts of those who stay."""
+    def _settle(self, members: NDArray[np.intp], rows: RowBuffer) -> None:
+        """Decide on the objects of one block, by the image's rows."""
         table, size = self._objects.take(members), self._cut.size
         table.rms[:] = self._objects.rms[members] = self._noise.at(table.x, table.y)
         x0, y0 = window_origin(table.x, table.y, (size, size))
-        blank = self._rows["SCI"].blank_fraction(x0, y0, size)
+        blank = rows.blank_fraction(x0, y0, size)
         status = judge(table.rms, blank, self._tile.bands, self._cut.pixel_scale, self._cut.thresholds)
         self._status[members] = status
         stays = status == Status.STORED
-        self._shard.add_cutouts(x0[stays], y0[stays], self._rows)
+        self._windows.append((x0[stays], y0[stays]))
         self._order.append(members[stays])
 
-    def _write_rows(self, below: int) -> None:
+    def _write_rows(self, plane: str, rows: RowBuffer, below: int) -> None:
         """Hand on the rows that no unsettled object can need."""
-        for plane, rows in self._rows.items():
-            for number, slab in rows.release(below):
-                self._shard.add_slab(plane, number, slab)
+        for number, slab in rows.release(below):
+            self._shard.add_slab(plane, number, slab)
 
 
 def _within(pixel: NDArray[np.int64], length: int) -> NDArray[np.bool_]:

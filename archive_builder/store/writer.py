@@ -166,10 +166,9 @@ class ShardWriter:
         """Take the tile's colour picture."""
         color.write(self._file.create_group("color"))
 
-    def add_cutouts(self, x0: NDArray[np.int64], y0: NDArray[np.int64], rows: Mapping[str, RowBuffer]) -> None:
-        """Take the next cutouts, whose windows start at ``(x0, y0)`` and are still in each plane's ``rows``."""
-        for plane, layout in self._planes.items():
-            layout.add_cutouts(x0, y0, rows[plane])
+    def add_cutouts(self, plane: str, x0: NDArray[np.int64], y0: NDArray[np.int64], rows: RowBuffer) -> None:
+        """Take the next cutouts of one plane, whose windows start at ``(x0, y0)`` and are still in ``rows``."""
+        self._planes[plane].add_cutouts(x0, y0, rows)
 
     def add_slab(self, plane: str, number: int, slab: NDArray[np.generic]) -> None:
         """Take a row of a plane's chunks, (bands, rows, nx), after all cutouts that touch it."""

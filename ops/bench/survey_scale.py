@@ -121,7 +121,7 @@ def make_shard(archive: Path, files: TileFiles, recipe: Recipe, number: int) -> 
     path = archive / shard_name(files.tile, 1)
     with ShardWriter(path, info, ["SIMPLE  = T"] * len(BANDS), {"SCI": codec}) as shard:
         corner = at.astype(np.int64) - SIZE // 2
-        shard.add_cutouts(corner, corner, {"SCI": rows})
+        shard.add_cutouts("SCI", corner, corner, rows)
         for slab_number, slab in rows.release(SIDE):
             shard.add_slab("SCI", slab_number, slab)
         shard.finish(objects, objects.take(np.empty(0, dtype=np.intp)), np.empty(0, np.uint8))

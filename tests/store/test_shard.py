@@ -54,7 +54,7 @@ def write(path: Path, flux: np.ndarray, objects: ObjectTable, size: int, layout:
     rows = RowBuffer(codec, (height, width))
     with ShardWriter(path, info, ["SIMPLE  = T"] * len(BANDS), {"SCI": codec}) as writer:
         rows.append(flux)
-        writer.add_cutouts(*window_origin(objects.x, objects.y, (size, size)), {"SCI": rows})
+        writer.add_cutouts("SCI", *window_origin(objects.x, objects.y, (size, size)), rows)
         for number, slab in rows.release(height):
             writer.add_slab("SCI", number, slab)
         writer.finish(objects, table(np.array([-5.0]), np.array([3.0]), 1), np.array([3], dtype=np.uint8))
