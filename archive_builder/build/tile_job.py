@@ -29,12 +29,11 @@ from archive_builder.measure.quantize import (
     step_for,
     step_without_noise,
 )
-from archive_builder.store.color import ColorTiles
 from archive_builder.store.index import shard_name
 from archive_builder.store.writer import ObjectTable, ShardInfo, ShardWriter, checksum
 from archive_builder.survey.catalog import Catalog, read_catalog
 from archive_builder.survey.discovery import TileFiles
-from archive_builder.survey.picture import read_picture
+from archive_builder.survey.picture import Picture
 from archive_builder.survey.recipe import Recipe
 from archive_builder.survey.tile import Tile
 
@@ -158,7 +157,8 @@ def build_tile(job: TileJob) -> TileResult:
         headers = [header.tostring(sep="\n", endcard=False, padding=False) for header in tile.headers]
         with ShardWriter(path, info, headers, codecs) as shard:
             if files.color is not None:
-                shard.add_color(ColorTiles.of_picture(read_picture(files.color, tile.shape)))
+                with Picture(files.color, tile.shape) as picture:
+                    shard.add_color(picture.rows, tile.shape)
             verdict = Sweep(tile, objects, cut, codecs, shard).run(job.strip_rows)
             if files.fingerprint() != fingerprint:
                 raise TileError("a file of this tile changed while it was read: build it again")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import h5py
 import numpy as np
@@ -24,6 +24,9 @@ QUALITY = 85
 At 90 it would be 70 MB; halving the colours' resolution at 95 takes 56 MB for no smaller an error.
 """
 
+JPEG_CHUNK = 1 << 16
+"""Bytes of JPEGs in one chunk of the dataset."""
+
 CACHED = 256
 """Decoded pictures kept per open shard, 12 MB."""
 
@@ -38,34 +41,39 @@ NO_PICTURE = (
 """What Pillow raises for a file that is no JPEG, or one that claims to be enormous."""
 
 
-@dataclass(frozen=True)
-class ColorTiles:
-    """A colour picture cut into squares of `SIDE` pixels, row by row from the sky's bottom, a JPEG each."""
+def write_color(group: h5py.Group, rows: Callable[[int, int], Image.Image], shape: Shape) -> None:
+    """Cut a picture up into squares of `SIDE` pixels, row by row from the sky's bottom, and write a JPEG each.
 
-    jpegs: tuple[bytes, ...]
-    """The JPEGs; each one's own first row is the sky's bottom too."""
+    Writes ``jpeg``, all of them end to end, and ``start``, where each begins and the last one ends. Each one's own
+    first row is the sky's bottom too.
 
-    @classmethod
-    def of_picture(cls, picture: Image.Image) -> ColorTiles:
-        """Cut a picture up, whose first row is the sky's top, as a TIFF's of STIFF is."""
-        width, height = picture.size
-        jpegs = []
-        for y in range(0, height, SIDE):
-            for x in range(0, width, SIDE):
-                top, bottom = height - min(y + SIDE, height), height - y
-                square = picture.crop((x, top, min(x + SIDE, width), bottom))
-                square = square.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
-                file = io.BytesIO()
-                square.save(file, "JPEG", quality=QUALITY, subsampling=0)
-                jpegs.append(file.getvalue())
-        return cls(tuple(jpegs))
+    Parameters
+    ----------
+    group : h5py.Group
+    rows : callable
+        Gives some of the picture's rows, from the first to before the last; its row 0 is the sky's top, as a TIFF's
+        of STIFF is.
+    shape : (ny, nx)
+        Of the picture.
+    """
+    height, width = shape
+    jpeg = group.create_dataset("jpeg", (0,), np.uint8, maxshape=(None,), chunks=(JPEG_CHUNK,), fletcher32=True)
+    start = [0]
+    for y in range(0, height, SIDE):
+        strip = rows(height - min(y + SIDE, height), height - y)
+        jpegs = [_jpeg(strip.crop((x, 0, min(x + SIDE, width), strip.height))) for x in range(0, width, SIDE)]
+        jpeg.resize(start[-1] + sum(map(len, jpegs)), axis=0)
+        jpeg[start[-1] :] = np.frombuffer(b"".join(jpegs), dtype=np.uint8)
+        for one in jpegs:
+            start.append(start[-1] + len(one))
+    write_table(group, "start", np.array(start, dtype=np.int64))
 
-    def write(self, group: h5py.Group) -> None:
-        """Write ``jpeg``, all of them end to end, and ``start``, where each begins and the last one ends."""
-        start = np.concatenate([[0], np.cumsum([len(jpeg) for jpeg in self.jpegs])]).astype(np.int64)
-        data = np.frombuffer(b"".join(self.jpegs), dtype=np.uint8)
-        group.create_dataset("jpeg", data=data, chunks=(min(len(data), 1 << 16),), fletcher32=True)
-        write_table(group, "start", start)
+
+def _jpeg(square: Image.Image) -> bytes:
+    """Return a square as a JPEG, upside down."""
+    file = io.BytesIO()
+    square.transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(file, "JPEG", quality=QUALITY, subsampling=0)
+    return file.getvalue()
 
 
 class ColorReader:

@@ -4,6 +4,7 @@ import io
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import h5py
@@ -16,7 +17,7 @@ from astropy.wcs import WCS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from archive_builder import Archive, RequestError
 from archive_builder.build.builder import build
@@ -24,12 +25,12 @@ from archive_builder.build.tile_job import TileJob, run_job
 from archive_builder.errors import TileError
 from archive_builder.serve.cutout import Cutout
 from archive_builder.serve.render import GALAXY, Style, lupton_rgb, picture
-from archive_builder.store.color import ColorTiles
+from archive_builder.store.color import write_color
 from archive_builder.store.format import Contents
 from archive_builder.store.shard import Shard
 from archive_builder.survey.demo import make_survey
 from archive_builder.survey.discovery import discover
-from archive_builder.survey.picture import read_picture
+from archive_builder.survey.picture import Picture
 from archive_builder.survey.recipe import load_recipe
 
 SIDE = 400
@@ -258,10 +259,45 @@ def test_picture_in_grey_or_with_transparency_is_taken_as_rgb(tmp_path: Path) ->
     ramp = np.arange(200, dtype=np.uint8).reshape(10, 20)
     for mode in ("L", "RGBA"):
         Image.fromarray(ramp).convert(mode).save(tmp_path / "p.tiff")
-        read = read_picture(tmp_path / "p.tiff", (10, 20))
-        np.testing.assert_array_equal(np.asarray(read), np.repeat(ramp[..., None], 3, axis=-1))
+        with Picture(tmp_path / "p.tiff", (10, 20)) as picture:
+            np.testing.assert_array_equal(np.asarray(picture.rows(0, 10)), np.repeat(ramp[..., None], 3, axis=-1))
     with pytest.raises(TileError, match="20 x 10 px but the tile 10 x 20"):
-        read_picture(tmp_path / "p.tiff", (20, 10))
+        Picture(tmp_path / "p.tiff", (20, 10))
+
+
+@pytest.mark.parametrize(
+    ("mode", "options"),
+    [
+        ("RGB", {"compression": "jpeg", "quality": 95, "subsampling": 2}),
+        ("RGB", {"compression": "jpeg", "quality": 95, "subsampling": 0}),
+        ("RGB", {"compression": "tiff_lzw", "tiffinfo": {317: 2}}),
+        ("RGB", {"compression": "tiff_adobe_deflate"}),
+        ("RGBA", {"compression": "packbits"}),
+        ("L", {"compression": "tiff_lzw"}),
+    ],
+)
+def test_rows_read_strip_by_strip_are_those_that_pillow_reads_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, options: dict[str, object]
+) -> None:
+    monkeypatch.setattr(TiffImagePlugin, "STRIP_SIZE", 3000)  # bytes
+    noise = np.random.default_rng(5).integers(0, 256, (150, 90, 3), dtype=np.uint8)
+    Image.fromarray(noise).convert(mode).save(tmp_path / "p.tiff", **options)  # type: ignore[arg-type]
+    with Image.open(tmp_path / "p.tiff") as file:
+        expected = np.asarray(file.convert("RGB"))
+    with Picture(tmp_path / "p.tiff", (150, 90)) as picture:
+        assert picture.strip_rows < 40
+        for top, bottom in ((0, 150), (0, 1), (7, 90), (149, 150), (64, 128)):
+            np.testing.assert_array_equal(np.asarray(picture.rows(top, bottom)), expected[top:bottom])
+
+
+@pytest.mark.parametrize("name", ["p.png", "p.jpg", "turned.tiff"])
+def test_file_without_strips_is_read_at_once(tmp_path: Path, name: str) -> None:
+    noise = np.random.default_rng(5).integers(0, 256, (150, 90, 3), dtype=np.uint8)
+    options = {"compression": "tiff_lzw", "tiffinfo": {274: 3}} if name == "turned.tiff" else {}
+    Image.fromarray(noise).save(tmp_path / name, **options)  # type: ignore[arg-type]
+    with Image.open(tmp_path / name) as file, Picture(tmp_path / name, (150, 90)) as picture:
+        assert picture.strip_rows == 150
+        np.testing.assert_array_equal(np.asarray(picture.rows(7, 90)), np.asarray(file)[7:90])
 
 
 @settings(max_examples=25)
@@ -270,12 +306,14 @@ def test_jpegs_of_a_picture_of_any_size_make_the_picture_again(width: int, heigh
     # A plane: JPEG keeps it well, and every pixel tells where it belongs.
     x, y = np.arange(width) * 255 / 300, np.arange(height)[:, None] * 255 / 300
     image = np.stack(np.broadcast_arrays(x, y, x * 0 + y * 0 + 77), axis=-1).astype(np.uint8)
-    tiles = ColorTiles.of_picture(Image.fromarray(image))
-    again = np.zeros_like(image)
-    number = iter(tiles.jpegs)
+    picture, again = Image.fromarray(image), np.zeros_like(image)
+    with h5py.File(io.BytesIO(), "w") as file:
+        write_color(file, lambda top, bottom: picture.crop((0, top, width, bottom)), (height, width))
+        jpegs, start = file["jpeg"][...].tobytes(), file["start"][...].tolist()
+    number = pairwise(start)
     for bottom in range(0, height, 128):
         for left in range(0, width, 128):
-            with Image.open(io.BytesIO(next(number))) as square:
+            with Image.open(io.BytesIO(jpegs[slice(*next(number))])) as square:
                 part = np.asarray(square)
             again[::-1][bottom : bottom + 128, left : left + 128] = part
     assert list(number) == []
