@@ -16,6 +16,8 @@ from archive_builder import errors
 from archive_builder.build.builder import BuildReport, build, plan_changes
 from archive_builder.build.changes import Changes
 from archive_builder.build.engines import ENGINES, choose_engine
+from archive_builder.build.load import Load
+from archive_builder.build.machine import parse_memory
 from archive_builder.build.progress import Progress
 from archive_builder.build.repair import reindex, repair
 from archive_builder.build.status import archive_status
@@ -110,7 +112,8 @@ def demo(directory: Path, tiles: int, tile_size: int, objects: int, seed: int) -
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.argument("archive", type=click.Path(path_type=Path))
 @click.option("--tile", "tiles", multiple=True, metavar="NAME", help="Only this tile; may be repeated.")
-@click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 1024), help="Worker processes.")
+@click.option("--workers", type=click.IntRange(1, 1024), help="Of this machine; as many as it bears without it.")
+@click.option("--memory", metavar="AMOUNT", help="That all processes may take: 2GB, 8GiB; what is free without it.")
 @click.option("--engine", default="local", show_default=True, type=click.Choice(ENGINES), help="Where tiles are built.")
 @click.option("--parsl-config", type=click.Path(path_type=Path), metavar="FILE", help="For --engine parsl.")
 @click.option("--retries", default=1, show_default=True, type=click.IntRange(0), help="For a tile whose worker died.")
@@ -123,14 +126,16 @@ def build_command(
     recipe: Path,
     archive: Path,
     engine: str,
-    workers: int,
+    workers: int | None,
+    memory: str | None,
     parsl_config: Path | None,
     dry_run: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
     """Build ARCHIVE by RECIPE: every tile that is new, changed, or failed last time."""
-    where = choose_engine(engine, workers=workers, parsl_config=parsl_config, archive=archive)
+    where = choose_engine(engine, parsl_config=parsl_config, archive=archive)
+    budget = parse_memory(memory) if memory else None
     if dry_run:
         _show_changes(plan_changes(recipe, archive, **{k: options[k] for k in ("tiles", "force", "contents")}), as_json)
         return
@@ -138,7 +143,17 @@ def build_command(
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     progress = Progress(sys.stderr)
     try:
-        report = build(recipe, archive, engine=where, **options, on_plan=progress.start, on_tile=progress.tile_done)
+        report = build(
+            recipe,
+            archive,
+            workers=workers,
+            memory=budget,
+            engine=where,
+            **options,
+            on_plan=progress.start,
+            on_load=lambda load: _say_if_fewer(load, workers),
+            on_tile=progress.tile_done,
+        )
     finally:
         progress.close()
     click.echo(json.dumps(asdict(report)) if as_json else _build_summary(report))
@@ -146,6 +161,12 @@ def build_command(
         click.echo(errors.printable(f"error: tile {tile}: {reason}"), err=True)
     if report.failures:
         sys.exit(FAILED)
+
+
+def _say_if_fewer(load: Load, workers: int | None) -> None:
+    """Say so if the memory does not bear the workers asked for."""
+    if load.fewer and workers:
+        click.echo(f"{load.workers} workers instead of {workers}: no more fit into the memory", err=True)
 
 
 def _show_changes(changes: Changes, as_json: bool) -> None:

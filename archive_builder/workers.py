@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any, Generic, TypeVar
 
@@ -13,6 +14,13 @@ import multiprocess as mp
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
+
+ENVIRONMENT = {
+    **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS"), "1"),
+    **dict.fromkeys(("NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "BLOSC_NTHREADS", "ARROW_IO_THREADS"), "1"),
+    "ARROW_DEFAULT_MEMORY_POOL": "system",
+}
+"""Set before a worker's Python starts: a process has one thread, and gives back the memory it no longer needs."""
 
 
 def run_jobs(
@@ -100,8 +108,24 @@ class _Worker(Generic[Job, Result]):
         context = mp.get_context("spawn")
         self.connection, far_end = context.Pipe()
         self._process = context.Process(target=_work, args=(self._function, far_end), daemon=True)
-        self._process.start()
+        with one_thread_each():
+            self._process.start()
         far_end.close()
+
+
+@contextmanager
+def one_thread_each() -> Iterator[None]:
+    """Have processes that are started meanwhile find `ENVIRONMENT`."""
+    before = {name: os.environ.get(name) for name in ENVIRONMENT}
+    os.environ.update(ENVIRONMENT)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _work(function: Callable[[Any], Any], connection: Connection[Any, Any]) -> None:

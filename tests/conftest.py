@@ -26,6 +26,9 @@ assert hdf5plugin.version  # h5py reads Bitshuffle once it is imported
 settings.register_profile("shared", deadline=None)
 settings.load_profile("shared")
 
+# The same for builds: one worker, unless a test asks for more.
+os.environ["SLURM_CPUS_PER_TASK"] = "1"
+
 
 @pytest.fixture(scope="session")
 def demo_survey(tmp_path_factory: pytest.TempPathFactory) -> Path:

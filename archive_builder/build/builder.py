@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from archive_builder import geometry
+from archive_builder.build import machine
 from archive_builder.build.changes import Changes, find_changes
 from archive_builder.build.commit import Committer, Outcome, objects_of_shard
 from archive_builder.build.engines import Engine, LocalEngine, Lost, run_with_retries
+from archive_builder.build.load import Load, share_out
 from archive_builder.build.lock import BuildLock
 from archive_builder.build.tile_job import TileJob, TileResult, peak_memory, run_job
 from archive_builder.errors import ArchiveError, RecipeError, TileError, one_line
@@ -85,6 +87,12 @@ class Options:
     tiles: tuple[str, ...] = ()
     """Only these tiles; all if empty."""
 
+    workers: int | None = 1
+    """Processes of this machine, if they fit into the memory; None for as many as it has processors."""
+
+    memory: int | None = None
+    """Bytes that all processes on this machine may take together; None for what is free."""
+
     retries: int = 1
     """How often a tile is begun again whose worker died."""
 
@@ -103,13 +111,15 @@ def build(
     archive: Path,
     *,
     tiles: Collection[str] = (),
-    workers: int = 1,
+    workers: int | None = 1,
+    memory: int | None = None,
     engine: Engine | None = None,
     retries: int = 1,
     force: bool = False,
     contents: bool = False,
     prune: bool = False,
     on_plan: Callable[[Changes], None] = lambda changes: None,
+    on_load: Callable[[Load], None] = lambda load: None,
     on_tile: Callable[[BuildEvent], None] = lambda event: None,
 ) -> BuildReport:
     """Build an archive, or what is missing of it.
@@ -121,14 +131,15 @@ def build(
     recipe_path : Path
     archive : Path
         The archive's folder; made if it is not there.
-    workers : int
-        Processes of this machine.
     engine : Engine, optional
-        Where else tiles are built; see :func:`archive_builder.build.engines.choose_engine`.
-    tiles, retries, force, contents, prune
+        Where else tiles are built; see :func:`archive_builder.build.engines.choose_engine`. It has its own idea of how
+        many workers there are, and of their memory.
+    tiles, workers, memory, retries, force, contents, prune
         See `Options`.
     on_plan : callable
         Told what is to be done, before it is begun.
+    on_load : callable
+        Told how many workers of this machine will do it, and of their memory.
     on_tile : callable
         Told of every tile that is done or has failed.
 
@@ -137,12 +148,12 @@ def build(
     RecipeError, ArchiveError
         Nothing could be begun. A tile that fails raises nothing: it is in the report.
     RequestError
-        The engine cannot run jobs.
+        The engine cannot run jobs, or not one worker fits into the memory.
     EngineError
         The engine failed on the way. What was built until then is in the archive.
     """
-    options = Options(tuple(tiles), retries, force, contents, prune)
-    with engine or LocalEngine(workers) as where:
+    options = Options(tuple(tiles), workers, memory, retries, force, contents, prune)
+    with engine or nullcontext() as where:
         recipe = load_recipe(recipe_path)
         found = discover(recipe)
         _make_folders(archive)
@@ -159,7 +170,7 @@ def build(
             _begin_index(archive, recipe, rebuild)
             clear_leftovers(archive)
             with Index(archive, writable=True, name=name) as index:
-                run = _Build(index, archive, recipe, options, where, on_tile)
+                run = _Build(index, archive, recipe, options, where, on_load, on_tile)
                 report = run.run(found, on_plan, rebuild)
             if rebuild:
                 report.gone = gone
@@ -216,11 +227,12 @@ class _Build:
         archive: Path,
         recipe: Recipe,
         options: Options,
-        engine: Engine,
+        engine: Engine | None,
+        on_load: Callable[[Load], None],
         on_tile: Callable[[BuildEvent], None],
     ) -> None:
         self._index, self._archive, self._recipe, self._options = index, archive, recipe, options
-        self._engine, self._on_tile = engine, on_tile
+        self._engine, self._on_load, self._on_tile = engine, on_load, on_tile
         self._report = BuildReport()
 
     def run(self, found: Discovery, on_plan: Callable[[Changes], None], rebuild: bool) -> BuildReport:
@@ -231,27 +243,47 @@ class _Build:
         tiles, contents = self._options.tiles, self._options.contents
         changes = find_changes(found, known, self._recipe, self._archive, tiles=tiles, force=force, contents=contents)
         size = self._size(found)
+        load = self._load(changes, size)
         on_plan(changes)
+        if load is not None:
+            self._on_load(load)
         self._report.unchanged, self._report.gone = len(changes.unchanged), changes.gone
         self._index.record_fingerprints(changes.touched)
         for name, error in changes.incomplete.items():
             self._note(TileResult(name, error=error), error)
-        self._run_jobs(changes, known, size)
+        self._run_jobs(changes, known, size, load)
         if self._options.prune:
             self._prune(changes.gone, known)
         return self._report
 
-    def _run_jobs(self, changes: Changes, known: Mapping[str, Mapping[str, Any]], size: int) -> None:
+    def _load(self, changes: Changes, size: int) -> Load | None:
+        """Return what this machine will bear; None if it has nothing to do."""
+        if self._engine is not None or not changes.tasks:
+            return None
+        files = [task.files for task in changes.tasks]
+        budget = self._options.memory or machine.available_memory()
+        return share_out(files, self._recipe, size, budget, machine.available_cpus(), self._options.workers)
+
+    def _run_jobs(self, changes: Changes, known: Mapping[str, Mapping[str, Any]], size: int, load: Load | None) -> None:
         """Have the tiles built, and commit them as they come."""
+        engine = self._engine or LocalEngine(load.workers if load else 0)
         names = [task.files.tile for task in changes.tasks]
         first = _first_generations(self._archive, names)
         archive = self._archive.absolute()  # a worker may stand in another folder
         jobs = [
-            TileJob(task.files, self._recipe, size, archive, first[task.files.tile], contents=self._options.contents)
+            TileJob(
+                task.files,
+                self._recipe,
+                size,
+                archive,
+                first[task.files.tile],
+                contents=self._options.contents,
+                memory=load.memory if load else None,
+            )
             for task in changes.tasks
         ]
         committer = Committer(self._index, self._archive, known, names, self._recipe.fingerprint())
-        for outcome in run_with_retries(self._engine, run_job, jobs, self._options.retries, self._note_retry):
+        for outcome in run_with_retries(engine, run_job, jobs, self._options.retries, self._note_retry):
             self._note_all(committer.take(_result(outcome)))
         self._note_all(committer.finish())
 

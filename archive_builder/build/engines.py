@@ -81,15 +81,13 @@ class Engine(Protocol):
         """
 
 
-def choose_engine(name: str, *, workers: int, parsl_config: Path | None, archive: Path) -> Engine:
-    """Return an engine by its name.
+def choose_engine(name: str, *, parsl_config: Path | None, archive: Path) -> Engine | None:
+    """Return an engine by its name; None for processes of this machine, whose number follows from its memory.
 
     Parameters
     ----------
     name : str
         One of `ENGINES`.
-    workers : int
-        Processes of the local engine. The others are told elsewhere how many they have.
     parsl_config : Path or None
         A Python file that makes Parsl's ``config``.
     archive : Path
@@ -116,7 +114,7 @@ def choose_engine(name: str, *, workers: int, parsl_config: Path | None, archive
         if missing not in ("parsl", "mpi4py"):
             raise
         raise RequestError(f"--engine {name} needs {missing}: pip install 'archive-builder[{name}]'") from None
-    return LocalEngine(workers)
+    return None
 
 
 def run_with_retries(

@@ -109,7 +109,6 @@ def measure(engine: str, options: argparse.Namespace) -> m.Values:
         archive = Path(folder) / "archive"
         where = choose_engine(
             "local" if engine == "one" else engine,
-            workers=1 if engine == "one" else options.workers,
             parsl_config=options.parsl_config if engine == "parsl" else None,
             archive=archive,
         )
@@ -118,6 +117,7 @@ def measure(engine: str, options: argparse.Namespace) -> m.Values:
         report = build(
             options.recipe,
             archive,
+            workers=1 if engine == "one" else options.workers,
             engine=where,
             on_tile=lambda event: done.setdefault(event.tile, time.perf_counter() - started),
         )

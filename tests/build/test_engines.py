@@ -501,4 +501,4 @@ def test_engine_that_is_not_installed_is_told_with_the_remedy(
     monkeypatch.delitem(sys.modules, f"archive_builder.build.{engine}_engine", raising=False)
     config = tmp_path / "config.py" if engine == "parsl" else None
     with pytest.raises(RequestError, match=rf"{engine} needs {package}: pip install 'archive-builder\[{engine}\]'"):
-        choose_engine(engine, workers=1, parsl_config=config, archive=tmp_path)
+        choose_engine(engine, parsl_config=config, archive=tmp_path)

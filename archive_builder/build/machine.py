@@ -1,0 +1,92 @@
+"""What a build may use of this machine: processors and memory, by Slurm, control groups and the system."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from archive_builder.errors import RequestError
+
+UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+"""Bytes of a unit; those of one letter are Slurm's, and KiB to TiB are the same."""
+
+MARGIN = 0.9
+"""Of what is free, this much is taken if nothing is said: the page cache and others need some."""
+
+
+def parse_memory(text: str) -> int:
+    """Return an amount of memory in bytes: ``2GB``, ``8GiB``, ``500MB``, ``2000000000``.
+
+    Raises
+    ------
+    RequestError
+        It is none.
+    """
+    match = re.fullmatch(r"\s*(\d+\.?\d*)\s*([KMGT]?)(iB|B)?\s*", text, re.IGNORECASE)
+    if match is None or not float(match[1]) > 0:
+        raise RequestError(f"memory {text!r} is no amount of memory: give it as 2GB, 8GiB or 500MB")
+    decimal = (match[3] or "").upper() == "B" and match[2]
+    return int(float(match[1]) * UNITS[match[2].upper() + ("B" if decimal else "")])
+
+
+def available_cpus(environment: Mapping[str, str] = os.environ) -> int:
+    """Return how many processors this process may use, by its affinity and Slurm's allocation."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    given = _number(environment, "SLURM_CPUS_PER_TASK") or _number(environment, "SLURM_CPUS_ON_NODE")
+    return min(cpus, given or cpus)
+
+
+def available_memory(
+    environment: Mapping[str, str] = os.environ, groups: Path = Path("/sys/fs/cgroup"), system: Path = Path("/proc")
+) -> int:
+    """Return how much memory a build takes if nothing is said, in bytes: what is free, less a margin.
+
+    The smallest counts of what the system has free, of Slurm's allocation and of the control groups' limits.
+    """
+    limits = [*_free(system), *_of_slurm(environment), *_of_groups(groups, system)]
+    return int(min(limits, default=2 * 10**9) * MARGIN)
+
+
+def _free(system: Path) -> Iterator[int]:
+    with suppress(OSError, IndexError, ValueError):
+        text = (system / "meminfo").read_text(encoding="ascii")
+        yield int(text.split("MemAvailable:")[1].split()[0]) * 1024
+        return
+    with suppress(OSError, ValueError):
+        yield os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _of_slurm(environment: Mapping[str, str]) -> Iterator[int]:
+    """Yield the job's memory on this node; Slurm counts in MiB, and 0 is all of it."""
+    if node := _number(environment, "SLURM_MEM_PER_NODE"):
+        yield node * 2**20
+    if cpu := _number(environment, "SLURM_MEM_PER_CPU"):
+        yield cpu * 2**20 * (_number(environment, "SLURM_CPUS_ON_NODE") or 1)
+
+
+def _of_groups(groups: Path, system: Path) -> Iterator[int]:
+    """Yield the limits of this process's control groups and of those above, of either version."""
+    with suppress(OSError):
+        for line in (system / "self/cgroup").read_text(encoding="utf-8").splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers == "":
+                root, name = groups, "memory.max"
+            elif "memory" in controllers.split(","):
+                root, name = groups / "memory", "memory.limit_in_bytes"
+            else:
+                continue
+            folder = root / path.strip("/")
+            for above in (folder, *folder.parents):
+                with suppress(OSError, ValueError):
+                    yield int((above / name).read_text(encoding="ascii"))
+                if above == root:
+                    break
+
+
+def _number(environment: Mapping[str, str], name: str) -> int | None:
+    """Return a variable that is a whole number."""
+    text = environment.get(name, "")
+    return int(text) if text.isdecimal() else None
