@@ -17,7 +17,7 @@ from archive_builder.build.engines import Engine, LocalEngine, Lost, run_with_re
 from archive_builder.build.load import Load, share_out
 from archive_builder.build.lock import BuildLock
 from archive_builder.build.tile_job import TileJob, TileResult, peak_memory, run_job
-from archive_builder.errors import ArchiveError, RecipeError, TileError, one_line
+from archive_builder.errors import ArchiveError, RecipeError, RequestError, TileError, one_line
 from archive_builder.store.format import shard_format
 from archive_builder.store.index import INDEX_NAME, SHARD_FOLDER, Index, put_in_place
 from archive_builder.survey.discovery import Discovery, TileFiles, discover
@@ -148,11 +148,16 @@ def build(
     RecipeError, ArchiveError
         Nothing could be begun. A tile that fails raises nothing: it is in the report.
     RequestError
-        The engine cannot run jobs, or not one worker fits into the memory.
+        The engine cannot run jobs, or not one worker fits into the memory, or a memory is given to another engine.
     EngineError
         The engine failed on the way. What was built until then is in the archive.
     """
     options = Options(tuple(tiles), workers, memory, retries, force, contents, prune)
+    if engine is not None and memory is not None:
+        raise RequestError(
+            "--memory is for workers of this machine: elsewhere the batch job's own request says how much there is, "
+            "and Parsl's configuration or mpiexec how many workers share it"
+        )
     with engine or nullcontext() as where:
         recipe = load_recipe(recipe_path)
         found = discover(recipe)

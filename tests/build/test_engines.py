@@ -470,6 +470,13 @@ def test_engine_and_configuration_must_go_together(survey: Path, tmp_path: Path)
         assert "--engine parsl and --parsl-config FILE go together" in refusal(survey, tmp_path, *options)
 
 
+def test_memory_of_workers_elsewhere_is_not_ours_to_give(survey: Path, tmp_path: Path) -> None:
+    if not find_spec("parsl"):
+        give_up("parsl is not installed")
+    options = ["--engine", "parsl", "--parsl-config", str(parsl_config(tmp_path)), "--memory", "2GB"]
+    assert "--memory is for workers of this machine" in refusal(survey, tmp_path, *options)
+
+
 def refusal(survey: Path, folder: Path, *options: str) -> str:
     """Return the line of a build that is refused before anything is touched."""
     arguments = ["build", str(survey / "survey.toml"), str(folder / "archive"), *options]
