@@ -239,6 +239,7 @@ class _Build:
         self._index, self._archive, self._recipe, self._options = index, archive, recipe, options
         self._engine, self._on_load, self._on_tile = engine, on_load, on_tile
         self._report = BuildReport()
+        self._build_id = 0
 
     def run(self, found: Discovery, on_plan: Callable[[Changes], None], rebuild: bool) -> BuildReport:
         """Build what has to be built."""
@@ -254,9 +255,8 @@ class _Build:
             self._on_load(load)
         self._report.unchanged, self._report.gone = len(changes.unchanged), changes.gone
         self._index.record_fingerprints(changes.touched)
-        for name, error in changes.incomplete.items():
-            self._note(TileResult(name, error=error), error)
-        self._run_jobs(changes, known, size, load)
+        if changes.tasks or changes.incomplete:
+            self._build_all(changes, known, size, load)
         if self._options.prune:
             self._prune(changes.gone, known)
         return self._report
@@ -268,6 +268,17 @@ class _Build:
         files = [task.files for task in changes.tasks]
         budget = self._options.memory or machine.available_memory()
         return share_out(files, self._recipe, size, budget, machine.available_cpus(), self._options.workers)
+
+    def _build_all(
+        self, changes: Changes, known: Mapping[str, Mapping[str, Any]], size: int, load: Load | None
+    ) -> None:
+        """Build what has to be built; the index knows how much that is."""
+        planned = len(changes.tasks) + len(changes.incomplete)
+        self._build_id = self._index.begin_build(planned)
+        for name, error in changes.incomplete.items():
+            self._note(TileResult(name, error=error), error)
+        self._run_jobs(changes, known, size, load)
+        self._index.end_build(self._build_id)
 
     def _run_jobs(self, changes: Changes, known: Mapping[str, Mapping[str, Any]], size: int, load: Load | None) -> None:
         """Have the tiles built, and commit them as they come."""
@@ -287,7 +298,7 @@ class _Build:
             )
             for task in changes.tasks
         ]
-        committer = Committer(self._index, self._archive, known, names, self._recipe.fingerprint())
+        committer = Committer(self._index, self._archive, known, names, self._build_id)
         for outcome in run_with_retries(engine, run_job, jobs, self._options.retries, self._note_retry):
             self._note_all(committer.take(_result(outcome)))
         self._note_all(committer.finish())
@@ -303,7 +314,7 @@ class _Build:
         """Put a tile into the report, and its failure into the index."""
         report, skipped = self._report, result.skipped or {}
         if error is not None:
-            self._index.record_failure(result.tile, error)
+            self._index.record_failure(result.tile, error, self._build_id)
             report.failures[result.tile] = error
             self._on_tile(BuildEvent(result.tile, 0, 0, error))
             return

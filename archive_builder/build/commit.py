@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from archive_builder.build.tile_job import TileResult
 from archive_builder.errors import ArchiveBuilderError, ArchiveError, DuplicateObjectError, one_line
-from archive_builder.store.index import Index, TileEntry
+from archive_builder.measure.quality import count_reasons
+from archive_builder.store.index import Index, TileEntry, shard_name, utc_now
 from archive_builder.store.shard import Shard
 from archive_builder.store.writer import place_shard
 
@@ -36,7 +37,8 @@ class Committer:
         The index's row of each tile, as it was when the build began.
     pending : iterable of str
         The tiles that are being built.
-    recipe_fingerprint : str
+    build_id : int
+        The number of the build.
     """
 
     def __init__(
@@ -45,11 +47,11 @@ class Committer:
         archive: Path,
         known: Mapping[str, Mapping[str, Any]],
         pending: Iterable[str],
-        recipe_fingerprint: str,
+        build_id: int,
     ) -> None:
         self._index, self._archive, self._known = index, archive, known
         self._unfinished = set(pending)
-        self._recipe_fingerprint = recipe_fingerprint
+        self._build_id = build_id
         self._waiting: dict[str, TileResult] = {}
 
     def take(self, result: TileResult) -> Iterator[Outcome]:
@@ -118,45 +120,45 @@ class Committer:
     def _entry(self, result: TileResult) -> TileEntry:
         old = self._known.get(result.tile)
         old_shard = self._archive / old["shard"] if old and old["shard"] else None
-        return TileEntry(
-            tile={
-                **tile_row(result),
-                "input_fingerprint": result.input_fingerprint,
-                "input_hash": result.input_hash,
-                "recipe_fingerprint": self._recipe_fingerprint,
-                "seconds": round(result.seconds, 3),
-                "peak_memory": result.peak_memory,
-                "built_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            },
-            **objects_of(self._archive / result.shard),
-            replaced=objects_of_shard(old_shard),
-        )
+        with Shard(self._archive / result.shard) as shard:
+            return TileEntry(
+                tile={
+                    **tile_row(shard, result.checksum),
+                    "input_hash": result.input_hash,
+                    "seconds": round(result.seconds, 3),
+                    "peak_memory": result.peak_memory,
+                    "built_at": utc_now(),
+                    "build_id": self._build_id,
+                },
+                **objects_of(shard),
+                replaced=objects_of_shard(old_shard),
+            )
 
 
-def tile_row(result: TileResult) -> dict[str, Any]:
-    """Return what a shard itself can tell of its row in the index."""
+def tile_row(shard: Shard, checksum: str) -> dict[str, Any]:
+    """Return a tile's row of the index, as far as its shard tells."""
+    info = shard.info
     return {
-        "name": result.tile,
+        "name": info.tile,
         "state": "built",
         "error": None,
-        "shard": result.shard,
-        "generation": result.generation,
-        "stored": result.stored,
-        "skipped": sum((result.skipped or {}).values()),
-        "footprint": json.dumps(result.footprint),
-        "bytes": result.bytes,
-        "checksum": result.checksum,
+        "shard": shard_name(info.tile, info.generation),
+        "generation": info.generation,
+        "stored": len(shard.stored_ids),
+        "skipped": len(shard.skipped_ids),
+        "skipped_for": json.dumps(count_reasons(shard.reason)),
+        "depth": json.dumps(shard.depth),
+        "input_fingerprint": info.input_fingerprint,
+        "recipe_fingerprint": hashlib.sha256(info.recipe.encode()).hexdigest()[:16],
+        "footprint": json.dumps(info.footprint.tolist()),
+        "bytes": shard.path.stat().st_size,
+        "checksum": checksum,
     }
 
 
-def objects_of(path: Path) -> dict[str, NDArray[Any]]:
+def objects_of(shard: Shard) -> dict[str, NDArray[Any]]:
     """Return the objects of a shard as the index takes them: ``stored``, ``skipped``, ``reason``."""
-    with Shard(path) as shard:
-        return {
-            "stored": shard.stored_ids,
-            "skipped": shard.skipped_ids,
-            "reason": shard.reason,
-        }
+    return {"stored": shard.stored_ids, "skipped": shard.skipped_ids, "reason": shard.reason}
 
 
 def objects_of_shard(path: Path | None) -> NDArray[np.int64] | None:
@@ -164,7 +166,7 @@ def objects_of_shard(path: Path | None) -> NDArray[np.int64] | None:
     if path is None:
         return np.empty(0, dtype=np.int64)
     try:
-        objects = objects_of(path)
+        with Shard(path) as shard:
+            return np.concatenate([shard.stored_ids, shard.skipped_ids])
     except ArchiveError:
         return None
-    return np.concatenate([objects["stored"], objects["skipped"]])

@@ -6,12 +6,12 @@ import fcntl
 import json
 import os
 import socket
-from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from archive_builder.errors import ArchiveError, one_line
+from archive_builder.store.index import utc_now
 
 LOCK_NAME = "build.lock"
 """The lock's file in the archive's folder."""
@@ -47,7 +47,7 @@ class BuildLock:
             holder = self._holder()
             if holder and holder.get("host") != socket.gethostname():
                 raise BlockingIOError
-            self._write({"host": socket.gethostname(), "pid": os.getpid(), "since": _now()})
+            self._write({"host": socket.gethostname(), "pid": os.getpid(), "since": utc_now()})
         except OSError as error:
             holder = self._holder()
             os.close(self._descriptor)
@@ -84,7 +84,3 @@ class BuildLock:
     def _write(self, holder: dict[str, object]) -> None:
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, json.dumps(holder).encode(), 0)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

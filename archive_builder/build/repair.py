@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from archive_builder.build.builder import BuildReport, archive_settings, build
-from archive_builder.build.commit import objects_of
+from archive_builder.build.commit import objects_of, tile_row
 from archive_builder.build.lock import BuildLock
 from archive_builder.errors import ArchiveBuilderError, ArchiveError, NoArchiveError
 from archive_builder.store.index import INDEX_NAME, SHARD_FOLDER, Index, TileEntry, is_shard_name, put_in_place
@@ -145,30 +143,18 @@ def _choose(candidates: list[_Candidate], report: ReindexReport) -> list[_Candid
 
 def _add(index: Index, candidate: _Candidate, report: ReindexReport) -> None:
     """Put one shard into the index."""
-    path, info = candidate.path, candidate.info
+    path = candidate.path
     try:
-        objects = objects_of(path)
-    except ArchiveError as error:
-        report.left_out[path.name] = str(error)
-        return
-    tile: dict[str, Any] = {
-        "name": info.tile,
-        "state": "built",
-        "shard": f"{SHARD_FOLDER}/{path.name}",
-        "generation": info.generation,
-        "stored": len(objects["stored"]),
-        "skipped": len(objects["skipped"]),
-        "input_fingerprint": info.input_fingerprint,
-        "recipe_fingerprint": hashlib.sha256(info.recipe.encode()).hexdigest()[:16],
-        "footprint": json.dumps(info.footprint.tolist()),
-        "bytes": path.stat().st_size,
-        "checksum": checksum(path),
-        "built_at": datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="seconds"),
-    }
-    try:
-        index.commit_tiles([TileEntry(tile, **objects, replaced=objects["stored"][:0])])
+        with Shard(path) as shard:
+            tile = {**tile_row(shard, checksum(path)), "built_at": _modified(path)}
+            index.commit_tiles([TileEntry(tile, **objects_of(shard), replaced=shard.stored_ids[:0])])
     except ArchiveBuilderError as error:
         report.left_out[path.name] = str(error)
         return
     report.tiles += 1
     report.objects += tile["stored"] + tile["skipped"]
+
+
+def _modified(path: Path) -> str:
+    """Return when a file was written last, as the index has times."""
+    return datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="seconds")

@@ -21,7 +21,7 @@ from archive_builder.build.load import picture_rows, strip_that_fits
 from archive_builder.build.sweep import STRIP_ROWS, Cut, Sweep
 from archive_builder.errors import ArchiveBuilderError, TileError, one_line
 from archive_builder.measure.noise import cell_rms, sample_rows
-from archive_builder.measure.quality import Status, Thresholds
+from archive_builder.measure.quality import Thresholds, count_reasons
 from archive_builder.measure.quantize import (
     WEIGHT_STEP,
     Codec,
@@ -184,7 +184,7 @@ def build_tile(job: TileJob) -> TileResult:
                 input_fingerprint=fingerprint,
                 input_hash=input_hash,
                 stored=len(verdict.order),
-                skipped={s.name.lower(): int((verdict.status == s).sum()) for s in Status if s is not Status.STORED},
+                skipped=count_reasons(verdict.status),
                 footprint=tuple((float(ra), float(dec)) for ra, dec in info.footprint),
                 bytes=shard.draft.stat().st_size,
                 checksum=checksum(shard.draft),

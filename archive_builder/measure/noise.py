@@ -13,7 +13,7 @@ import math
 
 import numpy as np
 import sep
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 MIN_VALID_FRACTION = 0.5
 """A cell with less of its pixels valid has no RMS: SExtractor's own limit (BACK_MINGOODFRAC)."""
@@ -169,14 +169,14 @@ def _interpolate(
     return np.divide(total, weight, out=np.full_like(total, np.nan), where=weight > 0).astype(np.float32)
 
 
-def depth(rms: NDArray[np.floating], zero_point: float, pixel_scale: float) -> NDArray[np.float64]:
+def depth(rms: ArrayLike, zero_point: float, pixel_scale: float) -> NDArray[np.float64]:
     """Return the magnitude of `DEPTH_SIGMA` times the noise in an aperture of `DEPTH_APERTURE`.
 
     The noise in an aperture of ``n`` pixels is taken as ``rms * sqrt(n)``, of independent pixels.
 
     Parameters
     ----------
-    rms : ndarray of float
+    rms : array_like of float
         Background RMS, image units.
     zero_point : float
         AB magnitude of one image unit.

@@ -25,6 +25,20 @@ class Status(IntEnum):
     """Its pixel lies off the tile."""
 
 
+REASONS = (Status.NOISE, Status.BLANK, Status.OUTSIDE)
+"""Why an object may have no cutout."""
+
+
+def count_reasons(status: NDArray[np.uint8]) -> dict[str, int]:
+    """Return how many objects have no cutout, by reason.
+
+    Parameters
+    ----------
+    status : ndarray of uint8, (N,)
+    """
+    return {reason.name.lower(): int((status == reason).sum()) for reason in REASONS}
+
+
 @dataclass(frozen=True)
 class Thresholds:
     """What an object must pass; see the recipe's ``[quality]``."""

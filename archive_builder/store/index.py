@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,8 +19,11 @@ from archive_builder.errors import ArchiveError, DamagedIndexError, DuplicateObj
 from archive_builder.store.sound import (
     NonsenseError,
     check_tables,
+    depth_of,
     footprint_of,
     schema,
+    skipped_for_of,
+    sound_build,
     sound_places,
     sound_settings,
     sound_tile,
@@ -42,6 +46,11 @@ LOOKUP = "SELECT object_id, tile_id, row, status, generation FROM objects JOIN t
 
 SHARD_FOLDER = "shards"
 """The folder of the shards in an archive."""
+
+
+def utc_now() -> str:
+    """Return the time as the index has it: UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def shard_name(tile: str, generation: int) -> str:
@@ -190,6 +199,23 @@ class Index:
         with self._explained():
             return footprint_of(tile)
 
+    def skipped_for(self, tile: Mapping[str, Any]) -> dict[str, int]:
+        """Return how many objects without a cutout a row of the table ``tiles`` gives, by reason."""
+        with self._explained():
+            return skipped_for_of(tile)
+
+    def depth(self, tile: Mapping[str, Any]) -> dict[str, float | None]:
+        """Return the depth that a row of the table ``tiles`` gives, per band, AB mag; None where not measured."""
+        with self._explained():
+            return depth_of(tile)
+
+    def last_build(self) -> dict[str, Any] | None:
+        """Return the row of the table ``builds`` that is the newest, if there has been any build."""
+        with self._explained():
+            return next(
+                (sound_build(row) for row in self._db["builds"].rows_where(order_by="-build_id", limit=1)), None
+            )
+
     def find(self, object_id: NDArray[np.int64]) -> Places:
         """Look objects up.
 
@@ -254,10 +280,21 @@ class Index:
             for name, (files, contents) in fingerprints.items():
                 self._put_tile({"name": name, "input_fingerprint": files, "input_hash": contents})
 
-    def record_failure(self, name: str, error: str) -> None:
+    def record_failure(self, name: str, error: str, build_id: int | None = None) -> None:
         """Note that the last attempt at a tile failed; what was kept of it stays."""
         with self._explained(), self._db.atomic():
-            self._put_tile({"name": name, "state": "failed", "error": error})
+            self._put_tile({"name": name, "state": "failed", "error": error, "build_id": build_id})
+
+    def begin_build(self, planned: int) -> int:
+        """Note that a build of so many tiles begins; return its number."""
+        row = {"started": utc_now(), "planned": planned}
+        with self._explained(), self._db.atomic():
+            return int(self._db["builds"].insert(row).last_pk)
+
+    def end_build(self, build_id: int) -> None:
+        """Note that a build is over."""
+        with self._explained(), self._db.atomic():
+            self._db["builds"].update(build_id, {"finished": utc_now()})
 
     def _remove_objects(self, tile_id: int, ids: NDArray[np.int64] | None) -> None:
         """Remove a tile's objects, by their IDs if those are known."""

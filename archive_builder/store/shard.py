@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from archive_builder.errors import ArchiveError, one_line
 from archive_builder.geometry import Shape, recrop_offset, window_origin, window_pieces
+from archive_builder.measure.noise import depth
 from archive_builder.measure.quantize import Codec, codec_of
 from archive_builder.store.color import ColorReader
 from archive_builder.store.format import Contents, attributes, shard_format
@@ -132,6 +133,17 @@ class Shard:
     def reason(self) -> NDArray[np.uint8]:
         """The `Status` of each skipped object."""
         return self._column("skipped", "reason")
+
+    @cached_property
+    def depth(self) -> dict[str, float | None]:
+        """The depth of each band, AB mag, by the median background RMS at all objects; None where not measured."""
+        rms = np.concatenate([self._column("objects", "rms"), self._column("skipped", "rms")])
+        found = {}
+        for band, values in zip(self.info.bands, rms.T, strict=True):
+            known = values[np.isfinite(values) & (values > 0)]
+            median = float(np.median(known)) if len(known) else None
+            found[band] = median and round(float(depth(median, self.info.zero_point, self.info.pixel_scale)), 4)
+        return found
 
     def read(self, row: int, shape: Shape, bands: list[int] | slice, out: NDArray[Any], plane: str = "SCI") -> None:
         """Read one cutout at its archived size or a smaller one.

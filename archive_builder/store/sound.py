@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
+from datetime import datetime
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -13,13 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from archive_builder.measure.quality import Status
+from archive_builder.measure.quality import REASONS, Status
 from archive_builder.survey.discovery import TILE_NAME
 
 Columns = frozenset[tuple[str, str, str, int]]
 """Table, column, type and whether it is hidden or worked out, of every column."""
 
-TABLES = ("settings", "tiles", "objects")
+TABLES = ("settings", "tiles", "builds", "objects")
 """The tables of an index."""
 
 NOT_JSON = (ValueError, TypeError, RecursionError)
@@ -98,7 +100,8 @@ def sound_tile(row: Mapping[str, Any]) -> dict[str, Any]:
         raise NonsenseError(f"{name!r} is no tile's name")
     wrong = [column for column in ("generation", "stored", "skipped") if not _is_count(row[column])]
     wrong += [column for column in ("shard", "error") if not isinstance(row[column], str | None)]
-    wrong += ["bytes"] if not (row["bytes"] is None or _is_count(row["bytes"])) else []
+    wrong += [column for column in ("bytes", "build_id") if not (row[column] is None or _is_count(row[column]))]
+    wrong += ["seconds"] if not isinstance(row["seconds"], int | float | None) else []
     if wrong:
         raise NonsenseError(f"tile {name} has {wrong[0]} {row[wrong[0]]!r}")
     return dict(row)
@@ -118,6 +121,59 @@ def footprint_of(tile: Mapping[str, Any]) -> NDArray[np.float64]:
     if corners.shape != (4, 2) or not np.isfinite(corners).all():
         raise NonsenseError(f"tile {tile['name']} has the footprint {tile['footprint']!r}")
     return corners
+
+
+def skipped_for_of(tile: Mapping[str, Any]) -> dict[str, int]:
+    """Return how many of a tile's objects have no cutout, by reason.
+
+    Raises
+    ------
+    NonsenseError
+    """
+    counts = _mapping(tile, "skipped_for")
+    if set(counts) != {reason.name.lower() for reason in REASONS} or not all(map(_is_count, counts.values())):
+        raise NonsenseError(f"tile {tile['name']} has skipped_for {tile['skipped_for']!r}")
+    return counts
+
+
+def depth_of(tile: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return a tile's depth per band, AB mag, None where it could not be measured.
+
+    Raises
+    ------
+    NonsenseError
+    """
+    depth = _mapping(tile, "depth")
+    if not all(value is None or (isinstance(value, float) and math.isfinite(value)) for value in depth.values()):
+        raise NonsenseError(f"tile {tile['name']} has depth {tile['depth']!r}")
+    return depth
+
+
+def _mapping(tile: Mapping[str, Any], column: str) -> dict[str, Any]:
+    """Return the JSON of one column, which is a mapping."""
+    try:
+        value = json.loads(tile[column])
+    except NOT_JSON:
+        value = None
+    if not isinstance(value, dict):
+        raise NonsenseError(f"tile {tile['name']} has {column} {tile[column]!r}")
+    return value
+
+
+def sound_build(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row of the table ``builds``, if its values are of their kinds and its times can be read.
+
+    Raises
+    ------
+    NonsenseError
+    """
+    try:
+        times = [datetime.fromisoformat(row[key]) for key in ("started", "finished") if row[key] is not None]
+    except (ValueError, TypeError):
+        times = []
+    if not (times and all(time.tzinfo for time in times) and _is_count(row["planned"])):
+        raise NonsenseError(f"build {row['build_id']} makes no sense")
+    return dict(row)
 
 
 def sound_places(rows: Sequence[tuple[Any, ...]]) -> NDArray[np.int64]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from archive_builder.errors import ArchiveError, DamagedIndexError, NoArchiveError, TileError, printable
 from archive_builder.geometry import window_origin
-from archive_builder.measure.quality import Status
+from archive_builder.measure.quality import Status, count_reasons
 from archive_builder.store.format import shard_format
 from archive_builder.store.index import SHARD_FOLDER, Index, is_shard_name
 from archive_builder.store.shard import Shard
@@ -130,6 +130,8 @@ def _check_tile(
     try:
         with Shard(path) as shard:
             yield from (Finding("index", f"tile {name}: {line}", name) for line in _mismatches(index, tile, shard))
+            if deep and index.depth(tile) != shard.depth:
+                yield Finding("index", f"tile {name}: the index has another depth than its shard", name)
             yield from (Finding("shard", f"shard {path}: {line}", name) for line in _strange(shard, tile, settings))
         if path.stat().st_size != tile["bytes"]:
             yield Finding("shard", f"shard {path}: has {path.stat().st_size} bytes, not {tile['bytes']}", name)
@@ -160,6 +162,10 @@ def _mismatches(index: Index, tile: Mapping[str, Any], shard: Shard) -> Iterator
     stored, skipped = len(shard.stored_ids), len(shard.skipped_ids)
     if (stored, skipped) != (tile["stored"], tile["skipped"]):
         yield f"its shard has {stored} and {skipped} objects, the index {tile['stored']} and {tile['skipped']}"
+    if index.skipped_for(tile) != count_reasons(shard.reason):
+        yield "the index counts other reasons for the objects skipped than its shard"
+    if index.depth(tile).keys() != set(shard.info.bands):
+        yield "the index has the depth of other bands than its shard"
     if not np.allclose(index.footprint(tile), shard.info.footprint, rtol=0, atol=1e-9):
         yield "the index has another footprint than its shard"
     if tile["input_fingerprint"] != shard.info.input_fingerprint and tile["input_hash"] is None:

@@ -21,11 +21,12 @@ import table
 from table import Quantity
 
 from archive_builder.build.builder import archive_settings, build
-from archive_builder.build.commit import objects_of
+from archive_builder.build.commit import objects_of, tile_row
 from archive_builder.build.repair import reindex
 from archive_builder.measure.quantize import NoiseScaled
 from archive_builder.store.index import Index, TileEntry, shard_name
 from archive_builder.store.rows import RowBuffer
+from archive_builder.store.shard import Shard
 from archive_builder.store.verify import verify
 from archive_builder.store.writer import ObjectTable, ShardInfo, ShardWriter, checksum, place_shard
 from archive_builder.survey.catalog import read_csv
@@ -126,20 +127,8 @@ def make_shard(archive: Path, files: TileFiles, recipe: Recipe, number: int) -> 
             shard.add_slab("SCI", slab_number, slab)
         shard.finish(objects, objects.take(np.empty(0, dtype=np.intp)), np.empty(0, np.uint8))
     place_shard(shard.draft, path)
-    tile = {
-        "name": files.tile,
-        "state": "built",
-        "shard": shard_name(files.tile, 1),
-        "generation": 1,
-        "stored": OBJECTS,
-        "skipped": 0,
-        "input_fingerprint": files.fingerprint(),
-        "recipe_fingerprint": recipe.fingerprint(),
-        "footprint": json.dumps(footprint.tolist()),
-        "bytes": path.stat().st_size,
-        "checksum": checksum(path),
-    }
-    return TileEntry(tile, **objects_of(path), replaced=ids[:0])
+    with Shard(path) as made:
+        return TileEntry(tile_row(made, checksum(path)), **objects_of(made), replaced=ids[:0])
 
 
 def measure(folder: Path) -> m.Values:
