@@ -16,11 +16,17 @@ from archive_builder import errors
 from archive_builder.build.builder import BuildReport, build, plan_changes
 from archive_builder.build.changes import Changes
 from archive_builder.build.engines import ENGINES, choose_engine
+from archive_builder.build.figures import check_plot
 from archive_builder.build.load import Load
 from archive_builder.build.machine import parse_memory
-from archive_builder.build.progress import Progress
+from archive_builder.build.plan import SAMPLE, SEED, WORKERS, plan
+from archive_builder.build.plan_text import plan_text
+from archive_builder.build.plot_plan import plot_plan
+from archive_builder.build.plot_status import plot_status
+from archive_builder.build.progress import PlanProgress, Progress
 from archive_builder.build.repair import reindex, repair
 from archive_builder.build.status import archive_status
+from archive_builder.build.status_text import status_text
 from archive_builder.progress import Meter
 from archive_builder.serve.archive import Archive
 from archive_builder.serve.export import ExportReport, export
@@ -71,6 +77,12 @@ def picture_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+def plot_option(what: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return the option that draws a picture too."""
+    text = f"Draw {what}: FILE.png, .pdf or .svg; needs the extra plot."
+    return click.option("--plot", type=click.Path(path_type=Path), metavar="FILE", help=text)
+
+
 def _band_names(bands: str | None) -> Sequence[str] | None:
     """Return bands as they are named on the command line: gri, or with commas between longer names."""
     return bands.split(",") if bands and "," in bands else bands
@@ -106,6 +118,40 @@ def demo(directory: Path, tiles: int, tile_size: int, objects: int, seed: int) -
     except (ValueError, OSError) as error:
         raise errors.RequestError(str(error)) from None
     click.echo(f"{tiles} tiles made: build their archive with: archive-builder build {recipe} ARCHIVE")
+
+
+@main.command("plan")
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.option("--sample", default=SAMPLE, show_default=True, type=click.IntRange(1), help="Tiles to sample.")
+@click.option("--seed", default=SEED, show_default=True, type=click.IntRange(0), help="Another one samples others.")
+@click.option("--tile", "tiles", multiple=True, metavar="NAME", help="Sample this tile instead; may be repeated.")
+@click.option(
+    "--workers",
+    multiple=True,
+    default=WORKERS,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Work the time out for so many processes; may be repeated.",
+)
+@click.option("--work", type=click.Path(path_type=Path), metavar="DIR", help="Room for two shards, for a while.")
+@plot_option("the forecast")
+@as_json
+def plan_command(recipe: Path, plot: Path | None, as_json: bool, **options: Any) -> None:
+    """Say what the archive of RECIPE will take, from a sample of its tiles: objects, bytes, hours, and their noise."""
+    if plot is not None:
+        check_plot(plot)
+    progress = PlanProgress(sys.stderr)
+    try:
+        forecast = plan(recipe, **options, on_start=progress.start, on_tile=progress.tile_done)
+    finally:
+        progress.close()
+    if plot is not None:
+        plot_plan(forecast, load_recipe(recipe), plot)
+    click.echo(json.dumps(asdict(forecast)) if as_json else plan_text(forecast))
+    for tile, reason in forecast.failed.items():
+        click.echo(errors.printable(f"error: tile {tile}: {reason}"), err=True)
+    if forecast.failed:
+        sys.exit(FAILED)
 
 
 @main.command("build")
@@ -203,20 +249,14 @@ def _build_summary(report: BuildReport) -> str:
 
 @main.command()
 @click.argument("archive", type=click.Path(path_type=Path))
+@plot_option("the footprint, by state and by depth")
 @as_json
-def status(archive: Path, as_json: bool) -> None:
-    """Say what ARCHIVE holds and which tiles failed."""
+def status(archive: Path, plot: Path | None, as_json: bool) -> None:
+    """Say what ARCHIVE holds, how far its build is and which tiles failed."""
     answer = archive_status(archive)
-    if as_json:
-        click.echo(json.dumps(asdict(answer)))
-        return
-    click.echo(
-        f"{answer.survey}: {answer.built} tiles built, {len(answer.failures)} failed\n"
-        f"{answer.stored} objects stored, {answer.skipped} skipped\n"
-        f"cutouts of {answer.size} px in {', '.join(answer.bands)}; {answer.bytes / 1e6:.1f} MB in shards"
-    )
-    for tile, reason in answer.failures.items():
-        click.echo(errors.printable(f"tile {tile} failed: {reason}"))
+    if plot is not None:
+        plot_status(archive, plot)
+    click.echo(json.dumps(asdict(answer)) if as_json else status_text(answer))
 
 
 @main.command("verify")

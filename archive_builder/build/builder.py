@@ -342,7 +342,7 @@ class _Build:
         if settings:
             return int(settings["size"])
         recipe = self._recipe
-        size = _size_in_pixels(recipe, found.tiles)
+        size = size_in_pixels(recipe, found.tiles)
         self._index.set_settings(archive_settings(recipe.pixel_settings(), size))
         return size
 
@@ -466,7 +466,7 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "
             yield f"{prefix}{key} was {json.dumps(before)}, is {json.dumps(after)}"
 
 
-def _size_in_pixels(recipe: Recipe, tiles: tuple[TileFiles, ...]) -> int:
+def size_in_pixels(recipe: Recipe, tiles: tuple[TileFiles, ...]) -> int:
     """Return the cutouts' size, by the pixel scale of the first tile that can be read.
 
     Raises

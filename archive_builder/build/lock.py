@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import socket
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -15,6 +16,64 @@ from archive_builder.store.index import utc_now
 
 LOCK_NAME = "build.lock"
 """The lock's file in the archive's folder."""
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds an archive's lock, by what its file says."""
+
+    host: str
+    """The machine."""
+
+    pid: int
+    """The process there."""
+
+    since: str
+    """UTC, ISO 8601."""
+
+    alive: bool | None
+    """Whether that process is at work; None if it is another machine's."""
+
+
+def holder_of(archive: Path) -> Holder | None:
+    """Return who holds an archive's lock; None if nobody does. No build is hindered by the question."""
+    try:
+        descriptor = os.open(archive / LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        said = _read(descriptor)
+        host, pid, since = said.get("host"), said.get("pid"), said.get("since")
+        if not (isinstance(host, str) and isinstance(pid, int) and pid > 0 and isinstance(since, str)):
+            return None
+        return Holder(host, pid, since, _is_held(descriptor, pid) if host == socket.gethostname() else None)
+    finally:
+        os.close(descriptor)
+
+
+def _is_held(descriptor: int, pid: int) -> bool:
+    """Tell whether a process of this machine is there and holds a lock."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    # It may be another process that has got this number. Trying the lock takes it for a moment, hence not before.
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    return False
+
+
+def _read(descriptor: int) -> dict[str, object]:
+    """Return what a lock's file says of who holds it; nothing if nobody does."""
+    try:
+        said = json.loads(os.pread(descriptor, 4096, 0) or b"{}")
+    except (ValueError, RecursionError, OSError):
+        return {}
+    return said if isinstance(said, dict) else {}
 
 
 class BuildLock:
@@ -44,12 +103,12 @@ class BuildLock:
             raise ArchiveError(f"archive {archive}: its {LOCK_NAME} cannot be written: {one_line(error)}") from None
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            holder = self._holder()
+            holder = _read(self._descriptor)
             if holder and holder.get("host") != socket.gethostname():
                 raise BlockingIOError
             self._write({"host": socket.gethostname(), "pid": os.getpid(), "since": utc_now()})
         except OSError as error:
-            holder = self._holder()
+            holder = _read(self._descriptor)
             os.close(self._descriptor)
             raise ArchiveError(self._refusal(archive, holder, error)) from None
 
@@ -72,14 +131,6 @@ class BuildLock:
             f"archive {archive}: is being built by process {holder.get('pid')} on {holder.get('host')} since "
             f"{holder.get('since')}: wait for it, or if it is dead remove {self._path}"
         )
-
-    def _holder(self) -> dict[str, object]:
-        """Return what the file says of who holds it; nothing if nobody does."""
-        try:
-            said = json.loads(os.pread(self._descriptor, 4096, 0) or b"{}")
-        except (ValueError, RecursionError):
-            return {}
-        return said if isinstance(said, dict) else {}
 
     def _write(self, holder: dict[str, object]) -> None:
         os.ftruncate(self._descriptor, 0)

@@ -63,6 +63,9 @@ class Verdict:
     order: NDArray[np.intp]
     """The stored objects in the order of their cutouts."""
 
+    blank_fraction: NDArray[np.float64]
+    """Of every object's cutout, in the worst band, (N,); NaN for an object off the tile."""
+
 
 class Sweep:
     """A pass over one tile.
@@ -89,6 +92,7 @@ class Sweep:
         x, y = (np.nan_to_num(axis, nan=-1e9).clip(-1e9, 1e9) for axis in (objects.x, objects.y))
         inside = _within(nearest_pixel(x), nx) & _within(nearest_pixel(y), ny)
         self._status = np.where(inside, Status.STORED, Status.OUTSIDE).astype(np.uint8)
+        self._blank_fraction = np.full(len(self._status), np.nan)
         self._blocks = _blocks(objects, inside, ny)
         self._windows: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
         self._order: list[NDArray[np.intp]] = []
@@ -105,7 +109,7 @@ class Sweep:
         for plane in self._codecs:
             if plane != "SCI":
                 self._follow(plane, strip_rows)
-        return Verdict(self._status, np.concatenate(self._order))
+        return Verdict(self._status, np.concatenate(self._order), self._blank_fraction)
 
     def _follow(self, plane: str, strip_rows: int) -> None:
         """Read one plane, the image first: it decides who stays."""
@@ -146,7 +150,7 @@ class Sweep:
         x0, y0 = window_origin(table.x, table.y, (size, size))
         blank = rows.blank_fraction(x0, y0, size)
         status = judge(table.rms, blank, self._tile.bands, self._cut.pixel_scale, self._cut.thresholds)
-        self._status[members] = status
+        self._status[members], self._blank_fraction[members] = status, blank
         stays = status == Status.STORED
         self._windows.append((x0[stays], y0[stays]))
         self._order.append(members[stays])

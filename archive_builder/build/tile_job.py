@@ -8,17 +8,18 @@ import resource
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from archive_builder import geometry
 from archive_builder.build.load import picture_rows, strip_that_fits
-from archive_builder.build.sweep import STRIP_ROWS, Cut, Sweep
+from archive_builder.build.sweep import STRIP_ROWS, Cut, Sweep, Verdict
 from archive_builder.errors import ArchiveBuilderError, TileError, one_line
 from archive_builder.measure.noise import cell_rms, sample_rows
 from archive_builder.measure.quality import Thresholds, count_reasons
@@ -39,6 +40,8 @@ from archive_builder.survey.discovery import TileFiles
 from archive_builder.survey.picture import Picture
 from archive_builder.survey.recipe import Recipe
 from archive_builder.survey.tile import Tile
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -125,25 +128,48 @@ class TileResult:
 def run_job(job: TileJob) -> TileResult:
     """Build one tile; whatever goes wrong comes back as a result."""
     started = time.perf_counter()
-    try:
-        result = build_tile(job)
-    except ArchiveBuilderError as error:
-        return TileResult(job.files.tile, error=str(error))
-    except OSError as error:
-        return TileResult(job.files.tile, error=f"{error.filename or job.archive / job.shard}: {one_line(error)}")
-    except MemoryError:
-        return TileResult(job.files.tile, error="out of memory: use fewer --workers")
-    except Exception as error:
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        place = f"{Path(frame.filename).name}:{frame.lineno}"
-        return TileResult(job.files.tile, error=f"bug: {type(error).__name__} at {place}: {one_line(error)}")
-    finally:
-        give_back_memory()
+    result = attempt(lambda: build_tile(job), job.archive / job.shard)
+    give_back_memory()
+    if isinstance(result, str):
+        return TileResult(job.files.tile, error=result)
     return replace(result, seconds=time.perf_counter() - started, peak_memory=peak_memory())
 
 
+def attempt(work: Callable[[], T], place: Path) -> T | str:
+    """Do a tile's work; whatever goes wrong comes back as a line that says what and where.
+
+    Parameters
+    ----------
+    work : callable
+    place : Path
+        What is being written: an error of the operating system that names no file is about this one.
+    """
+    try:
+        return work()
+    except ArchiveBuilderError as error:
+        return str(error)
+    except OSError as error:
+        return f"{error.filename or place}: {one_line(error)}"
+    except MemoryError:
+        return "out of memory: use fewer --workers"
+    except Exception as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        return f"bug: {type(error).__name__} at {Path(frame.filename).name}:{frame.lineno}: {one_line(error)}"
+
+
 def build_tile(job: TileJob) -> TileResult:
-    """Read one tile and write its shard's draft.
+    """Read one tile and write its shard's draft; see :func:`make_shard`.
+
+    Raises
+    ------
+    TileError
+        The tile's files cannot be used.
+    """
+    return make_shard(job)[0]
+
+
+def make_shard(job: TileJob) -> tuple[TileResult, ObjectTable, Verdict]:
+    """Read one tile and write its shard's draft; return too what was found out about its objects, as catalogued.
 
     Only who holds the archive's lock may give it the shard's name: this may run in a worker believed dead.
 
@@ -176,7 +202,7 @@ def build_tile(job: TileJob) -> TileResult:
             skipped = np.flatnonzero(verdict.status)
             skipped = skipped[np.argsort(objects.object_id[skipped])]
             shard.finish(objects.take(verdict.order), objects.take(skipped), verdict.status[skipped])
-            return TileResult(
+            result = TileResult(
                 tile=files.tile,
                 shard=job.shard,
                 draft=str(shard.draft.relative_to(job.archive)),
@@ -189,6 +215,7 @@ def build_tile(job: TileJob) -> TileResult:
                 bytes=shard.draft.stat().st_size,
                 checksum=checksum(shard.draft),
             )
+            return result, objects, verdict
 
 
 def place(catalog: Catalog, tile: Tile) -> ObjectTable:

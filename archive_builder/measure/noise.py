@@ -169,7 +169,7 @@ def _interpolate(
     return np.divide(total, weight, out=np.full_like(total, np.nan), where=weight > 0).astype(np.float32)
 
 
-def depth(rms: ArrayLike, zero_point: float, pixel_scale: float) -> NDArray[np.float64]:
+def depth(rms: ArrayLike, zero_point: float, pixel_scale: ArrayLike) -> NDArray[np.float64]:
     """Return the magnitude of `DEPTH_SIGMA` times the noise in an aperture of `DEPTH_APERTURE`.
 
     The noise in an aperture of ``n`` pixels is taken as ``rms * sqrt(n)``, of independent pixels.
@@ -180,8 +180,8 @@ def depth(rms: ArrayLike, zero_point: float, pixel_scale: float) -> NDArray[np.f
         Background RMS, image units.
     zero_point : float
         AB magnitude of one image unit.
-    pixel_scale : float
+    pixel_scale : array_like of float
         Arcsec.
     """
-    pixels = math.pi * (DEPTH_APERTURE / 2 / pixel_scale) ** 2
-    return zero_point - 2.5 * np.log10(DEPTH_SIGMA * np.asarray(rms, dtype=np.float64) * math.sqrt(pixels))
+    pixels = math.pi * (DEPTH_APERTURE / 2 / np.asarray(pixel_scale, dtype=np.float64)) ** 2
+    return zero_point - 2.5 * np.log10(DEPTH_SIGMA * np.asarray(rms, dtype=np.float64) * np.sqrt(pixels))

@@ -25,8 +25,8 @@ class Status(IntEnum):
     """Its pixel lies off the tile."""
 
 
-REASONS = (Status.NOISE, Status.BLANK, Status.OUTSIDE)
-"""Why an object may have no cutout."""
+REASON_NAMES = ("noise", "blank", "outside")
+"""Why an object may have no cutout: what the `Status` of one without is called."""
 
 
 def count_reasons(status: NDArray[np.uint8]) -> dict[str, int]:
@@ -36,7 +36,7 @@ def count_reasons(status: NDArray[np.uint8]) -> dict[str, int]:
     ----------
     status : ndarray of uint8, (N,)
     """
-    return {reason.name.lower(): int((status == reason).sum()) for reason in REASONS}
+    return {name: int((status == Status[name.upper()]).sum()) for name in REASON_NAMES}
 
 
 @dataclass(frozen=True)

@@ -102,13 +102,25 @@ class Stamps:
         """Do nothing."""
 
 
+def chunk_grid(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Return how many rows and columns of chunks the pixels (ny, nx) of a tile have."""
+    return -(-shape[0] // CHUNK), -(-shape[1] // CHUNK)
+
+
+def touch_chunks(touched: NDArray[np.bool_], x0: NDArray[np.int64], y0: NDArray[np.int64], size: int) -> None:
+    """Mark the chunks, (rows, columns), that cutouts whose windows start at ``(x0, y0)`` touch."""
+    last = size - 1
+    for left, right, low, high in np.column_stack([x0, x0 + last, y0, y0 + last]).clip(0) // CHUNK:
+        touched[low : high + 1, left : right + 1] = True
+
+
 class Mosaic:
     """Every pixel once, in ``pixels``; ``cutouts`` is virtual, each row its window there. See :class:`Layout`."""
 
     def __init__(self, group: h5py.Group, shape: tuple[int, int, int], size: int, codec: Codec) -> None:
         self._group, self._size, self._codec = group, size, codec
         self._origins: list[NDArray[np.int64]] = []
-        self._touched = np.zeros((-(-shape[1] // CHUNK), -(-shape[2] // CHUNK)), dtype=bool)
+        self._touched = np.zeros(chunk_grid(shape[1:]), dtype=bool)
         chunks = (shape[0], min(shape[1], CHUNK), min(shape[2], CHUNK))
         self._pixels = group.create_dataset("pixels", shape, chunks=chunks, **_pixel_options(codec))
         _describe_pixels(self._pixels, codec)
@@ -116,9 +128,7 @@ class Mosaic:
     def add_cutouts(self, x0: NDArray[np.int64], y0: NDArray[np.int64], rows: RowBuffer) -> None:
         """Note which chunks the cutouts touch."""
         self._origins.append(np.column_stack([y0, x0]))
-        last = self._size - 1
-        for left, right, low, high in np.column_stack([x0, x0 + last, y0, y0 + last]).clip(0) // CHUNK:
-            self._touched[low : high + 1, left : right + 1] = True
+        touch_chunks(self._touched, x0, y0, self._size)
 
     def add_slab(self, number: int, slab: NDArray[np.generic]) -> None:
         """Write the chunks that a cutout touches, each run of neighbours at once."""

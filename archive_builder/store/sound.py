@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from archive_builder.measure.quality import REASONS, Status
+from archive_builder.measure.quality import REASON_NAMES, Status
 from archive_builder.survey.discovery import TILE_NAME
 
 Columns = frozenset[tuple[str, str, str, int]]
@@ -102,6 +102,7 @@ def sound_tile(row: Mapping[str, Any]) -> dict[str, Any]:
     wrong += [column for column in ("shard", "error") if not isinstance(row[column], str | None)]
     wrong += [column for column in ("bytes", "build_id") if not (row[column] is None or _is_count(row[column]))]
     wrong += ["seconds"] if not isinstance(row["seconds"], int | float | None) else []
+    wrong += ["built_at"] if not (row["built_at"] is None or _is_time(row["built_at"])) else []
     if wrong:
         raise NonsenseError(f"tile {name} has {wrong[0]} {row[wrong[0]]!r}")
     return dict(row)
@@ -131,7 +132,7 @@ def skipped_for_of(tile: Mapping[str, Any]) -> dict[str, int]:
     NonsenseError
     """
     counts = _mapping(tile, "skipped_for")
-    if set(counts) != {reason.name.lower() for reason in REASONS} or not all(map(_is_count, counts.values())):
+    if set(counts) != set(REASON_NAMES) or not all(map(_is_count, counts.values())):
         raise NonsenseError(f"tile {tile['name']} has skipped_for {tile['skipped_for']!r}")
     return counts
 
@@ -167,11 +168,8 @@ def sound_build(row: Mapping[str, Any]) -> dict[str, Any]:
     ------
     NonsenseError
     """
-    try:
-        times = [datetime.fromisoformat(row[key]) for key in ("started", "finished") if row[key] is not None]
-    except (ValueError, TypeError):
-        times = []
-    if not (times and all(time.tzinfo for time in times) and _is_count(row["planned"])):
+    times = [row["started"], *([] if row["finished"] is None else [row["finished"]])]
+    if not (all(map(_is_time, times)) and _is_count(row["planned"])):
         raise NonsenseError(f"build {row['build_id']} makes no sense")
     return dict(row)
 
@@ -194,6 +192,14 @@ def sound_places(rows: Sequence[tuple[Any, ...]]) -> NDArray[np.int64]:
 
 def _is_count(value: object, least: int = 0) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _is_time(value: object) -> bool:
+    """Tell whether a value is a time in ISO 8601 that says of which time zone it is."""
+    try:
+        return isinstance(value, str) and datetime.fromisoformat(value).tzinfo is not None
+    except ValueError:
+        return False
 
 
 def _has_text(value: object, *keys: str) -> bool:

@@ -123,16 +123,27 @@ def _reader(path: Path) -> Reader:
 
 
 def _read_fits(path: Path, wanted: list[str], *_: object) -> Columns:
-    """Read columns of the first table of a FITS file that has them all: SExtractor's LDAC has another before it."""
+    """Read columns of the first table of a FITS file that has them all, SExtractor's LDAC having another before it."""
     with fits.open(path, memmap=False) as hdus:
-        tables = [hdu for hdu in hdus if isinstance(hdu, fits.BinTableHDU | fits.TableHDU)]
-        if not tables:
-            raise TileError("holds no table: give the catalogue's own file")
-        largest = max(tables, key=lambda hdu: hdu.header["NAXIS2"])
-        chosen = next((hdu for hdu in tables if set(wanted) <= set(hdu.columns.names)), largest)
+        chosen = fits_table(hdus, wanted)
         _check_columns(wanted, chosen.columns.names)
         table = Table.read(chosen)
     return {name: _plain(table[name]) for name in wanted}
+
+
+def fits_table(hdus: fits.HDUList, wanted: Sequence[str]) -> fits.BinTableHDU | fits.TableHDU:
+    """Return the table of a FITS file that is the catalogue, by the headers alone.
+
+    Raises
+    ------
+    TileError
+        There is no table.
+    """
+    tables = [hdu for hdu in hdus if isinstance(hdu, fits.BinTableHDU | fits.TableHDU)]
+    if not tables:
+        raise TileError("holds no table: give the catalogue's own file")
+    largest = max(tables, key=lambda hdu: hdu.header["NAXIS2"])
+    return next((hdu for hdu in tables if set(wanted) <= set(hdu.columns.names)), largest)
 
 
 def _plain(column: object) -> NDArray[np.generic]:

@@ -43,6 +43,17 @@ class TileFiles:
         """All of them."""
         return (*self.images.values(), self.catalog, *([self.color] if self.color else []))
 
+    def image_bytes(self) -> int:
+        """Return the size of its images' files.
+
+        Raises
+        ------
+        TileError
+            A file has vanished.
+        """
+        with _named():
+            return sum(path.stat().st_size for path in self.images.values())
+
     def fingerprint(self) -> str:
         """Return a short hash of the paths, sizes and modification times.
 
@@ -98,7 +109,7 @@ def discover(recipe: Recipe) -> Discovery:
     RecipeError
         The tile table cannot be used, a pattern names an unknown placeholder, or nothing is found.
     """
-    rows = _table_rows(recipe) if recipe.survey.tiles else _matching_tiles(recipe)
+    rows = tile_table(recipe) if recipe.survey.tiles else _matching_tiles(recipe)
     if not rows:
         raise RecipeError(f"no tile found: survey.image is {recipe.survey.image!r} under {recipe.survey.root}")
     tiles, incomplete = [], {}
@@ -110,8 +121,14 @@ def discover(recipe: Recipe) -> Discovery:
     return Discovery(tuple(tiles), incomplete)
 
 
-def _table_rows(recipe: Recipe) -> dict[str, dict[str, str]]:
-    """Return the rows of the tile table by tile name."""
+def tile_table(recipe: Recipe) -> dict[str, dict[str, str]]:
+    """Return the rows of the tile table, which the recipe must name, by tile: all values as text.
+
+    Raises
+    ------
+    RecipeError
+        The tile table cannot be used.
+    """
     path = recipe.survey.tiles
     assert path is not None
     try:

@@ -1,0 +1,209 @@
+"""Pictures on paper, by matplotlib, which is an extra; band colours, and the sky as astronomers draw it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from archive_builder.errors import RequestError, one_line
+
+FORMATS = (".png", ".pdf", ".svg")
+"""What a picture's name may end in."""
+
+BAND_COLORS = {
+    "u": "#7a4fbf",
+    "g": "#1f9e50",
+    "r": "#d62f27",
+    "i": "#e88b00",
+    "z": "#1f5fb0",
+    "y": "#222222",
+    "j": "#8c6d31",
+    "h": "#a0522d",
+    "k": "#6b0f1a",
+}
+"""Of bands by the first letter of their name, a tenth of the paper's white apart for every kind of eye."""
+
+OTHER_COLORS = ("#4c78a8", "#b279a2", "#72b7b2", "#9d755d", "#bab0ac", "#54a24b")
+"""Of bands called otherwise, or after a letter is taken, in turn."""
+
+STYLE = {
+    "font.size": 8,
+    "axes.titlesize": 9,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "xtick.labelsize": 7.5,
+    "ytick.labelsize": 7.5,
+    "pdf.fonttype": 42,
+    "svg.hashsalt": "archive-builder",
+}
+"""How all pictures look, in matplotlib's words."""
+
+STEPS = (45.0, 30.0, 15.0, 10.0, 5.0, 2.0, 1.0)
+"""Degrees between lines of the sky's grid, if it spans degrees; tenths and hundredths of 5, 2, 1 if less."""
+
+
+def check_plot(path: Path) -> None:
+    """Refuse a picture that could not be drawn, before the work of finding out what it shows.
+
+    Raises
+    ------
+    RequestError
+        Its name has another ending than those of `FORMATS`, its folder is not there, or matplotlib is not.
+    """
+    if path.suffix.lower() not in FORMATS:
+        raise RequestError(f"a plot is written as {', '.join(FORMATS)}, not as {path.name}")
+    if not path.parent.is_dir():
+        raise RequestError(f"plot {path}: there is no folder {path.parent}")
+    try:
+        import matplotlib  # noqa: F401
+    except ModuleNotFoundError:
+        raise RequestError("a plot needs matplotlib: pip install 'archive-builder[plot]'") from None
+
+
+def save(figure: Any, path: Path) -> None:
+    """Write a figure to a file.
+
+    Raises
+    ------
+    RequestError
+        The file cannot be written.
+    """
+    try:
+        figure.savefig(path, dpi=150, metadata={"Creator": "archive-builder"} if path.suffix == ".pdf" else None)
+    except OSError as error:
+        raise RequestError(f"plot {path}: cannot be written: {one_line(error)}") from None
+
+
+def band_colors(bands: Sequence[str]) -> dict[str, str]:
+    """Return a colour for each band, the same in every picture."""
+    colors: dict[str, str] = {}
+    others = iter(OTHER_COLORS * (len(bands) // len(OTHER_COLORS) + 1))
+    for band in bands:
+        usual = BAND_COLORS.get(band[0].lower())
+        colors[band] = usual if usual and usual not in colors.values() else next(others)
+    return colors
+
+
+class SkyMap:
+    """Part of the sky on a figure's axes: equal areas, RA rising to the left, cut where the survey is not.
+
+    The projection is the sinusoidal one, ``x = -(RA - middle) cos(Dec)``, ``y = Dec``.
+
+    Parameters
+    ----------
+    axes : matplotlib.axes.Axes
+    corners : ndarray of float64, (N, 4, 2)
+        RA and Dec in deg of all that will be drawn; N is at least 1.
+    """
+
+    def __init__(self, axes: Any, corners: NDArray[np.float64]) -> None:
+        self._axes = axes
+        self._middle = middle_ra(corners[:, 0, 0])
+        axes.set_aspect("equal")
+        axes.spines[:].set(visible=True, color="#888888", linewidth=0.6)
+        self._frame(self.project(corners))
+
+    @property
+    def width(self) -> float:
+        """Of the map, in deg."""
+        left, right = self._axes.get_xlim()
+        return float(right - left)
+
+    @property
+    def width_to_height(self) -> float:
+        """The shape of the map."""
+        bottom, top = self._axes.get_ylim()
+        return self.width / float(top - bottom)
+
+    def project(self, corners: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return where corners (N, 4, 2) lie on the map; a tile is never torn apart."""
+        first = corners[:, :1, 0]
+        offset = _wrapped(first - self._middle) + _wrapped(corners[..., 0] - first)
+        return np.stack([-offset * np.cos(np.radians(corners[..., 1])), corners[..., 1]], axis=-1)
+
+    def draw(self, corners: NDArray[np.float64], **style: Any) -> Any:
+        """Draw tiles, (N, 4, 2), as matplotlib's `PolyCollection` is styled; return that."""
+        from matplotlib.collections import PolyCollection
+
+        return self._axes.add_collection(PolyCollection(list(self.project(corners)), **style))
+
+    def color_bar(self, tiles: Any, label: str) -> None:
+        """Put a scale below the map for tiles that were drawn with an ``array``."""
+        scale = self._axes.inset_axes((0.1, -0.13, 0.8, 0.045))
+        bar = self._axes.figure.colorbar(tiles, cax=scale, orientation="horizontal", extend="both")
+        bar.outline.set_linewidth(0.5)
+        bar.set_label(label)
+
+    def _frame(self, points: NDArray[np.float64]) -> None:
+        """Set the limits and draw the grid of RA and Dec."""
+        low, high = points.reshape(-1, 2).min(axis=0), points.reshape(-1, 2).max(axis=0)
+        margin = 0.04 * float((high - low).max())
+        (left, bottom), (right, top) = low - margin, high + margin
+        bottom, top = max(bottom, -90.0), min(top, 90.0)
+        self._axes.set(xlim=(left, right), ylim=(bottom, top), xlabel="RA", ylabel="Dec")
+        self._axes.grid(False)
+        edge = top if abs(top) < abs(bottom) and top - bottom > 10 else bottom  # the wider one
+        self._draw_parallels(bottom, top)
+        self._draw_meridians(bottom, top, max(-left, right), edge)
+        if edge == top:
+            self._axes.xaxis.tick_top()
+            self._axes.xaxis.set_label_position("top")
+
+    def _draw_parallels(self, bottom: float, top: float) -> None:
+        places = grid_lines(bottom, top)
+        self._axes.set_yticks(places, [_degrees(place, places) for place in places])
+        for place in places:
+            self._axes.axhline(place, color="#e0e0e0", linewidth=0.5, zorder=0)
+
+    def _draw_meridians(self, bottom: float, top: float, half_width: float, edge: float) -> None:
+        """Draw the lines of equal RA, labelled where they cross one edge of the map."""
+        reach = min(180.0, half_width / max(math.cos(math.radians(edge)), 1e-3))
+        places = grid_lines(self._middle - reach, self._middle + reach)
+        dec = np.linspace(bottom, top, 60)
+        for place in places:
+            x = -(place - self._middle) * np.cos(np.radians(dec))
+            self._axes.plot(x, dec, color="#e0e0e0", linewidth=0.5, zorder=0, scalex=False, scaley=False)
+        at = [-(place - self._middle) * math.cos(math.radians(edge)) for place in places]
+        self._axes.set_xticks(at, [_degrees(place % 360.0, places) for place in places])
+
+
+def middle_ra(ra: ArrayLike) -> float:
+    """Return the middle of the shortest arc of RA that holds all these, deg."""
+    ordered = np.unique(np.asarray(ra, dtype=np.float64) % 360.0)
+    gaps = np.diff(ordered, append=ordered[0] + 360.0)
+    widest = int(gaps.argmax())
+    return float((ordered[widest] + gaps[widest] + (360.0 - gaps[widest]) / 2) % 360.0)
+
+
+def grid_lines(low: float, high: float) -> list[float]:
+    """Return round degrees between two limits: about five of them, or three if their names are long."""
+    least = 4 if high - low > 4 else 2.5
+    steps = [step * 10.0**-power for power in range(6) for step in (STEPS if power == 0 else STEPS[-3:])]
+    step = next((step for step in steps if (high - low) / step >= least), steps[-1])
+    return [round(n * step, 6) for n in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+
+def _wrapped(angle: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return angles in deg between -180 and 180."""
+    return (angle + 180.0) % 360.0 - 180.0
+
+
+def _degrees(value: float, places: Sequence[float]) -> str:
+    """Return a number of degrees with the digits that tell these places apart."""
+    step = abs(places[1] - places[0]) if len(places) > 1 else 1.0
+    digits = max(0, math.ceil(-math.log10(step) - 1e-9))
+    return f"{value:.{digits}f}°".replace("-", "−")
