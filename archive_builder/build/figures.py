@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +49,18 @@ STYLE = {
     "xtick.labelsize": 7.5,
     "ytick.labelsize": 7.5,
     "pdf.fonttype": 42,
+    "text.parse_math": False,
+    "text.usetex": False,
     "svg.hashsalt": "archive-builder",
 }
 """How all pictures look, in matplotlib's words."""
 
 STEPS = (45.0, 30.0, 15.0, 10.0, 5.0, 2.0, 1.0)
 """Degrees between lines of the sky's grid, if it spans degrees; tenths and hundredths of 5, 2, 1 if less."""
+
+
+FEW = 300
+"""Tiles, at most, that are drawn with edges."""
 
 
 def check_plot(path: Path) -> None:
@@ -72,6 +79,15 @@ def check_plot(path: Path) -> None:
         import matplotlib  # noqa: F401
     except ModuleNotFoundError:
         raise RequestError("a plot needs matplotlib: pip install 'archive-builder[plot]'") from None
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Have whatever is drawn look as `STYLE` says, whoever else uses matplotlib in this process."""
+    from matplotlib import rc_context
+
+    with rc_context(STYLE):
+        yield
 
 
 def save(figure: Any, path: Path) -> None:
@@ -112,6 +128,7 @@ class SkyMap:
 
     def __init__(self, axes: Any, corners: NDArray[np.float64]) -> None:
         self._axes = axes
+        self._tiles = len(corners)
         self._middle = middle_ra(corners[:, 0, 0])
         axes.set_aspect("equal")
         axes.spines[:].set(visible=True, color="#888888", linewidth=0.6)
@@ -139,12 +156,26 @@ class SkyMap:
         """Draw tiles, (N, 4, 2), as matplotlib's `PolyCollection` is styled; return that."""
         from matplotlib.collections import PolyCollection
 
-        return self._axes.add_collection(PolyCollection(list(self.project(corners)), **style))
+        # Many tiles are small: an edge in another colour would be all one sees of them.
+        edge = (
+            {"edgecolor": "white", "linewidth": 0.5} if self._tiles < FEW else {"edgecolor": "face", "linewidth": 0.1}
+        )
+        return self._axes.add_collection(PolyCollection(list(self.project(corners)), **{**edge, **style}))
+
+    @property
+    def below(self) -> Any:
+        """The map's own coordinates, 0 to 1, moved down until they are clear of its labels."""
+        from matplotlib.transforms import ScaledTranslation
+
+        return self._axes.transAxes + ScaledTranslation(0, -self._room_below, self._axes.figure.dpi_scale_trans)
 
     def color_bar(self, tiles: Any, label: str) -> None:
         """Put a scale below the map for tiles that were drawn with an ``array``."""
-        scale = self._axes.inset_axes((0.1, -0.13, 0.8, 0.045))
-        bar = self._axes.figure.colorbar(tiles, cax=scale, orientation="horizontal", extend="both")
+        scale = self._axes.inset_axes((0.1, -0.045, 0.8, 0.045), transform=self.below)
+        low, high = tiles.get_clim()
+        goes_on = tiles.get_array().min() < low or tiles.get_array().max() > high
+        extend = "both" if goes_on else "neither"
+        bar = self._axes.figure.colorbar(tiles, cax=scale, orientation="horizontal", extend=extend)
         bar.outline.set_linewidth(0.5)
         bar.set_label(label)
 
@@ -159,7 +190,9 @@ class SkyMap:
         edge = top if abs(top) < abs(bottom) and top - bottom > 10 else bottom  # the wider one
         self._draw_parallels(bottom, top)
         self._draw_meridians(bottom, top, max(-left, right), edge)
+        self._room_below = 0.45
         if edge == top:
+            self._room_below = 0.15
             self._axes.xaxis.tick_top()
             self._axes.xaxis.set_label_position("top")
 
@@ -177,8 +210,10 @@ class SkyMap:
         for place in places:
             x = -(place - self._middle) * np.cos(np.radians(dec))
             self._axes.plot(x, dec, color="#e0e0e0", linewidth=0.5, zorder=0, scalex=False, scaley=False)
-        at = [-(place - self._middle) * math.cos(math.radians(edge)) for place in places]
-        self._axes.set_xticks(at, [_degrees(place % 360.0, places) for place in places])
+        left, right = self._axes.get_xlim()
+        at = {-(place - self._middle) * math.cos(math.radians(edge)): place for place in places}
+        seen = {x: _degrees(place % 360.0, places) for x, place in at.items() if left <= x <= right}
+        self._axes.set_xticks(list(seen), list(seen.values()))
 
 
 def middle_ra(ra: ArrayLike) -> float:

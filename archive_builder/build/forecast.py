@@ -44,8 +44,11 @@ class Taken:
     commit_seconds: float
     """Each tile took the process that writes the index."""
 
+    empty_index: int
+    """Bytes of an index without any tile."""
+
     index_bytes: int
-    """That the samples' objects took in it."""
+    """That the samples took in it."""
 
 
 @dataclass(frozen=True)
@@ -247,7 +250,7 @@ def make_forecast(recipe: Recipe, found: Discovery, size: int, taken: Taken, wor
     """
     scaling = _Scaling(found.tiles, taken.samples, recipe)
     samples = taken.samples
-    index_bytes = scaling.by_objects([taken.index_bytes * n / sum(scaling.catalogued) for n in scaling.catalogued])
+    index_bytes = scaling.index(taken)
     storages = tuple(scaling.storage(way, index_bytes) for way in samples[0].costs if scaling.has(way))
     # What is written once more than it is kept: SQLite's journal, HDF5's own bookkeeping.
     written = storages[0].bytes.scaled(sum(s.written for s in samples) / sum(s.result.bytes for s in samples))
@@ -310,6 +313,12 @@ class _Scaling:
     def by_pixels(self, values: Sequence[float]) -> Estimate:
         """Estimate the total of what grows with the bytes of a tile's images."""
         return estimate_total([self._pixel_part(values)], self._tiles)
+
+    def index(self, taken: Taken) -> Estimate:
+        """Estimate the bytes of the index."""
+        each = taken.index_bytes / sum(self.catalogued)
+        rows = self.by_objects([each * objects for objects in self.catalogued])
+        return Estimate(taken.empty_index + rows.value, rows.error)
 
     def has(self, way: StorageSection) -> bool:
         """Tell whether all sampled tiles could be stored in a way."""

@@ -143,7 +143,7 @@ def _take_samples(
     if not good:
         first, error = next(iter(failed.items()))
         raise TileError(f"none of the {len(chosen)} sampled tiles can be built (tile {first}: {error})")
-    return Taken(tuple(good), failed, seconds / len(good), index_bytes)
+    return Taken(tuple(good), failed, seconds / len(good), empty, index_bytes)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import numpy as np
 
 from archive_builder import readable
 from archive_builder.build.estimate import Distribution
-from archive_builder.build.figures import STYLE, SkyMap, band_colors, check_plot, save
+from archive_builder.build.figures import SkyMap, band_colors, check_plot, save, style
 from archive_builder.build.forecast import Criterion, Forecast
 from archive_builder.survey.places import tile_corners
 from archive_builder.survey.recipe import Recipe
@@ -49,26 +49,30 @@ def plot_plan(forecast: Forecast, recipe: Recipe, path: Path) -> None:
         The picture cannot be drawn: matplotlib is not there, or its name or folder is wrong.
     """
     check_plot(path)
-    from matplotlib import rc_context
+    with style():
+        save(plan_figure(forecast, recipe), path)
+
+
+def plan_figure(forecast: Forecast, recipe: Recipe) -> Any:
+    """Return a forecast as matplotlib's `Figure`."""
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    with rc_context(STYLE):
-        figure = Figure(figsize=PAGE, layout=ConstrainedLayoutEngine(hspace=0.07, wspace=0.04))
-        grid = figure.add_gridspec(3, 3, height_ratios=(1, 1, 1.25))
-        page = _Page(forecast, band_colors([band.band for band in forecast.bands]))
-        first = figure.add_subplot(grid[0, 0])
-        page.histograms(first, "rms")
-        page.histograms(figure.add_subplot(grid[0, 1]), "depth")
-        page.storages(figure.add_subplot(grid[0, 2]))
-        page.curves(figure.add_subplot(grid[1, 0]), "max_background_rms")
-        page.curves(figure.add_subplot(grid[1, 1]), "min_depth")
-        page.curves(figure.add_subplot(grid[1, 2]), "max_blank_fraction")
-        page.footprint(figure.add_subplot(grid[2, :2]), recipe)
-        page.wall_times(figure.add_subplot(grid[2, 2]))
-        figure.suptitle(page.title(), x=0.01, ha="left", fontsize=11, fontweight="bold")
-        figure.legend(*first.get_legend_handles_labels(), loc="outside upper right", ncols=len(forecast.bands))
-        save(figure, path)
+    figure = Figure(figsize=PAGE, layout=ConstrainedLayoutEngine(hspace=0.07, wspace=0.04))
+    grid = figure.add_gridspec(3, 3, height_ratios=(1, 1, 1.25))
+    page = _Page(forecast, band_colors([band.band for band in forecast.bands]))
+    first = figure.add_subplot(grid[0, 0])
+    page.histograms(first, "rms")
+    page.histograms(figure.add_subplot(grid[0, 1]), "depth")
+    page.storages(figure.add_subplot(grid[0, 2]))
+    page.curves(figure.add_subplot(grid[1, 0]), "max_background_rms")
+    page.curves(figure.add_subplot(grid[1, 1]), "min_depth")
+    page.curves(figure.add_subplot(grid[1, 2]), "max_blank_fraction")
+    page.footprint(figure.add_subplot(grid[2, :2]), recipe)
+    page.wall_times(figure.add_subplot(grid[2, 2]))
+    figure.suptitle(page.title(), x=0.01, ha="left", fontsize=11, fontweight="bold")
+    figure.legend(*first.get_legend_handles_labels(), loc="outside upper right", ncols=len(forecast.bands))
+    return figure
 
 
 class _Page:
@@ -195,7 +199,7 @@ class _Page:
         there = np.array([tile not in self._forecast.incomplete for tile in others], dtype=bool)
         sky = SkyMap(axes, np.concatenate([sampled, known]))
         for chosen, color in ((there, OTHERS), (~there, INCOMPLETE)):
-            sky.draw(known[chosen], facecolor=color, edgecolor="face", linewidth=0.1)
+            sky.draw(known[chosen], facecolor=color)
         sky.draw(sampled, facecolor="#e8590c55", edgecolor=SAMPLED, linewidth=1.0, zorder=3)
         if side < 0.05 * sky.width:
             centres = sky.project(sampled).mean(axis=1)

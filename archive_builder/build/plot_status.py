@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from archive_builder.build.figures import STYLE, SkyMap, check_plot, save
+from archive_builder.build.figures import FEW, SkyMap, check_plot, save, style
 from archive_builder.build.status import archive_status
 from archive_builder.errors import NoArchiveError
 from archive_builder.store.index import Index
@@ -22,7 +22,7 @@ UNKNOWN = "#c8c8c8"
 """Where a depth could not be measured."""
 
 
-WIDTH, FURNITURE = 3.8, 1.0
+WIDTH, FURNITURE = 3.8, 1.15
 """Inches: how wide a map is, and how much its title, its labels and its scale need above and below."""
 
 
@@ -94,24 +94,27 @@ def plot_status(archive: Path, path: Path) -> None:
         The folder is no archive, or no tile of it has been built.
     """
     check_plot(path)
-    coverage = read_coverage(archive)
-    from matplotlib import rc_context
+    with style():
+        save(status_figure(read_coverage(archive)), path)
+
+
+def status_figure(coverage: Coverage) -> Any:
+    """Return an archive's footprint as matplotlib's `Figure`."""
     from matplotlib.figure import Figure
 
-    with rc_context(STYLE):
-        panels = 1 + len(coverage.bands)
-        columns = min(3, panels)
-        rows = math.ceil(panels / columns)
-        figure = Figure(layout="constrained")
-        axes = figure.subplots(rows, columns, squeeze=False).ravel()
-        sky = _draw_states(axes[0], coverage)
-        figure.set_size_inches(WIDTH * columns, 0.5 + rows * (WIDTH / sky.width_to_height + FURNITURE))
-        for number, band in enumerate(coverage.bands):
-            _draw_depth(axes[1 + number], coverage, number, band)
-        for unused in axes[panels:]:
-            unused.set_axis_off()
-        figure.suptitle(_title(coverage), fontsize=11, fontweight="bold")
-        save(figure, path)
+    panels = 1 + len(coverage.bands)
+    columns = min(3, panels)
+    rows = math.ceil(panels / columns)
+    figure = Figure(layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    sky = _draw_states(axes[0], coverage)
+    figure.set_size_inches(WIDTH * columns, 0.5 + rows * (WIDTH / sky.width_to_height + FURNITURE))
+    for number, band in enumerate(coverage.bands):
+        _draw_depth(axes[1 + number], coverage, number, band)
+    for unused in axes[panels:]:
+        unused.set_axis_off()
+    figure.suptitle(_title(coverage), fontsize=11, fontweight="bold")
+    return figure
 
 
 def _title(coverage: Coverage) -> str:
@@ -127,9 +130,9 @@ def _draw_states(axes: Any, coverage: Coverage) -> SkyMap:
     handles = []
     for (label, color), chosen in zip(STATE_COLORS.items(), (~coverage.failed, coverage.failed), strict=True):
         if chosen.any():
-            sky.draw(coverage.corners[chosen], facecolor=color, edgecolor="face", linewidth=0.1)
+            sky.draw(coverage.corners[chosen], facecolor=color)
             handles.append(Patch(color=color, label=f"{label}: {int(chosen.sum()):,}"))
-    axes.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.05))
+    axes.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0), bbox_transform=sky.below)
     axes.set_title("state")
     return sky
 
@@ -140,11 +143,12 @@ def _draw_depth(axes: Any, coverage: Coverage, number: int, band: str) -> None:
     known = np.isfinite(depth)
     sky = SkyMap(axes, coverage.corners)
     if not known.all():
-        sky.draw(coverage.corners[~known], facecolor=UNKNOWN, edgecolor="none")
+        sky.draw(coverage.corners[~known], facecolor=UNKNOWN)
     axes.set_title(f"{band}: not measured")
     if known.any():
-        low, high = np.percentile(depth[known], [1, 99])
-        tiles = sky.draw(coverage.corners[known], array=depth[known], cmap="viridis", edgecolor="face", linewidth=0.1)
+        beyond = 1 if len(depth) > FEW else 0  # per cent, at each end of the scale
+        low, high = np.percentile(depth[known], [beyond, 100 - beyond])
+        tiles = sky.draw(coverage.corners[known], array=depth[known], cmap="viridis")
         tiles.set_clim(low - 0.005, high + 0.005)
         sky.color_bar(tiles, "depth (AB mag, 5σ in 1.95″)")
         axes.set_title(f"{band}: median {np.median(depth[known]):.2f}")

@@ -1,4 +1,4 @@
-"""The benchmark of a whole survey's bookkeeping: a build with nothing to do, verify and reindex over all its tiles.
+"""The benchmark of a whole survey's bookkeeping: a build with nothing to do, status, verify and reindex over all tiles.
 
 usage: python ops/bench/survey_scale.py TILES.csv [--work DIR] [--repeats N]
 
@@ -23,6 +23,7 @@ from table import Quantity
 from archive_builder.build.builder import archive_settings, build
 from archive_builder.build.commit import objects_of, tile_row
 from archive_builder.build.repair import reindex
+from archive_builder.build.status import archive_status
 from archive_builder.measure.quantize import NoiseScaled
 from archive_builder.store.index import Index, TileEntry, shard_name
 from archive_builder.store.rows import RowBuffer
@@ -55,6 +56,7 @@ size = 8
 
 QUANTITIES = (
     Quantity("build", "build with nothing to do", "s", digits=2),
+    Quantity("status", "status", "s", digits=2),
     Quantity("verify", "verify, not deep", "s", digits=2),
     Quantity("deep", "verify --deep", "s", digits=2),
     Quantity("reindex", "reindex", "s", digits=2),
@@ -139,6 +141,10 @@ def measure(folder: Path) -> m.Values:
     values["build"] = time.perf_counter() - started
     if report.built or report.failures or not report.unchanged:
         raise RuntimeError(f"the build had something to do: {report}")
+    started = time.perf_counter()
+    if archive_status(archive).built != report.unchanged:
+        raise RuntimeError("status tells of other tiles")
+    values["status"] = time.perf_counter() - started
     for name, deep in (("verify", False), ("deep", True)):
         started = time.perf_counter()
         if findings := list(verify(archive, deep)):
