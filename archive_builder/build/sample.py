@@ -139,8 +139,8 @@ def _costs(job: SampleJob, result: TileResult, objects: ObjectTable, verdict: Ve
     with Tile(build.files.images, survey.image_hdu, survey.blank_value, own.planes) as tile:
         trials = try_storages(build.archive, tile, stored, build.size, mesh, (own, *job.others))
         built = _Built(build.archive / result.draft, result, own, touched_chunks(stored, build.size, tile.shape), tile)
-    if own not in trials:
-        return {own: built.cost_without_objects()}
+    if not result.stored:
+        return dict.fromkeys((own, *job.others), built.cost_without_objects())
     return {storage: built.cost(storage, trial, trials[own]) for storage, trial in trials.items()}
 
 

@@ -22,7 +22,7 @@ from archive_builder.survey.recipe import StorageSection
 from archive_builder.survey.tile import Tile
 
 STRIPS = 3
-"""How many strips of rows of a tile are tried, evenly spread."""
+"""How many strips of rows of a tile are tried."""
 
 CUTOUTS = 60
 """Cutouts of each strip."""
@@ -90,7 +90,7 @@ def try_storages(
     steps = {way.quantization: _Steps.of(tile, way, mesh) for way in storages}
     trials = {way: _Weighing(folder / f"trial{n}.h5", way, size) for n, way in enumerate(storages)}
     x0, y0 = window_origin(objects.x, objects.y, (size, size))
-    for low, high in _strips(tile.shape[0], size):
+    for low, high in _strips(y0.clip(0), tile.shape[0], size):
         chosen = _spread(np.flatnonzero((y0.clip(0) >= low) & ((y0 + size).clip(max=tile.shape[0]) <= high)))
         if len(chosen):
             planes = {plane: tile.read(low, high, plane) for plane in ("SCI", *storages[0].planes)}
@@ -114,14 +114,18 @@ class _Steps:
         return cls(codecs, time.perf_counter() - started)
 
 
-def _strips(height: int, size: int) -> list[tuple[int, int]]:
-    """Return rows ``y0:y1``, in whole chunks, that hold whole cutouts: strips of a large tile, all of a small one."""
+def _strips(y0: NDArray[np.int64], height: int, size: int) -> list[tuple[int, int]]:
+    """Return rows ``low:high``, in whole chunks, spread over the tile as the cutouts that begin at rows ``y0`` are.
+
+    Each strip holds one of them at least.
+    """
     chunks, deep = -(-height // CHUNK), -(-size // CHUNK) + 1
-    starts = {int((k + 0.5) / STRIPS * max(chunks - deep, 0)) for k in range(STRIPS)}
+    ordered = np.sort(y0)
+    firsts = {int(ordered[int((k + 0.5) / STRIPS * len(ordered))]) // CHUNK for k in range(STRIPS) if len(ordered)}
     strips: list[tuple[int, int]] = []
-    for start in sorted(starts):
-        if not strips or start * CHUNK >= strips[-1][1]:
-            strips.append((start * CHUNK, min((start + deep) * CHUNK, height)))
+    for first in sorted(min(first, max(chunks - deep, 0)) for first in firsts):
+        if not strips or first * CHUNK >= strips[-1][1]:
+            strips.append((first * CHUNK, min((first + deep) * CHUNK, height)))
     return strips
 
 

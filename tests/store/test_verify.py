@@ -302,6 +302,15 @@ def test_index_damage_is_called_so_and_repaired_without_the_survey(archive: Path
     assert findings(archive, deep=True) == []
 
 
+def test_depth_that_is_not_the_shards_is_found_by_a_deep_look(archive: Path) -> None:
+    execute(archive, f"UPDATE tiles SET depth = replace(depth, '.', '1.') WHERE name = '{A}'")
+    assert findings(archive) == []
+    (finding,) = findings(archive, deep=True)
+    assert (finding.kind, finding.tile) == ("index", A)
+    reindex(archive)
+    assert findings(archive, deep=True) == []
+
+
 def test_lost_or_broken_index_is_found_and_made_anew(place: Path, archive: Path) -> None:
     index = archive / "index.sqlite"
     content = index.read_bytes()
