@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any, Generic, TypeVar
@@ -108,16 +108,16 @@ class _Worker(Generic[Job, Result]):
         context = mp.get_context("spawn")
         self.connection, far_end = context.Pipe()
         self._process = context.Process(target=_work, args=(self._function, far_end), daemon=True)
-        with one_thread_each():
+        with environment(ENVIRONMENT):
             self._process.start()
         far_end.close()
 
 
 @contextmanager
-def one_thread_each() -> Iterator[None]:
-    """Have processes that are started meanwhile find `ENVIRONMENT`."""
-    before = {name: os.environ.get(name) for name in ENVIRONMENT}
-    os.environ.update(ENVIRONMENT)
+def environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Have processes that are started meanwhile find these variables."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     try:
         yield
     finally:

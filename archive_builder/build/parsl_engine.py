@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -26,6 +27,7 @@ from parsl.jobs.states import JobState, JobStatus
 
 from archive_builder.build.engines import Lost, run_on_executor
 from archive_builder.errors import EngineError, RequestError, one_line
+from archive_builder.workers import ENVIRONMENT, environment
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -61,6 +63,7 @@ class ParslEngine:
         self._path, self._logs = path, logs
         self._config = _load(path)
         self._kernel: Any = None
+        self._environment = ExitStack()
 
     def __enter__(self) -> Self:
         """Do nothing: workers are asked for when there are jobs for them."""
@@ -70,13 +73,16 @@ class ParslEngine:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Give the batch jobs back and end what runs here."""
+        self._environment.close()
         if self._kernel is None:
             return
+        self._look()
         executors = _with_blocks(self._kernel)
+        is_whole = all(map(_is_alive, executors))
         for executor in executors:
-            if executor.bad_state_is_set:
+            if executor.bad_state_is_set or not is_whole:
                 _cancel_blocks(executor)  # Parsl itself does not
-        if all(map(_is_alive, executors)):
+        if is_whole:
             self._kernel.cleanup()  # it would wait for ever for an interchange that is gone
 
     def run(self, function: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator[Result | Lost[Job]]:
@@ -95,9 +101,10 @@ class ParslEngine:
         if self._config.run_dir == USUAL_RUN_DIR:
             shutil.rmtree(self._logs, ignore_errors=True)
             self._config.run_dir = str(self._logs)
-        # Parsl starts its workers by a program's name, and batch systems hand the environment on. Who calls this
-        # program by its path has not put the environment's folder there.
-        os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+        # Batch systems hand the environment on to the workers. Parsl starts them by a program's name, and who calls
+        # archive-builder by its path has not put the folder on the PATH where that program is.
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+        self._environment.enter_context(environment({**ENVIRONMENT, "PATH": path}))
         try:
             return DataFlowKernel(self._config)
         except Exception as error:  # Parsl raises no kind of its own

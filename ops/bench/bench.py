@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import shutil
 import sys
@@ -116,7 +115,7 @@ def _write_recipes(original: Path, folder: Path) -> dict[str, Path]:
 
 def _repeat(recipes: dict[str, Path], folder: Path, number: int) -> dict[str, float]:
     """Measure everything once; the loop comes right after the build it is compared with."""
-    started, busy, own = time.perf_counter(), _busy_seconds(), _own_seconds()
+    started, busy, own = time.perf_counter(), m.busy_seconds(), m.own_seconds()
     values: dict[str, float] = {}
     for name, recipe in recipes.items():
         if name == "stamps_16" and not _room_for_stamps(folder, values["mosaic_16.objects"]):
@@ -131,7 +130,7 @@ def _repeat(recipes: dict[str, Path], folder: Path, number: int) -> dict[str, fl
         shutil.rmtree(archive)
     values["ratio"] = values["mosaic_16.objects_per_second"] / values["loop.objects_per_second"]
     if busy:
-        others = (_busy_seconds() - busy) - (_own_seconds() - own)
+        others = (m.busy_seconds() - busy) - (m.own_seconds() - own)
         values["others_cores"] = max(others, 0.0) / (time.perf_counter() - started)
     return values
 
@@ -154,21 +153,6 @@ def _room_for_stamps(folder: Path, objects: float) -> bool:
     if free < needed:
         _say(f"  SKIPPED: stamps need {needed / 1e9:.1f} GB in {folder}, {free / 1e9:.1f} GB are free")
     return free >= needed
-
-
-def _busy_seconds() -> float:
-    """Return how long this machine's cores have worked since it started; 0 where /proc does not tell."""
-    if not Path("/proc/stat").exists():
-        return 0.0
-    user, nice, system, _idle, _iowait, irq, softirq, steal, *_ = (
-        int(n) for n in Path("/proc/stat").read_text(encoding="ascii").splitlines()[0].split()[1:]
-    )
-    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
-
-
-def _own_seconds() -> float:
-    """Return how long this process and its finished children have worked."""
-    return sum(os.times()[:4])
 
 
 def _report(repeats: list[dict[str, float]], path: Path | None) -> None:

@@ -5,8 +5,9 @@ usage: python ops/bench/engines.py RECIPE [--workers N] [--parsl-config FILE] [-
 Every engine builds all tiles of the survey into a new archive, in turn, by a command of its own. Its workers are
 at work from when the first of them began its first tile until the last tile is in the index: that is the time that
 is compared. What comes before - the start of processes, of a batch job - is told apart. One local worker is measured
-too, for how much N are faster. Parsl is left out without a configuration, which must give it N workers; MPI without
-mpi4py and mpiexec.
+too, for how much N are faster; the time of the processors that a tile takes, which others on the machine hardly
+change, tells whether N hinder each other. Parsl is left out without a configuration, which must give it N workers; MPI
+without mpi4py and mpiexec.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ def quantities(workers: int) -> Iterator[Quantity]:
         yield Quantity(f"{key}.seconds", f"{label}: at work", "s", digits=1)
         yield Quantity(f"{key}.start_seconds", f"{label}: start", "s", digits=1)
         yield Quantity(f"{key}.tile_seconds", f"{label}: a tile, in its worker", "s", digits=2)
+        yield Quantity(f"{key}.cpu_seconds", f"{label}: a tile, on processors", "s", digits=2)
+        yield Quantity(f"{key}.others_cores", f"{label}: cores others kept busy", "cores", digits=2)
     yield Quantity("speedup", f"local, {workers} workers / 1", "times", 0.9 * workers, digits=2)
     for key in ("parsl", "mpi"):
         yield Quantity(f"{key}.ratio", f"{labels[key]} / local", "times", 0.9, digits=2)
@@ -113,7 +116,7 @@ def measure(engine: str, options: argparse.Namespace) -> m.Values:
             archive=archive,
         )
         done: dict[str, float] = {}
-        started = time.perf_counter()
+        started, busy, own = time.perf_counter(), m.busy_seconds(), m.own_seconds()
         report = build(
             options.recipe,
             archive,
@@ -126,11 +129,16 @@ def measure(engine: str, options: argparse.Namespace) -> m.Values:
         with Index(archive) as index:
             seconds = {tile["name"]: tile["seconds"] for tile in index.tiles()}
         begin = min(done[tile] - seconds[tile] for tile in done)
-        return {
+        values = {
             "seconds": max(done.values()) - begin,
             "start_seconds": begin,
             "tile_seconds": sum(seconds.values()) / len(seconds),
         }
+        if where is None:  # its workers are children of this process
+            own = m.own_seconds() - own
+            others = max(m.busy_seconds() - busy - own, 0.0) / (time.perf_counter() - started)
+            values |= {"cpu_seconds": own / len(done), "others_cores": others}
+        return values
 
 
 if __name__ == "__main__":

@@ -54,6 +54,21 @@ def in_fresh_process(function: Callable[..., T], *arguments: object) -> T:
         return pool.submit(function, *arguments).result()
 
 
+def busy_seconds() -> float:
+    """Return how long this machine's cores have worked since it started; 0 where /proc does not tell."""
+    if not Path("/proc/stat").exists():
+        return 0.0
+    user, nice, system, _idle, _iowait, irq, softirq, steal, *_ = (
+        int(n) for n in Path("/proc/stat").read_text(encoding="ascii").splitlines()[0].split()[1:]
+    )
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
+def own_seconds() -> float:
+    """Return how long this process and its finished children have worked."""
+    return sum(os.times()[:4])
+
+
 def first_tile(recipe: Recipe) -> TileFiles:
     """Return the files of the tile that is measured, the first of the survey."""
     return discover(recipe).tiles[0]
