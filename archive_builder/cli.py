@@ -18,7 +18,7 @@ from archive_builder.build.changes import Changes
 from archive_builder.build.engines import ENGINES, choose_engine
 from archive_builder.build.figures import check_plot
 from archive_builder.build.load import Load
-from archive_builder.build.machine import parse_memory
+from archive_builder.build.machine import available_cpus, parse_memory
 from archive_builder.build.plan import SAMPLE, SEED, WORKERS, plan
 from archive_builder.build.plan_text import plan_text
 from archive_builder.build.plot_plan import plot_plan
@@ -264,14 +264,18 @@ def status(archive: Path, plot: Path | None, as_json: bool) -> None:
 @click.option("--deep", is_flag=True, help="Read every byte, and compare with the survey if it is given.")
 @click.option("--survey", type=click.Path(path_type=Path), metavar="RECIPE", help="The survey it was built from.")
 @click.option("--repair", "mend", is_flag=True, help="Build damaged shards again, make a damaged index anew.")
+@click.option("--workers", type=click.IntRange(1, 1024), help="Processes; as many as there are processors without it.")
 @as_json
-def verify_command(archive: Path, deep: bool, survey: Path | None, mend: bool, as_json: bool) -> None:
+def verify_command(
+    archive: Path, deep: bool, survey: Path | None, mend: bool, workers: int | None, as_json: bool
+) -> None:
     """Check that ARCHIVE is what it says it is."""
     source = None
     if survey is not None:
         recipe = load_recipe(survey)
         source = recipe, {files.tile: files for files in discover(recipe).tiles}
-    findings = list(verify(archive, deep, source))
+    processes = workers or available_cpus()
+    findings = list(verify(archive, deep, source, processes))
     if as_json:
         click.echo(json.dumps([asdict(finding) for finding in findings]))
     else:
@@ -280,7 +284,7 @@ def verify_command(archive: Path, deep: bool, survey: Path | None, mend: bool, a
     damage = [finding for finding in findings if finding.kind in ("shard", "index")]
     if mend and damage:
         repair(archive, damage, survey)
-        damage = [finding for finding in verify(archive, deep, source) if finding.kind in ("shard", "index")]
+        damage = [finding for finding in verify(archive, deep, source, processes) if finding.kind in ("shard", "index")]
         click.echo(f"mended: {len(damage)} findings are left", err=as_json)
     elif not as_json:
         click.echo(f"{len(damage)} things are wrong" if damage else "all is well")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -21,11 +22,6 @@ def shard_format() -> Mapping[str, Any]:
     """Return ``schema/shard.json``."""
     text = resources.files("archive_builder.schema").joinpath("shard.json").read_text(encoding="utf-8")
     return json.loads(text)  # type: ignore[no-any-return]
-
-
-def attributes(item: h5py.HLObject) -> dict[str, Any]:
-    """Return an item's attributes with texts as str, and lists of texts as tuples of str."""
-    return {name: _as_text(value) for name, value in item.attrs.items()}
 
 
 def _as_text(value: Any) -> Any:
@@ -45,6 +41,9 @@ MOST_PIXELS = 2**40
 DEEPEST = 2
 """Groups in groups: a group may be linked into itself."""
 
+MOST_LINKS = 1000
+"""More links than a group of a shard has, but for the blocks behind virtual cutouts, which are not looked at."""
+
 LAYOUT_NAMES = ("mosaic", "stamps")
 """What a layout may be called."""
 
@@ -55,8 +54,24 @@ MOST_ROWS = 2**27
 """More objects than any tile has."""
 
 
+@dataclass(frozen=True)
+class _Stored:
+    """A dataset of a shard, as it is stored."""
+
+    id: h5py.h5d.DatasetID
+    """The open dataset."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    create: h5py.h5p.PropDCID
+    """How it is stored."""
+
+
 class Contents:
     """All that is in a shard, looked at once.
+
+    By h5py's low-level calls: whoever opens a shard waits for this, and the others take three times as long.
 
     Parameters
     ----------
@@ -66,14 +81,25 @@ class Contents:
     Attributes
     ----------
     attrs : dict of str to object
-        The file's own attributes.
+        The file's own attributes that the format has, texts as str, and lists of texts as tuples of str.
     """
 
     def __init__(self, shard: h5py.File) -> None:
-        self.attrs = attributes(shard)
-        self._datasets: dict[str, h5py.Dataset] = {}
+        self.attrs = _attributes(shard.id, shard_format()["attributes"])
+        self._datasets: dict[str, _Stored] = {}
+        self._pixel_attrs: dict[str, dict[str, Any]] = {}
         self._foreign: list[str] = []
-        self._walk("", shard)
+        self._walk("", h5py.h5g.open(shard.id, b"/"))
+
+    def dataset(self, path: str) -> h5py.Dataset:
+        """Return a dataset by its path from the root."""
+        return h5py.Dataset(self._datasets[path].id)
+
+    def pixel_attributes(self, path: str) -> dict[str, Any]:
+        """Return what a dataset of pixels says of itself, as far as the format has it."""
+        if path not in self._pixel_attrs:
+            self._pixel_attrs[path] = _attributes(self._datasets[path].id, shard_format()["planes"]["attributes"])
+        return self._pixel_attrs[path]
 
     def foreign_parts(self) -> list[str]:
         """Return what would make a reader look outside the file, load code, or run out of memory.
@@ -111,21 +137,23 @@ class Contents:
         if "SCI" not in planes or not set(planes) <= PLANES:
             yield f"its planes are {planes!r}"
 
-    def _walk(self, prefix: str, group: h5py.Group) -> None:
+    def _walk(self, prefix: str, group: h5py.h5g.GroupID) -> None:
         """Note every dataset of a group and the groups in it."""
-        for name in group:
-            path = f"{prefix}/{name}"
-            if group.id.links.get_info(name.encode()).type != h5py.h5l.TYPE_HARD:
+        for name, kind in _links(group):
+            path = f"{prefix}/{name.decode()}"
+            if kind != h5py.h5l.TYPE_HARD:
                 self._foreign.append(f"{path} is a link")
                 continue
-            item = group[name]
-            if isinstance(item, h5py.Dataset):
-                self._datasets[path] = item
-                if name != "cutouts" or not item.is_virtual or self.attrs.get("layout") != "mosaic":
-                    self._foreign += _foreign_storage(path, item)
+            item = h5py.h5o.open(group, name)
+            if isinstance(item, h5py.h5d.DatasetID):
+                self._datasets[path] = stored = _Stored(item, item.shape, item.dtype, item.get_create_plist())
+                if name != b"cutouts" or not _is_virtual(stored) or self.attrs.get("layout") != "mosaic":
+                    self._foreign += _foreign_storage(path, stored)
             elif path.count("/") > DEEPEST:
                 self._foreign.append(f"{path} is nested too deep")
-            elif name != "blocks":
+            elif not isinstance(item, h5py.h5g.GroupID):
+                self._foreign.append(f"{path} is neither dataset nor group")
+            elif name != b"blocks":
                 self._walk(path, item)
 
     def _mismatches(self, spec: Mapping[str, Any]) -> Iterator[str]:
@@ -160,7 +188,7 @@ class Contents:
         self, path: str, wanted: Mapping[str, Any], spec: Mapping[str, Any], sizes: Mapping[str, int]
     ) -> Iterator[str]:
         """Compare a dataset of pixels and what it says of itself."""
-        attrs = attributes(self._datasets[path])
+        attrs = self.pixel_attributes(path)
         if missing := [key for key in spec["attributes"] if key not in attrs]:
             yield f"attribute {missing[0]} of {path} is missing"
             return
@@ -173,25 +201,60 @@ class Contents:
         """Return what the symbols in shapes stand for in this shard."""
         sizes = {name: int(self.attrs[name]) for name in ("size", "height", "width")}
         counts = {"N": "/objects/object_id", "S": "/skipped/object_id", "color_bytes": "/color/jpeg"}
-        lengths = {symbol: len(self._datasets[p]) if p in self._datasets else -1 for symbol, p in counts.items()}
+        lengths = {symbol: self._length(path) for symbol, path in counts.items()}
         rows, columns = (-(-sizes[side] // CHUNK) for side in ("height", "width"))
         grid = {"rows": rows, "columns": columns, "color_ends": rows * columns + 1}
         return {**sizes, **lengths, **grid, "bands": len(self.attrs["bands"]), "planes": len(self.attrs["planes"])}
 
+    def _length(self, path: str) -> int:
+        """Return how long a table is; -1 if there is none."""
+        return self._datasets[path].shape[0] if path in self._datasets and self._datasets[path].shape else -1
 
-def _foreign_storage(path: str, dataset: h5py.Dataset) -> Iterator[str]:
+
+def _attributes(item: h5py.h5g.GroupID | h5py.h5d.DatasetID, names: Iterable[str]) -> dict[str, Any]:
+    """Return those of an item's attributes that it has, texts as str, and lists of texts as tuples of str."""
+    found = {}
+    for name in names:
+        if h5py.h5a.exists(item, name.encode()):
+            attribute = h5py.h5a.open(item, name.encode())
+            value = np.empty(attribute.shape, attribute.dtype)
+            attribute.read(value)
+            found[name] = _as_text(value[()])
+    return found
+
+
+def _links(group: h5py.h5g.GroupID) -> list[tuple[bytes, int]]:
+    """Return the name and the kind of each of a group's links."""
+    found: list[tuple[bytes, int]] = []
+
+    def note(name: bytes, info: h5py.h5l.LinkInfo) -> bool | None:
+        found.append((name, info.type))
+        return True if len(found) > MOST_LINKS else None  # anything but None ends it
+
+    group.links.iterate(note, info=True)
+    if len(found) > MOST_LINKS:
+        raise ValueError(f"more than {MOST_LINKS} links in a group")
+    return found
+
+
+def _is_virtual(dataset: _Stored) -> bool:
+    return bool(dataset.create.get_layout() == h5py.h5d.VIRTUAL)
+
+
+def _foreign_storage(path: str, dataset: _Stored) -> Iterator[str]:
     """Find what is wrong with how a dataset is stored."""
-    create = dataset.id.get_create_plist()
-    if dataset.external or dataset.is_virtual:
+    create, shape, ndim = dataset.create, dataset.shape, len(dataset.shape)
+    is_external = create.get_external_count() > 0
+    if is_external or _is_virtual(dataset):
         yield f"{path} is stored in another file"
     if {create.get_filter(n)[0] for n in range(create.get_nfilters())} - FILTERS:
         yield f"{path} has an unknown filter"
-    chunk = math.prod(dataset.chunks or (1,))
-    is_table = dataset.ndim < 3 and not dataset.external
-    if dataset.size > MOST_PIXELS or chunk > MOST_ROWS or (0 < dataset.ndim < 3 and dataset.shape[0] > MOST_ROWS):
-        yield f"{path} claims a size of {dataset.shape}"
-    elif is_table and dataset.id.get_storage_size() < dataset.nbytes:
-        yield f"{path} claims a size of {dataset.shape}, which the file does not hold"
+    size = math.prod(shape)
+    chunk = math.prod(create.get_chunk()) if create.get_layout() == h5py.h5d.CHUNKED else 1
+    if size > MOST_PIXELS or chunk > MOST_ROWS or (0 < ndim < 3 and shape[0] > MOST_ROWS):
+        yield f"{path} claims a size of {shape}"
+    elif ndim < 3 and not is_external and dataset.id.get_storage_size() < size * dataset.dtype.itemsize:
+        yield f"{path} claims a size of {shape}, which the file does not hold"
 
 
 def _compare(

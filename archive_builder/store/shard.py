@@ -19,7 +19,7 @@ from archive_builder.geometry import Shape, recrop_offset, window_origin, window
 from archive_builder.measure.noise import depth
 from archive_builder.measure.quantize import Codec, codec_of
 from archive_builder.store.color import ColorReader
-from archive_builder.store.format import Contents, attributes, shard_format
+from archive_builder.store.format import Contents, shard_format
 from archive_builder.store.rows import CHUNK
 from archive_builder.store.writer import PLANE_GROUPS, ObjectTable, ShardInfo
 
@@ -58,7 +58,7 @@ class Shard:
             if wrong := [*contents.foreign_parts(), *contents.violations()]:
                 raise ArchiveError(f"shard {path}: is no shard as it should be ({wrong[0]}): rebuild its tile")
             self._planes = {
-                plane: _Plane(self._file[group], self.info, plane)
+                plane: _Plane(contents, group.rstrip("/"), self.info, plane)
                 for plane, group in PLANE_GROUPS.items()
                 if plane in self.info.planes
             }
@@ -215,7 +215,10 @@ class Shard:
 
     def _column(self, group: str, name: str) -> NDArray[Any]:
         try:
-            return np.asarray(self._file[f"{group}/{name}"][...])
+            dataset = h5py.h5d.open(self._file.id, f"{group}/{name}".encode())
+            column = np.empty(dataset.shape, dataset.dtype)
+            dataset.read(h5py.h5s.ALL, h5py.h5s.ALL, column)
+            return column
         except (OSError, KeyError) as error:
             raise ArchiveError(
                 f"shard {self.path}: its table of {group} is damaged ({one_line(error)}): rebuild its tile"
@@ -238,11 +241,11 @@ class Shard:
 class _Plane:
     """One plane of an open shard: its pixels or its stamps."""
 
-    def __init__(self, group: h5py.Group, info: ShardInfo, plane: str) -> None:
-        self._group = group
+    def __init__(self, contents: Contents, group: str, info: ShardInfo, plane: str) -> None:
         self._is_weight = plane == "WGT"
-        self._dataset = group["pixels" if info.layout == "mosaic" else "cutouts"]
-        attrs = attributes(self._dataset)
+        path = f"{group}/{'pixels' if info.layout == 'mosaic' else 'cutouts'}"
+        self._dataset = contents.dataset(path)
+        attrs = contents.pixel_attributes(path)
         self.codec: Codec = codec_of(attrs["encoding"], tuple(float(step) for step in attrs["scale"]))
         self._tile: Shape = (info.height, info.width)
         self._chunks: OrderedDict[tuple[int, int], NDArray[Any]] = OrderedDict()
@@ -250,7 +253,7 @@ class _Plane:
     @cached_property
     def written(self) -> NDArray[np.uint8]:
         """Which chunks of the mosaic were written, (rows, columns)."""
-        return np.asarray(self._group["written"][...])
+        return np.asarray(self._dataset.parent["written"][...])
 
     def read_stamp(self, row: int, dy: int, dx: int, bands: list[int] | slice, out: NDArray[Any]) -> None:
         """Read part of one stored cutout, from row ``dy`` and column ``dx`` of it on."""

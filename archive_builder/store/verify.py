@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -19,6 +19,13 @@ from archive_builder.store.writer import checksum
 from archive_builder.survey.discovery import TileFiles
 from archive_builder.survey.recipe import Recipe
 from archive_builder.survey.tile import Tile
+from archive_builder.workers import run_jobs
+
+Survey: TypeAlias = tuple[Recipe, Mapping[str, TileFiles]]
+"""The recipe of a survey, and the files of each of its tiles by name."""
+
+TILES_IN_JOB = 64
+"""Tiles that a process looks at in one go: fewer are not worth a second process."""
 
 SAMPLE = 4
 """Cutouts of a tile that are compared with the survey's own pixels."""
@@ -45,8 +52,8 @@ class Finding:
 def verify(
     archive: Path,
     deep: bool = False,
-    survey: tuple[Recipe, Mapping[str, TileFiles]] | None = None,
-    on_tile: Callable[[str], None] = lambda name: None,
+    survey: Survey | None = None,
+    workers: int = 1,
 ) -> Iterator[Finding]:
     """Compare index and shards, and if asked every byte of them.
 
@@ -55,19 +62,21 @@ def verify(
     the index's own structure and every shard's checksum too, and where the survey is given, some cutouts of each
     tile against the survey's pixels.
 
+    With several workers it starts processes: a script must call it under ``if __name__ == "__main__"``.
+
     Parameters
     ----------
     archive : Path
     deep : bool
     survey : tuple of Recipe and mapping of str to TileFiles, optional
         The recipe, and the files of each tile by its name.
-    on_tile : callable
-        Told of every tile that has been looked at.
+    workers : int
+        Processes, at most.
 
     Yields
     ------
     Finding
-        Nothing if all is well.
+        Nothing if all is well. With several workers the tiles are in no certain order.
 
     Raises
     ------
@@ -78,32 +87,29 @@ def verify(
         with Index(archive) as index:
             if deep:
                 yield from (Finding("index", f"index {index.path}: {line}") for line in index.damage())
-            yield from _check_tiles(index, archive, deep, survey, on_tile)
+            yield from _check_archive(index, archive, deep, survey, workers)
     except ArchiveError as error:
         if not any((archive / SHARD_FOLDER).glob("*.h5")):
             raise
         yield Finding("index", str(error))
 
 
-def _check_tiles(
-    index: Index,
-    archive: Path,
-    deep: bool,
-    survey: tuple[Recipe, Mapping[str, TileFiles]] | None,
-    on_tile: Callable[[str], None],
-) -> Iterator[Finding]:
+def _check_archive(index: Index, archive: Path, deep: bool, survey: Survey | None, workers: int) -> Iterator[Finding]:
     settings, tiles = index.settings, index.tiles()
     if not settings and not tiles and not any((archive / SHARD_FOLDER).glob("*.h5")):
         raise NoArchiveError(f"{archive} is an archive in which nothing has been built yet")
     if settings.get("format_version") != shard_format()["format_version"] or "recipe" not in settings:
         yield Finding("index", f"index {index.path}: its settings are not those of this format version")
         return
-    objects = 0
-    for tile in tiles:
-        if tile["shard"] is not None:
-            objects += tile["stored"] + tile["skipped"]
+    built = [tile for tile in tiles if tile["shard"] is not None]
+    parts = [built[first : first + TILES_IN_JOB] for first in range(0, len(built), TILES_IN_JOB)]
+    if min(workers, len(parts)) > 1:
+        jobs = [_Job(archive, part, settings, deep, _survey_of(part, survey)) for part in parts]
+        yield from _check_apart(jobs, workers)
+    else:
+        for tile in built:
             yield from _check_tile(index, archive, tile, settings, deep, survey)
-        on_tile(tile["name"])
+    objects = sum(tile["stored"] + tile["skipped"] for tile in built)
     if (there := index.count_objects()) != objects:
         yield Finding("index", f"index {index.path}: holds {there} objects, its tiles have {objects}")
     kept = {tile["shard"] for tile in tiles}
@@ -113,13 +119,74 @@ def _check_tiles(
             yield Finding("orphan", f"{path}: the index does not know it")
 
 
+@dataclass(frozen=True)
+class _Job:
+    """Tiles that one process looks at, one after another."""
+
+    archive: Path
+    tiles: list[dict[str, Any]]
+    """Their rows of the index."""
+
+    settings: Mapping[str, Any]
+    """Of the index."""
+
+    deep: bool
+    survey: Survey | None
+
+
+def _survey_of(tiles: list[dict[str, Any]], survey: Survey | None) -> Survey | None:
+    """Return a survey as far as it is about some tiles."""
+    if survey is None:
+        return None
+    recipe, files = survey
+    return recipe, {tile["name"]: files[tile["name"]] for tile in tiles if tile["name"] in files}
+
+
+@dataclass(frozen=True)
+class _Lost:
+    """A job whose process died."""
+
+    job: _Job
+    cause: str
+
+
+def _check_apart(jobs: list[_Job], workers: int) -> Iterator[Finding]:
+    """Check tiles in several processes; those of one that dies are looked at again one by one."""
+    lost: Callable[[_Job, str], list[Finding] | _Lost] = _Lost
+    alone: list[_Job] = []
+    for outcome in run_jobs(_check_job, jobs, min(workers, len(jobs)), lost):
+        if isinstance(outcome, _Lost):
+            alone += [replace(outcome.job, tiles=[tile]) for tile in outcome.job.tiles]
+        else:
+            yield from outcome
+    for outcome in run_jobs(_check_job, alone, min(workers, len(alone)), lost):
+        if isinstance(outcome, _Lost):
+            tile = outcome.job.tiles[0]
+            path = outcome.job.archive / tile["shard"]
+            yield Finding("shard", f"shard {path}: cannot be looked at ({outcome.cause})", tile["name"])
+        else:
+            yield from outcome
+
+
+def _check_job(job: _Job) -> list[Finding]:
+    """Check the tiles of one job."""
+    findings: list[Finding] = []
+    try:
+        with Index(job.archive) as index:
+            for tile in job.tiles:
+                findings += _check_tile(index, job.archive, tile, job.settings, job.deep, job.survey)
+    except ArchiveError as error:
+        findings.append(Finding("index", str(error)))
+    return findings
+
+
 def _check_tile(
     index: Index,
     archive: Path,
     tile: Mapping[str, Any],
     settings: Mapping[str, Any],
     deep: bool,
-    survey: tuple[Recipe, Mapping[str, TileFiles]] | None,
+    survey: Survey | None,
 ) -> Iterator[Finding]:
     """Check one tile's shard and its rows of the index."""
     name = tile["name"]

@@ -22,6 +22,7 @@ from table import Quantity
 
 from archive_builder.build.builder import archive_settings, build
 from archive_builder.build.commit import objects_of, tile_row
+from archive_builder.build.machine import available_cpus
 from archive_builder.build.repair import reindex
 from archive_builder.build.status import archive_status
 from archive_builder.measure.quantize import NoiseScaled
@@ -147,7 +148,7 @@ def measure(folder: Path) -> m.Values:
     values["status"] = time.perf_counter() - started
     for name, deep in (("verify", False), ("deep", True)):
         started = time.perf_counter()
-        if findings := list(verify(archive, deep)):
+        if findings := list(verify(archive, deep, workers=available_cpus())):
             raise RuntimeError(f"{len(findings)} findings, the first: {findings[0]}")
         values[name] = time.perf_counter() - started
     started = time.perf_counter()

@@ -7,12 +7,15 @@ import os
 import re
 import shutil
 import sqlite3
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import h5py
 import hdf5plugin
+import multiprocess
 import numpy as np
 import pytest
 from astropy.io import fits
@@ -23,6 +26,7 @@ from archive_builder.build.builder import build
 from archive_builder.build.repair import reindex
 from archive_builder.cli import main
 from archive_builder.errors import ArchiveError, NoArchiveError
+from archive_builder.store import verify as verification
 from archive_builder.store.verify import Finding, verify
 from archive_builder.survey.demo import make_survey
 from archive_builder.survey.discovery import discover
@@ -407,6 +411,49 @@ def test_repair_that_mends_nothing_is_told_so(place: Path, archive: Path, survey
     assert result.exit_code != 0
     assert result.stderr.startswith("error: ")
     assert result.stderr.count("\n") == 1
+
+
+def test_several_processes_find_what_one_finds(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verification, "TILES_IN_JOB", 1)
+    for tile, keep in ((A, 1000), (B, 2000)):
+        path = archive / f"shards/{tile}.1.h5"
+        path.write_bytes(path.read_bytes()[:keep])
+    alone = sorted(finding.what for finding in verify(archive))
+    assert len(alone) == 2
+    assert sorted(finding.what for finding in verify(archive, workers=2)) == alone
+
+
+def test_shard_that_ends_the_process_that_looks_at_it_is_found_and_costs_no_other(
+    archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pipe that nobody writes to stands in for it: whoever opens it waits, and is killed here."""
+    if not Path("/proc/self/wchan").exists() or os.getuid() != 0:
+        pytest.skip("only Linux's root is told what a process waits for")
+    monkeypatch.setattr(verification, "TILES_IN_JOB", 1)
+    deadly = archive / f"shards/{B}.1.h5"
+    deadly.unlink()
+    os.mkfifo(deadly)
+    findings: list[Finding] = []
+    look = threading.Thread(target=lambda: findings.extend(verify(archive, workers=2)))
+    look.start()
+    killed: set[int] = set()
+    while look.is_alive():
+        for process in multiprocess.active_children():
+            if process.pid not in killed and waits_for_a_pipe(process.pid):
+                killed.add(process.pid)
+                process.kill()
+        time.sleep(0.05)
+    assert len(killed) == 2
+    assert [(finding.kind, finding.tile) for finding in findings] == [("shard", B)]
+    assert "cannot be looked at (the worker process died" in findings[0].what
+
+
+def waits_for_a_pipe(pid: int | str) -> bool:
+    """Tell whether a process is opening a pipe at whose other end nobody is."""
+    try:
+        return "wait_for_partner" in Path(f"/proc/{pid}/wchan").read_text()
+    except OSError:
+        return False
 
 
 def test_command_line_answers_in_json_and_by_its_exit_status(place: Path, archive: Path, tmp_path: Path) -> None:
