@@ -71,10 +71,10 @@ def main() -> None:
     survey = options.survey or options.work / "survey"
     if not (survey / "survey.toml").exists():
         _say(f"making a survey of one tile of {options.tile_size} px with {options.objects} objects in {survey}")
-        m.in_fresh_process(_make_survey, survey, options.tile_size, options.objects)
+        m.in_fresh_process(make_one_tile, survey, options.tile_size, options.objects)
     repeats = []
     with tempfile.TemporaryDirectory(dir=options.work, prefix="bench-") as folder:
-        recipes = _write_recipes(survey / "survey.toml", Path(folder))
+        recipes = write_recipes(survey / "survey.toml", Path(folder))
         for number in range(1, options.repeats + 1):
             _say(f"repeat {number} of {options.repeats}")
             repeats.append(_repeat(recipes, Path(folder), number))
@@ -93,11 +93,11 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _make_survey(survey: Path, tile_size: int, objects: int) -> None:
+def make_one_tile(survey: Path, tile_size: int, objects: int) -> None:
     make_survey(survey, tiles=1, tile_size=tile_size, objects=objects)
 
 
-def _write_recipes(original: Path, folder: Path) -> dict[str, Path]:
+def write_recipes(original: Path, folder: Path) -> dict[str, Path]:
     """Write the survey's recipe once for every variant: no quality thresholds, so that every object is stored."""
     root = load_recipe(original).survey.root
     text = re.sub(r"(?ms)^\[(quality|storage)\].*?(?=^\[|\Z)", "", original.read_text(encoding="utf-8"))

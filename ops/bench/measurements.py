@@ -175,6 +175,13 @@ def _sample(ids: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]:
 
 
 def measure_loop(recipe_path: Path, folder: Path, seed: int) -> Values:
+    """Run the loop, and remove the files it made."""
+    values = run_loop(recipe_path, folder, seed)
+    shutil.rmtree(folder)
+    return values
+
+
+def run_loop(recipe_path: Path, folder: Path, seed: int) -> Values:
     """Cut a sample with astropy: tile read once, a Cutout2D and a FITS file an object and band.
 
     Reading and cutting are timed apart, so that the reading counts in the proportion it has on a whole tile.
@@ -193,7 +200,6 @@ def measure_loop(recipe_path: Path, folder: Path, seed: int) -> Values:
     for object_id, coord in zip(catalog.object_id[rows].tolist(), coords, strict=True):
         _cut_and_write(images, object_id, coord, folder)
     per_object = (time.perf_counter() - started) / len(rows)
-    shutil.rmtree(folder)
     count = len(catalog.object_id)
     return {
         "read_seconds": read_seconds,

@@ -38,11 +38,12 @@ def main() -> None:
 
 
 def family(pid: int) -> list[int]:
-    """Return a process and all its descendants."""
+    """Return a process and all its descendants, whichever of its threads started them."""
     try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+        lists = [path.read_text(encoding="ascii") for path in Path(f"/proc/{pid}/task").glob("*/children")]
     except OSError:
         return [pid]
+    children = " ".join(lists).split()
     return [pid, *(one for child in children for one in family(int(child)))]
 
 

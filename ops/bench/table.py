@@ -57,10 +57,14 @@ HEAD = ("quantity", "unit", "measured", "min to max", "must reach", "reached")
 def as_text(repeats: Sequence[dict[str, float]], quantities: Sequence[Quantity]) -> str:
     """Return an aligned Markdown table; a quantity that was not measured is left out."""
     lines = [HEAD, *(_line(q, [r[q.key] for r in repeats if q.key in r]) for q in quantities)]
-    lines = [line for line in lines if line[2]]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(HEAD))]
-    lines.insert(1, ("-" * widths[0], "-" * widths[1], *("-" * (w - 1) + ":" for w in widths[2:])))
-    return "\n".join(f"| {' | '.join(_pad(line, widths))} |" for line in lines)
+    return aligned([line for line in lines if line[2]], words=2)
+
+
+def aligned(lines: Sequence[Sequence[str]], words: int) -> str:
+    """Return a Markdown table of lines, the first its head; words to the left in as many columns, then numbers."""
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    rule = ["-" * w if i < words else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
+    return "\n".join(f"| {' | '.join(_pad(line, widths, words))} |" for line in (lines[0], rule, *lines[1:]))
 
 
 def medians(repeats: Sequence[dict[str, float]], quantities: Sequence[Quantity]) -> dict[str, float]:
@@ -86,10 +90,10 @@ def _line(quantity: Quantity, values: list[float]) -> tuple[str, ...]:
     return quantity.label, quantity.unit, show(middle), spread, quantity.show_bound(), quantity.reached(middle)
 
 
-def _pad(line: tuple[str, ...], widths: list[int]) -> list[str]:
+def _pad(line: Sequence[str], widths: list[int], words: int) -> list[str]:
     """Words to the left, numbers to the right."""
     cells = zip(line, widths, strict=True)
-    return [cell.ljust(width) if i < 2 else cell.rjust(width) for i, (cell, width) in enumerate(cells)]
+    return [cell.ljust(width) if i < words else cell.rjust(width) for i, (cell, width) in enumerate(cells)]
 
 
 def _cpu_name() -> str:

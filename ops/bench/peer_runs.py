@@ -1,0 +1,305 @@
+"""What each program is given of a tile, its run, and what it leaves: rate, memory, bytes, and whether it is right."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import bench
+import measurements as m
+import numpy as np
+import pyarrow as pa
+from astropy.io import fits
+from fidelity import Sample, Source
+from numpy.typing import NDArray
+from pyarrow import parquet
+from usage import Usage
+
+from archive_builder import Archive
+from archive_builder.survey.catalog import Catalog, read_catalog
+from archive_builder.survey.discovery import TileFiles
+from archive_builder.survey.recipe import load_recipe
+
+PART = 5
+"""Cutana runs a second time with so many times fewer objects: the difference tells what an object costs."""
+
+CHECKED = 500
+"""Cutouts of each program that are compared with the tile, at most."""
+
+SMALL_BATCH = 100
+"""Objects that cutana's worker holds at once where memory is to be spared; its default is 1000."""
+
+
+class PeersError(Exception):
+    """It cannot be measured; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """The tile, and what each program is given of it."""
+
+    recipes: Mapping[str, Path]
+    """Of this package, by layout; without quality thresholds and colour picture."""
+
+    catalog: Catalog
+    """All objects."""
+
+    plain: TileFiles
+    """The tile with its images as plain FITS files, one a band."""
+
+    source: Source
+    """What the cutouts are compared with."""
+
+    python: Path
+    """The interpreter of the peers' environment."""
+
+    objects: int
+    """How many objects cutana cuts."""
+
+
+Run: TypeAlias = Callable[[Input, Path, np.random.Generator], m.Values]
+"""Cuts a tile, or a random part of it, into a folder that it makes; what it makes elsewhere, it removes."""
+
+
+def make_input(original: Path, folder: Path, python: Path, objects: int) -> Input:
+    """Write the recipes and the plain images into a folder.
+
+    Raises
+    ------
+    PeersError
+        There is not the room.
+    """
+    recipes = bench.write_recipes(original, folder)
+    recipe = load_recipe(original)
+    tile = m.first_tile(recipe)
+    catalog = read_catalog(tile.catalog, recipe.catalog, tile.tile)
+    count = len(catalog.object_id)
+    objects = min(objects, count)
+    _check_room(folder, objects, count, len(tile.images))
+    images = {band: folder / f"{band}.fits" for band in tile.images}
+    m.in_fresh_process(_write_plain, tile.images, images, recipe.survey.image_hdu)
+    source = Source(list(images.values()), catalog.ra, catalog.dec)
+    layouts = {"mosaic": recipes["mosaic_16"], "stamps": recipes["stamps_16"]}
+    return Input(layouts, catalog, replace(tile, images=images, color=None), source, python, objects)
+
+
+def _check_room(folder: Path, objects: int, count: int, bands: int) -> None:
+    """Refuse to begin without room for the largest that is there at once, and 3 GB for the plain images."""
+    needed = max(objects * bands * m.SIZE**2 * 4, count * bench.DISK_PER_STAMP) + 3e9
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise PeersError(
+            f"{folder.parent} has {free / 1e9:.1f} GB free, {needed / 1e9:.1f} GB are needed: "
+            "give another --work, or fewer --objects"
+        )
+
+
+def _write_plain(images: Mapping[str, Path], plain: Mapping[str, Path], hdu: str | int | None) -> None:
+    """Write each band's image as the only one of a FITS file, uncompressed."""
+    for band, path in images.items():
+        with fits.open(path) as file:
+            image = file[1 if hdu is None else hdu]
+            fits.PrimaryHDU(image.data, image.header).writeto(plain[band])
+
+
+# ---- this package
+
+
+def _build(layout: str) -> Run:
+    """Return the build of an archive of the whole tile."""
+
+    def run(given: Input, archive: Path, random: np.random.Generator) -> m.Values:
+        with Usage() as usage:
+            built = m.in_fresh_process(m.measure_build, given.recipes[layout], archive)
+        stored = np.flatnonzero(np.isin(given.catalog.object_id, m.stored_ids(archive)))
+        rows = _some(random, stored)
+        ids = given.catalog.object_id[rows]
+        with Archive(archive) as opened:
+            step = opened.get(int(ids[0])).step
+            sample = Sample(rows, opened.get_many(ids), np.array(list(step.values())))
+        count = len(given.catalog.object_id)
+        return {
+            "objects_per_second": built["objects_per_second"],
+            "cpu_ms": usage.cpu_seconds / count * 1e3,
+            **_memory(usage),
+            **_found(given, archive, sample, count, len(stored)),
+        }
+
+    return run
+
+
+# ---- cutana
+
+
+def _cutana(batch: int | None) -> Run:
+    """Return cutana's run of a part of the tile, and of a part of that: the rates are those of a whole tile."""
+
+    def run(given: Input, folder: Path, random: np.random.Generator) -> m.Values:
+        count, many = len(given.catalog.object_id), given.objects
+        few = many // PART
+        fewer = _cut_with_cutana(given, folder, _rows(random, count, few), batch)
+        shutil.rmtree(folder)
+        rows = _rows(random, count, many)
+        part = _cut_with_cutana(given, folder, rows, batch)
+        # the part, and for the other objects what one costs by the difference of the two runs
+        seconds, cpu = (
+            part[key] + (count - many) * (part[key] - fewer[key]) / (many - few) for key in ("seconds", "cpu_seconds")
+        )
+        sample, there = _cutana_sample(given, folder, _some(random, rows))
+        return {
+            "objects_per_second": count / seconds,
+            "part_per_second": many / part["seconds"],
+            "cpu_ms": cpu / count * 1e3,
+            "own_gb": part["own_gb"],
+            "resident_gb": part["resident_gb"],
+            **_found(given, folder, sample, many, there),
+        }
+
+    return run
+
+
+def _cut_with_cutana(given: Input, folder: Path, rows: NDArray[np.int64], batch: int | None) -> m.Values:
+    """Let cutana cut some rows of the catalogue; return what it took."""
+    catalogue = folder.with_suffix(".parquet")
+    _write_cutana_catalogue(given, rows, catalogue)
+    m.read_through(given.plain)
+    bands = list(given.plain.images)
+    arguments = {"catalogue": catalogue, "bands": bands, "size": m.SIZE, "batch": batch, "folder": folder}
+    with Usage() as usage:
+        answer = run_job(given.python, folder.parent, "cutana", arguments)
+    if answer["status"] != "completed":
+        raise PeersError(f"cutana says that its run is {answer['status']}: {answer['error']}")
+    return {"seconds": float(answer["seconds"]), "cpu_seconds": usage.cpu_seconds} | _memory(usage)
+
+
+def _write_cutana_catalogue(given: Input, rows: NDArray[np.int64], path: Path) -> None:
+    """Write some rows of the catalogue in the columns that cutana wants."""
+    images = str([str(image) for image in given.plain.images.values()])
+    columns = {
+        "SourceID": [str(object_id) for object_id in given.catalog.object_id[rows]],
+        "RA": given.catalog.ra[rows],
+        "Dec": given.catalog.dec[rows],
+        "diameter_pixel": [m.SIZE] * len(rows),
+        "fits_file_paths": [images] * len(rows),
+    }
+    parquet.write_table(pa.table(columns), path)
+
+
+def _cutana_sample(given: Input, folder: Path, rows: NDArray[np.int64]) -> tuple[Sample, int]:
+    """Return some of cutana's cutouts, and how many there are."""
+    output = folder.with_suffix(".npy")
+    arguments = {"folder": folder, "ids": given.catalog.object_id[rows].tolist(), "output": output}
+    there = run_job(given.python, folder.parent, "cutana_sample", arguments)["there"]
+    return Sample(rows, np.load(output), np.zeros(len(given.plain.images))), there
+
+
+# ---- an object at a time
+
+
+def _loop(given: Input, folder: Path, random: np.random.Generator) -> m.Values:
+    """Run the loop for some objects; the rate is that of a whole tile."""
+    with Usage() as usage:
+        cut = m.in_fresh_process(m.run_loop, given.recipes["mosaic"], folder, int(random.integers(2**31)))
+    bands = list(given.plain.images)
+    made = {int(path.name.partition("_")[0]) for path in folder.glob(f"*_{bands[0]}.fits")}
+    sample = _sample_of_files(
+        given, made, lambda number: [fits.getdata(folder / f"{number}_{band}.fits") for band in bands]
+    )
+    found = _found(given, folder, sample, m.LOOP_SAMPLE, len(made))
+    return {"objects_per_second": cut["objects_per_second"]} | _memory(usage) | found
+
+
+def _astrocut(given: Input, folder: Path, random: np.random.Generator) -> m.Values:
+    """Let astrocut cut some objects; it opens the files anew for each, so that the rate is that of a whole tile."""
+    catalog = given.catalog
+    rows = _rows(random, len(catalog.object_id), m.LOOP_SAMPLE)
+    objects = [(int(catalog.object_id[row]), float(catalog.ra[row]), float(catalog.dec[row])) for row in rows]
+    images = list(given.plain.images.values())
+    m.read_through(given.plain)
+    arguments = {"images": images, "objects": objects, "size": m.SIZE, "folder": folder}
+    with Usage() as usage:
+        seconds = run_job(given.python, folder.parent, "astrocut", arguments)["seconds"]
+    made = {int(path.name.partition("_")[0]): path for path in folder.glob("*.fits")}
+    sample = _sample_of_files(
+        given, made, lambda number: [fits.getdata(made[number], band) for band in range(1, len(images) + 1)]
+    )
+    found = _found(given, folder, sample, len(objects), len(made))
+    return {"objects_per_second": len(objects) / seconds} | _memory(usage) | found
+
+
+def _sample_of_files(
+    given: Input, ids: Mapping[int, Path] | set[int], read: Callable[[int], list[NDArray[np.float32]]]
+) -> Sample:
+    """Return all cutouts of a program that writes files, each object's read band by band."""
+    rows = np.flatnonzero(np.isin(given.catalog.object_id, list(ids)))
+    data = np.array([read(int(number)) for number in given.catalog.object_id[rows]], dtype=np.float32)
+    return Sample(rows, data, np.zeros(len(given.plain.images)))
+
+
+# ---- what all have in common
+
+
+RUNS: Mapping[str, Run] = {
+    "mosaic": _build("mosaic"),
+    "stamps": _build("stamps"),
+    "cutana": _cutana(None),
+    "cutana_small": _cutana(SMALL_BATCH),
+    "loop": _loop,
+    "astrocut": _astrocut,
+}
+
+
+def run_job(python: Path, folder: Path, job: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Run a job of `peer_jobs` in the peers' environment; return its answer.
+
+    Raises
+    ------
+    PeersError
+        It failed.
+    """
+    os.sync()  # as before a measurement in a fresh process
+    path = folder / f"{job}.json"
+    path.write_text(json.dumps(arguments, default=str), encoding="utf-8")
+    command = [str(python), str(Path(__file__).with_name("peer_jobs.py")), job, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
+    if done.returncode:
+        raise PeersError(f"{job} failed in the environment {python.parent.parent}: {last_line(done.stderr)}")
+    answer: dict[str, Any] = json.loads(last_line(done.stdout))
+    return answer
+
+
+def last_line(text: str) -> str:
+    """Return the last line of what a program has said."""
+    lines = text.strip().splitlines()
+    return lines[-1].strip() if lines else "it says nothing"
+
+
+def _memory(usage: Usage) -> m.Values:
+    return {"own_gb": usage.own / 1e9, "resident_gb": usage.resident / 1e9}
+
+
+def _found(given: Input, folder: Path, sample: Sample, asked: int, there: int) -> m.Values:
+    """Return what a run has left: how much of what was asked, on how many bytes, and how like the tile."""
+    total = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return {
+        "objects": asked,
+        "kib_per_object": total / there / 1024,
+        "there": there / asked * 100,
+        **given.source.compare(sample),
+    }
+
+
+def _rows(random: np.random.Generator, count: int, wanted: int) -> NDArray[np.int64]:
+    """Return random rows of a table, in its order."""
+    return np.sort(random.choice(count, min(wanted, count), replace=False))
+
+
+def _some(random: np.random.Generator, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return as many of the rows as are compared with the tile."""
+    return rows[_rows(random, len(rows), CHECKED)]
