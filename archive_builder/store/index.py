@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,15 +16,18 @@ import sqlite_utils
 from numpy.typing import NDArray
 
 from archive_builder.errors import ArchiveError, DamagedIndexError, DuplicateObjectError, NoArchiveError, one_line
+from archive_builder.measure.quality import Status
 from archive_builder.store.sound import (
     NonsenseError,
+    check_status,
     check_tables,
     depth_of,
     footprint_of,
     schema,
     skipped_for_of,
     sound_build,
-    sound_places,
+    sound_columns,
+    sound_place,
     sound_settings,
     sound_tile,
 )
@@ -40,9 +43,29 @@ BUSY_SECONDS = 60.0
 BATCH = 10_000
 """Object IDs in one statement."""
 
+DENSE = 4
+"""IDs of which every fourth or more may be asked for are read as one stretch: that is three times as fast."""
 
-LOOKUP = "SELECT object_id, tile_id, row, status, generation FROM objects JOIN tiles USING (tile_id) WHERE object_id"
-"""The question all lookups ask, up to which objects."""
+FIRST_SHARE = 0.503
+"""Of a tile's rows, those put in first; with 0.5 and 0.51 the pages are 2% less full."""
+
+ROWS_AT_ONCE = 100
+"""Rows that one statement inserts: Python hands them over in 0.6 of the time that they take one by one."""
+
+CACHE_KIB = 65536
+"""Pages that a connection keeps."""
+
+LOOKUP = "SELECT tile_id, row, status, generation FROM objects JOIN tiles USING (tile_id) WHERE object_id = ?"
+"""Where one object is."""
+
+LOOKUP_MANY = """
+SELECT group_concat(object_id), group_concat(tile_id), group_concat(row), group_concat(status)
+FROM objects WHERE object_id
+"""
+"""Where objects are, up to which: columns as texts, which are read in a third of the time that rows take."""
+
+AMONG = "IN (SELECT value FROM json_each(?))"
+"""Among numbers given as JSON."""
 
 SHARD_FOLDER = "shards"
 """The folder of the shards in an archive."""
@@ -97,7 +120,12 @@ class TileEntry:
     """The `Status` of each of those."""
 
     replaced: NDArray[np.int64] | None
-    """Object IDs of the tile's old shard; None if they cannot be told: then the whole index is searched for them."""
+    """Object IDs of the tile's old shard; None if they cannot be told: then the index has to find them."""
+
+    @property
+    def objects(self) -> NDArray[np.int64]:
+        """All its object IDs."""
+        return np.concatenate([self.stored, self.skipped])
 
 
 class Index:
@@ -131,6 +159,10 @@ class Index:
             check_tables(self._db.conn)
             self._file = self.path.stat().st_ino
             self._version = self._data_version()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Let another process have it, opened anew for reading."""
+        return type(self), (self.path.parent, False, self.path.name)
 
     def __enter__(self) -> Self:
         return self
@@ -226,8 +258,8 @@ class Index:
         """
         if len(object_id) == 1:  # the usual lookup, four times faster without the batch's machinery
             with self._explained():
-                row = self._db.execute(f"{LOOKUP} = ?", [int(object_id[0])]).fetchone()
-                return Places(*(sound_places([row[1:]]) if row else np.full((1, 4), -1)).T)
+                row = self._db.execute(LOOKUP, [int(object_id[0])]).fetchone()
+                return Places(*np.array([sound_place(row) if row else [-1] * 4]).T)
         unique, inverse = np.unique(object_id, return_inverse=True)
         found = np.full((len(unique), 4), -1, dtype=np.int64)
         # In one transaction: all of them as they are at one moment.
@@ -235,15 +267,34 @@ class Index:
             for first in range(0, len(unique), BATCH):
                 ids = unique[first : first + BATCH]
                 rows = self._rows_of(ids)
-                if rows:
-                    table = sound_places(rows)
-                    found[first + np.searchsorted(ids, table[:, 0])] = table[:, 1:]
+                found[first + np.searchsorted(ids, rows[:, 0]), :3] = rows[:, 1:]
+            self._add_generations(found)
         return Places(*found[inverse].T)
 
-    def _rows_of(self, ids: NDArray[np.int64]) -> list[tuple[int, ...]]:
-        """Return ID, tile, row, status and generation of these objects, those it has."""
-        question = f"{LOOKUP} IN (SELECT value FROM json_each(?))"
-        return self._db.execute(question, [json.dumps(ids.tolist())]).fetchall()  # type: ignore[no-any-return]
+    def _rows_of(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return ID, tile, row and status of those of some objects that there are, (n, 4); their IDs must rise."""
+        low, high = int(ids[0]), int(ids[-1])
+        if high - low < DENSE * len(ids):
+            answer = self._db.execute(f"{LOOKUP_MANY} BETWEEN ? AND ?", [low, high])
+        else:
+            answer = self._db.execute(f"{LOOKUP_MANY} {AMONG}", [json.dumps(ids.tolist())])
+        rows = sound_columns(answer.fetchone())
+        check_status(rows[:, 3])
+        asked: NDArray[np.bool_] = ids[np.searchsorted(ids, rows[:, 0])] == rows[:, 0]
+        return rows[asked]
+
+    def _add_generations(self, found: NDArray[np.int64]) -> None:
+        """Add its tile's generation to the place of each object; an object without a tile is nowhere."""
+        tiles = self._generations(np.unique(found[:, 0]))
+        is_known = np.isin(found[:, 0], tiles[:, 0])
+        found[~is_known] = -1
+        found[is_known, 3] = tiles[np.searchsorted(tiles[:, 0], found[is_known, 0]), 1]
+
+    def _generations(self, tile_id: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return number and generation of those of some tiles that there are, by number, (n, 2)."""
+        question = f"SELECT group_concat(tile_id), group_concat(generation) FROM tiles WHERE tile_id {AMONG}"
+        tiles = sound_columns(self._db.execute(question, [json.dumps(tile_id.tolist())]).fetchone())
+        return tiles[np.argsort(tiles[:, 0])]
 
     def commit_tiles(self, entries: Sequence[TileEntry]) -> None:
         """Put tiles' new shards in the place of their old ones, in one transaction.
@@ -253,25 +304,23 @@ class Index:
         DuplicateObjectError
             An object belongs to another tile already; nothing has been changed.
         """
-        statement = "INSERT INTO objects (object_id, tile_id, row, status) VALUES (?, ?, ?, ?)"
         with self._explained(), self._db.atomic():
+            for entry in entries:
+                self._remove_replaced(entry)
             numbers = [self._put_tile(entry.tile) for entry in entries]
             for tile_id, entry in zip(numbers, entries, strict=True):
-                self._remove_objects(tile_id, entry.replaced)
-            for tile_id, entry in zip(numbers, entries, strict=True):
                 try:
-                    for ids, status in (
-                        (entry.stored, np.zeros(len(entry.stored), int)),
-                        (entry.skipped, entry.reason),
-                    ):
-                        self._db.conn.executemany(statement, _object_rows(ids, tile_id, status))
+                    self._insert(_object_rows(entry, tile_id))
                 except sqlite3.IntegrityError:
                     raise self._conflict(entry, tile_id) from None
 
     def remove_tile(self, tile_id: int, objects: NDArray[np.int64] | None) -> None:
-        """Forget a tile and its objects; see `TileEntry.replaced`."""
+        """Forget a tile and its objects; None if they cannot be told: then the whole index is searched for them."""
         with self._explained(), self._db.atomic():
-            self._remove_objects(tile_id, objects)
+            if objects is None:
+                self._remove_all_objects(tile_id)
+            else:
+                self._remove_objects(tile_id, objects)
             self._db["tiles"].delete(tile_id)
 
     def record_fingerprints(self, fingerprints: Mapping[str, tuple[str, str]]) -> None:
@@ -296,29 +345,58 @@ class Index:
         with self._explained(), self._db.atomic():
             self._db["builds"].update(build_id, {"finished": utc_now()})
 
-    def _remove_objects(self, tile_id: int, ids: NDArray[np.int64] | None) -> None:
-        """Remove a tile's objects, by their IDs if those are known."""
-        if ids is None:
-            self._db.execute("DELETE FROM objects WHERE tile_id = ?", [tile_id])
-        else:
-            statement = "DELETE FROM objects WHERE object_id = ? AND tile_id = ?"
-            self._db.conn.executemany(statement, zip(ids.tolist(), [tile_id] * len(ids), strict=True))
+    def _insert(self, rows: NDArray[np.int64]) -> None:
+        """Insert rows into the table ``objects``, (n, 4)."""
+        whole = len(rows) // ROWS_AT_ONCE * ROWS_AT_ONCE
+        for part, at_once in ((rows[:whole], ROWS_AT_ONCE), (rows[whole:], 1)):
+            places = ", ".join(["(?, ?, ?, ?)"] * at_once)
+            statement = f"INSERT INTO objects (object_id, tile_id, row, status) VALUES {places}"
+            self._db.conn.executemany(statement, part.reshape(-1, 4 * at_once).tolist())
+
+    def _remove_replaced(self, entry: TileEntry) -> None:
+        """Remove the objects of a tile's old shard."""
+        known = self._tile_named(entry.tile["name"])
+        if known is None:
+            return
+        if entry.replaced is not None:
+            self._remove_objects(known["tile_id"], entry.replaced)
+        # Where they cannot be told, they mostly are the new shard's, and the tile's row knows how many there were.
+        elif self._remove_objects(known["tile_id"], entry.objects) != known["stored"] + known["skipped"]:
+            self._remove_all_objects(known["tile_id"])
+
+    def _remove_objects(self, tile_id: int, ids: NDArray[np.int64]) -> int:
+        """Remove those of some objects that are a tile's; return how many."""
+        statement = "DELETE FROM objects WHERE object_id = ? AND tile_id = ?"
+        rows = zip(np.sort(ids).tolist(), [tile_id] * len(ids), strict=True)
+        return int(self._db.conn.executemany(statement, rows).rowcount)
+
+    def _remove_all_objects(self, tile_id: int) -> None:
+        """Remove a tile's objects, whichever they are: the whole table is searched."""
+        self._db.execute("DELETE FROM objects WHERE tile_id = ?", [tile_id])
 
     def _put_tile(self, tile: Mapping[str, Any]) -> int:
         """Insert a tile's row, or update it; return its ``tile_id``."""
-        known = list(self._db["tiles"].rows_where("name = ?", [tile["name"]], select="tile_id"))
-        if known:
-            self._db["tiles"].update(known[0]["tile_id"], dict(tile))
-            return int(known[0]["tile_id"])
+        known = self._tile_named(tile["name"])
+        if known is not None:
+            self._db["tiles"].update(known["tile_id"], dict(tile))
+            return int(known["tile_id"])
         return int(self._db["tiles"].insert(dict(tile)).last_pk)
+
+    def _tile_named(self, name: str) -> dict[str, Any] | None:
+        """Return a tile's row, if there is one."""
+        return next(self._db["tiles"].rows_where("name = ?", [name]), None)
 
     def _conflict(self, entry: TileEntry, tile_id: int) -> DuplicateObjectError:
         """Return the error that names the first object that another tile has."""
-        ids, name = np.concatenate([entry.stored, entry.skipped]), entry.tile["name"]
+        ids, name = np.unique(entry.objects), entry.tile["name"]
         for first in range(0, len(ids), BATCH):
-            others = [row for row in self._rows_of(ids[first : first + BATCH]) if row[1] != tile_id]
-            if others:
-                return DuplicateObjectError(others[0][0], name, self.tile(others[0][1])["name"])
+            rows = self._rows_of(ids[first : first + BATCH])
+            others = rows[rows[:, 1] != tile_id]
+            if len(others):
+                object_id, other = (int(value) for value in others[0, :2])
+                if not len(self._generations(others[:1, 1])):
+                    raise NonsenseError(f"object {object_id} is on tile number {other}, which it does not have")
+                return DuplicateObjectError(object_id, name, self.tile(other)["name"])
         return DuplicateObjectError(None, name, name)
 
     @contextmanager
@@ -377,7 +455,9 @@ def _is_half_written(error: sqlite3.Error) -> bool:
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
     # Without check_same_thread: whoever shares an Index between threads must take turns.
     uri = f"{path.absolute().as_uri()}?mode={mode}"
-    return sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, check_same_thread=False)
+    connection = sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, check_same_thread=False)
+    connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+    return connection
 
 
 def _make(path: Path) -> None:
@@ -389,7 +469,27 @@ def _make(path: Path) -> None:
     put_in_place(fresh, path)
 
 
-def _object_rows(
-    ids: NDArray[np.int64], tile_id: int, status: NDArray[np.integer[Any]]
-) -> Iterable[tuple[int, int, int, int]]:
-    return zip(ids.tolist(), [tile_id] * len(ids), range(len(ids)), status.tolist(), strict=True)
+def object_places(
+    stored: NDArray[np.int64], skipped: NDArray[np.int64], reason: NDArray[np.uint8]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return ID, row and status of all objects of a tile, as the index has them."""
+    row = np.concatenate([np.arange(len(stored)), np.arange(len(skipped))])
+    return np.concatenate([stored, skipped]), row, np.concatenate([np.full(len(stored), int(Status.STORED)), reason])
+
+
+def _object_rows(entry: TileEntry, tile_id: int) -> NDArray[np.int64]:
+    """Return a tile's rows of the table ``objects`` in the order to put them in, (n, 4)."""
+    ids, row, status = object_places(entry.stored, entry.skipped, entry.reason)
+    return np.stack([ids, np.full(len(ids), tile_id), row, status], axis=1)[_order_to_insert(ids)]
+
+
+def _order_to_insert(ids: NDArray[np.int64]) -> NDArray[np.intp]:
+    """Return an order of IDs in which they leave SQLite's pages full.
+
+    The IDs of a tile lie close together, and most tiles come between others. There SQLite leaves its pages 88% full
+    behind rows that are put in one after another, and half full if they come from the last to the first. So half of
+    them come so, and the others fill the pages: 97% full, with no row moved twice.
+    """
+    rising = np.argsort(ids)
+    is_first = np.diff(np.floor(np.arange(len(ids) + 1) * FIRST_SHARE)) > 0
+    return np.concatenate([rising[is_first][::-1], rising[~is_first]])

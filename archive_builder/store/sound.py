@@ -174,20 +174,46 @@ def sound_build(row: Mapping[str, Any]) -> dict[str, Any]:
     return dict(row)
 
 
-def sound_places(rows: Sequence[tuple[Any, ...]]) -> NDArray[np.int64]:
-    """Return rows of whole numbers that end in status and generation as an array.
+def sound_place(row: Sequence[Any]) -> list[int]:
+    """Return an object's tile, row, status and generation, if they are whole numbers.
+
+    Raises
+    ------
+    NonsenseError
+    """
+    if not all(isinstance(value, int) for value in row):
+        raise NonsenseError("an object's place is no whole number")
+    check_status(np.array(row[2]))
+    return list(row)
+
+
+def sound_columns(texts: Sequence[str | None]) -> NDArray[np.int64]:
+    """Return columns of whole numbers, each a text with commas between them, as an array of a row each.
 
     Raises
     ------
     NonsenseError
     """
     try:
-        table = np.array(rows, dtype=np.int64)
-    except (ValueError, TypeError, OverflowError):
+        columns = [json.loads(f"[{text or ''}]", parse_float=_refuse, parse_constant=_refuse) for text in texts]
+        return np.array(columns, dtype=np.int64).reshape(len(texts), len(columns[0])).T
+    except (*NOT_JSON, OverflowError):
         raise NonsenseError("an object's place is no whole number") from None
-    if ((table[:, -2] < 0) | (table[:, -2] > max(Status))).any():
+
+
+def check_status(status: NDArray[np.int64]) -> None:
+    """Refuse what is no status of an object.
+
+    Raises
+    ------
+    NonsenseError
+    """
+    if ((status < 0) | (status > max(Status))).any():
         raise NonsenseError("an object has an unknown status")
-    return table
+
+
+def _refuse(text: str) -> None:
+    raise ValueError(f"{text} is no whole number")
 
 
 def _is_count(value: object, least: int = 0) -> bool:

@@ -11,9 +11,9 @@ import numpy as np
 
 from archive_builder.errors import ArchiveError, DamagedIndexError, NoArchiveError, TileError, printable
 from archive_builder.geometry import window_origin
-from archive_builder.measure.quality import Status, count_reasons
+from archive_builder.measure.quality import count_reasons
 from archive_builder.store.format import shard_format
-from archive_builder.store.index import SHARD_FOLDER, Index, is_shard_name
+from archive_builder.store.index import SHARD_FOLDER, Index, is_shard_name, object_places
 from archive_builder.store.shard import Shard
 from archive_builder.store.writer import checksum
 from archive_builder.survey.discovery import TileFiles
@@ -225,7 +225,7 @@ def _strange(shard: Shard, tile: Mapping[str, Any], settings: Mapping[str, Any])
 
 def _mismatches(index: Index, tile: Mapping[str, Any], shard: Shard) -> Iterator[str]:
     """Tell where the index's rows are not those of the shard."""
-    ids = np.concatenate([shard.stored_ids, shard.skipped_ids])
+    ids, row, status = object_places(shard.stored_ids, shard.skipped_ids, shard.reason)
     stored, skipped = len(shard.stored_ids), len(shard.skipped_ids)
     if (stored, skipped) != (tile["stored"], tile["skipped"]):
         yield f"its shard has {stored} and {skipped} objects, the index {tile['stored']} and {tile['skipped']}"
@@ -238,8 +238,6 @@ def _mismatches(index: Index, tile: Mapping[str, Any], shard: Shard) -> Iterator
     if tile["input_fingerprint"] != shard.info.input_fingerprint and tile["input_hash"] is None:
         yield "the index has another fingerprint of its files than its shard"
     places = index.find(ids)
-    row = np.concatenate([np.arange(stored), np.arange(skipped)])
-    status = np.concatenate([np.full(stored, int(Status.STORED)), shard.reason])
     wrong = (places.tile_id != tile["tile_id"]) | (places.row != row) | (places.status != status)
     if wrong.any():
         first = int(ids[np.flatnonzero(wrong)[0]])

@@ -1,0 +1,332 @@
+"""The benchmark of the index of a whole survey: filled as a build fills it, with as many objects, and asked.
+
+usage: python ops/bench/index_scale.py TILES.csv [--objects N] [--work DIR] [--repeats N]
+
+TILES.csv is a survey's tile table, DES DR2's say: a column ``tilename`` or ``tile``, and the corners in deg, ``rall``,
+``decll``, ``raur``, ``decur``. The objects are made up: each tile has a block of IDs with gaps, as DES's are, and the
+tiles are committed in random order, as many workers finish them. There are no shards.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import sqlite3
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+import measurements as m
+import numpy as np
+import table
+from numpy.typing import NDArray
+from survey_scale import BANDS, RECIPE, SIZE
+from table import Quantity
+
+from archive_builder import Archive
+from archive_builder.build.builder import archive_settings
+from archive_builder.build.status import archive_status
+from archive_builder.measure.quality import Status, count_reasons
+from archive_builder.store.index import Index, TileEntry, object_places, shard_name
+from archive_builder.survey.catalog import read_csv
+from archive_builder.survey.recipe import load_recipe
+
+FIRST_ID = 61_407_318
+"""About where DES's IDs begin."""
+
+IN_USE = 0.9
+"""Of the IDs of a tile's block, those that objects have; between the blocks, up to `BETWEEN` are left out."""
+
+BETWEEN = 2000
+
+SPREAD = 0.3
+"""Of the objects of a tile, as a fraction of their mean: tiles are not equally full."""
+
+SKIPPED = 0.07
+"""Of the objects, those without a cutout."""
+
+LOOKUPS, BATCH, LIST, POSITIONS = 20_000, 100_000, 1_000_000, 1_000_000
+"""Random IDs looked up one by one, in one batch, in a long list; positions whose tiles are asked for."""
+
+TILES = 20
+"""Tiles that are replaced, and that are compared with the index as verify does."""
+
+QUANTITIES = (
+    Quantity("fill.rows_per_second", "filling", "objects/s", 800_000),
+    Quantity("fill.rows_per_cpu_second", "filling, by processor time", "objects/s"),
+    Quantity("fill.tile_ms", "committing a tile, on average", "ms", digits=1),
+    Quantity("fill.gigabytes", "size of the file", "GB", 7, at_most=True, digits=2),
+    Quantity("fill.peak_memory_gb", "peak memory, filling", "GB", digits=2),
+    Quantity("one.p50_ms", "locate, median", "ms", 0.2, at_most=True, digits=3),
+    Quantity("one.p99_ms", "locate, slowest of a hundred", "ms", 1, at_most=True, digits=3),
+    Quantity("batch.seconds", "find, 100,000 random IDs", "s", 3, at_most=True, digits=2),
+    Quantity("list.seconds", "find, 1,000,000 random IDs", "s", digits=2),
+    Quantity("list.peak_memory_gb", "peak memory, that", "GB", digits=2),
+    Quantity("positions.seconds", "tiles of 1,000,000 positions", "s", 5, at_most=True, digits=2),
+    Quantity("positions.peak_memory_gb", "peak memory, that", "GB", digits=2),
+    Quantity("replace.tile_ms", "replacing a tile", "ms", digits=0),
+    Quantity("unreadable.tile_ms", "replacing a tile whose old shard cannot be read", "ms", digits=0),
+    Quantity("status.seconds", "status", "s", digits=2),
+    Quantity("verify.tile_ms", "verify: the index's part, a tile", "ms", digits=1),
+    Quantity("verify.count_seconds", "verify: counting the objects", "s", digits=1),
+    Quantity("verify.seconds", "verify: the index's part, all tiles, one process", "s", digits=0),
+    Quantity("structure.seconds", "verify --deep: the index's structure", "s", digits=0),
+)
+"""The lines of the answer."""
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What is made up: tiles and how many objects they have together."""
+
+    table: Path
+    """The tile table."""
+
+    objects: int
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("tiles", type=Path, help="the tile table")
+    parser.add_argument("--objects", type=int, default=400_000_000, help="of all tiles (default: 400 million, 7 GB)")
+    parser.add_argument("--work", type=Path, help="where the index is made (default: the system's temporary folder)")
+    parser.add_argument("--repeats", type=int, default=3, help="how often all but the filling is measured (default: 3)")
+    options = parser.parse_args()
+    survey = Survey(options.tiles, options.objects)
+    with tempfile.TemporaryDirectory(dir=options.work, prefix="index-") as folder:
+        archive = Path(folder)
+        _say(f"filling an index with {options.objects:,} objects")
+        repeats = [_prefixed("fill", m.in_fresh_process(fill, archive, survey))]
+        for number in range(options.repeats):
+            _say(f"repeat {number + 1} of {options.repeats}")
+            repeats.append(measure(archive, survey, number))
+            _say("  " + ", ".join(f"{key} {value:,.3f}" for key, value in repeats[-1].items()))
+    text = table.as_text(repeats, QUANTITIES)
+    head = f"{options.objects:,} objects on {len(read_tiles(options.tiles)[0]):,} tiles"
+    print(f"{head}; filled once, the rest medians of {options.repeats} repeats.\n\n{text}\n\n{table.machine()}")
+
+
+# ---- the survey
+
+
+def read_tiles(path: Path) -> tuple[list[str], NDArray[np.float64]]:
+    """Return the names of a table's tiles, and their corners (tiles, 2, 2): the lower and the upper one, RA and Dec."""
+    columns = read_csv(path)
+    names = columns["tile" if "tile" in columns.column_names else "tilename"].to_pylist()
+    corners = [columns[name].to_numpy().astype(np.float64) for name in ("rall", "decll", "raur", "decur")]
+    return names, np.stack(corners, axis=1).reshape(-1, 2, 2)
+
+
+def footprint(corners: NDArray[np.float64]) -> str:
+    """Return a tile's four corners as the index has them."""
+    (west, south), (east, north) = corners.tolist()
+    return json.dumps([[west, south], [east, south], [east, north], [west, north]])
+
+
+def entries(survey: Survey) -> Iterator[TileEntry]:
+    """Make up the tiles' entries, in the order in which they are committed: the same at every call."""
+    names, corners = read_tiles(survey.table)
+    rng = np.random.default_rng(0)
+    share = rng.normal(1, SPREAD, len(names)).clip(0.1)
+    counts = np.diff(np.rint(np.cumsum([0, *share]) / share.sum() * survey.objects).astype(np.int64))
+    blocks = np.ceil(counts / IN_USE).astype(np.int64) + 1
+    firsts = np.empty(len(names), dtype=np.int64)
+    order = rng.permutation(len(names))  # IDs were given out in another order than the tiles' names
+    firsts[order] = FIRST_ID + np.cumsum([0, *(blocks + rng.integers(0, BETWEEN, len(names)))[order]])[:-1]
+    for n in rng.permutation(len(names)).tolist():
+        ids = firsts[n] + rng.choice(blocks[n], counts[n], replace=False)
+        stored, skipped = np.split(ids, [round(len(ids) * (1 - SKIPPED))])
+        reason = rng.integers(1, max(Status) + 1, len(skipped), dtype=np.uint8)
+        tile = {
+            "name": names[n],
+            "state": "built",
+            "shard": shard_name(names[n], 1),
+            "generation": 1,
+            "stored": len(stored),
+            "skipped": len(skipped),
+            "skipped_for": json.dumps(count_reasons(reason)),
+            "depth": json.dumps(dict.fromkeys(BANDS, 24.123456)),
+            "input_fingerprint": "0123456789abcdef",
+            "recipe_fingerprint": "0123456789abcdef",
+            "footprint": footprint(corners[n]),
+            "bytes": 440_000_000,
+            "checksum": "crc32:01234567",
+            "seconds": 12.0,
+            "built_at": "2026-01-01T00:00:00+00:00",
+        }
+        yield TileEntry(tile, stored, skipped, reason, ids[:0])
+
+
+# ---- measurements
+
+
+def fill(archive: Path, survey: Survey) -> m.Values:
+    """Commit every tile in a transaction of its own, flushed to the disk, as a build does."""
+    recipe_path = archive / "survey.toml"
+    recipe_path.write_text(RECIPE, encoding="ascii")
+    seconds, cpu, rows, tiles = 0.0, 0.0, 0, 0
+    with Index(archive, writable=True) as index:
+        index.set_settings(archive_settings(load_recipe(recipe_path).pixel_settings(), SIZE))
+        for entry in entries(survey):
+            started, cpu_started = time.perf_counter(), time.process_time()
+            index.commit_tiles([entry])
+            seconds += time.perf_counter() - started
+            cpu += time.process_time() - cpu_started
+            rows, tiles = rows + len(entry.objects), tiles + 1
+            if tiles % 1000 == 0:
+                _say(f"  {tiles:,} tiles, {rows:,} objects, {rows / seconds:,.0f} objects/s")
+    return {
+        "rows_per_second": rows / seconds,
+        "rows_per_cpu_second": rows / cpu,
+        "tile_ms": seconds / tiles * 1e3,
+        "gigabytes": index.path.stat().st_size / 1e9,
+        "peak_memory_gb": peak_memory_gb(),
+    }
+
+
+def measure(archive: Path, survey: Survey, seed: int) -> m.Values:
+    """Measure everything but the filling once, each in a process of its own with the file in the page cache."""
+    values: m.Values = {}
+    for name, function, *arguments in (
+        ("one", measure_locate, seed),
+        ("batch", measure_find, BATCH, seed),
+        ("list", measure_find, LIST, seed),
+        ("positions", measure_positions, survey, seed),
+        ("status", measure_status),
+        ("verify", measure_verify, survey, seed),
+        ("structure", measure_structure),
+        ("replace", measure_replace, survey, seed, True),
+        ("unreadable", measure_replace, survey, seed, False),
+    ):
+        read_through(archive)
+        values |= _prefixed(name, m.in_fresh_process(function, archive, *arguments))
+    return values
+
+
+def measure_locate(archive: Path, seed: int) -> m.Values:
+    """Locate random objects one by one, after as many others: the archive has been open for a while."""
+    ids = random_ids(archive, 2 * LOOKUPS, seed).tolist()
+    times = []
+    with Archive(archive) as opened, closing(sqlite3.connect(archive / "index.sqlite")) as bare:
+        there = [n for n in ids if bare.execute("SELECT 1 FROM objects WHERE object_id = ?", [n]).fetchone()]
+        for object_id in there:
+            started = time.perf_counter()
+            opened.locate(object_id)
+            times.append(time.perf_counter() - started)
+    p50, p99 = np.percentile(times[len(times) // 2 :], [50, 99]) * 1e3
+    return {"p50_ms": float(p50), "p99_ms": float(p99)}
+
+
+def measure_find(archive: Path, count: int, seed: int) -> m.Values:
+    """Find random IDs in one call, the opening of the archive included; some are of no object."""
+    ids = random_ids(archive, count, seed)
+    before = peak_memory_gb()
+    started = time.perf_counter()
+    with Archive(archive) as opened:
+        places = opened.find(ids)
+    seconds = time.perf_counter() - started
+    if not 0 < (places.tile_id >= 0).mean() < 1:
+        raise RuntimeError(f"{(places.tile_id >= 0).mean():.0%} of the IDs were found")
+    return {"seconds": seconds, "peak_memory_gb": max(before, peak_memory_gb())}
+
+
+def measure_positions(archive: Path, survey: Survey, seed: int) -> m.Values:
+    """Find the tiles of random positions in one call, the opening of the archive included."""
+    rng = np.random.default_rng(seed)
+    corners = read_tiles(survey.table)[1]
+    (west, south), (east, north) = corners[rng.integers(0, len(corners), POSITIONS)].transpose(1, 2, 0)
+    ra = (west + rng.random(POSITIONS) * ((east - west) % 360)) % 360
+    dec = south + rng.random(POSITIONS) * (north - south)
+    started = time.perf_counter()
+    with Archive(archive) as opened:
+        tiles = opened.tiles_at(ra, dec)
+    seconds = time.perf_counter() - started
+    if (tiles >= 0).mean() < 0.95:
+        raise RuntimeError(f"only {(tiles >= 0).mean():.0%} of the positions were found")
+    return {"seconds": seconds, "peak_memory_gb": peak_memory_gb()}
+
+
+def measure_status(archive: Path) -> m.Values:
+    """Say what the archive holds."""
+    return {"seconds": _seconds(lambda: archive_status(archive))}
+
+
+def measure_verify(archive: Path, survey: Survey, seed: int) -> m.Values:
+    """Compare some tiles' objects with the index, and count all objects."""
+    some = list(islice(entries(survey), seed * TILES, (seed + 1) * TILES))
+    with Index(archive) as index:
+        seconds = 0.0
+        for entry in some:
+            ids, row, status = object_places(entry.stored, entry.skipped, entry.reason)
+            started = time.perf_counter()
+            places = index.find(ids)
+            seconds += time.perf_counter() - started
+            if not ((places.row == row) & (places.status == status)).all():
+                raise RuntimeError(f"tile {entry.tile['name']} is not as it was committed")
+        count_seconds = _seconds(index.count_objects)
+    tiles = len(read_tiles(survey.table)[0])
+    return {
+        "tile_ms": seconds / len(some) * 1e3,
+        "count_seconds": count_seconds,
+        "seconds": seconds / len(some) * tiles + count_seconds,
+    }
+
+
+def measure_structure(archive: Path) -> m.Values:
+    """Have SQLite look its whole file over."""
+    with Index(archive) as index:
+        return {"seconds": _seconds(index.damage)}
+
+
+def measure_replace(archive: Path, survey: Survey, seed: int, readable: bool) -> m.Values:
+    """Put tiles with the same objects in the place of tiles, in a transaction each, flushed to the disk."""
+    with Index(archive, writable=True) as index:
+        some = [replace(e, replaced=e.objects if readable else None) for e in islice(entries(survey), TILES)]
+        return {"tile_ms": _seconds(lambda: [index.commit_tiles([entry]) for entry in some]) / len(some) * 1e3}
+
+
+# ---- tools
+
+
+def random_ids(archive: Path, count: int, seed: int) -> NDArray[np.int64]:
+    """Return random IDs between the first and the last object's."""
+    with closing(sqlite3.connect(archive / "index.sqlite")) as index:
+        low, high = (index.execute(f"SELECT {end}(object_id) FROM objects").fetchone()[0] for end in ("min", "max"))
+    return np.random.default_rng(seed).integers(low, high, count, endpoint=True)
+
+
+def read_through(archive: Path) -> None:
+    """Have the index in the page cache."""
+    with (archive / "index.sqlite").open("rb") as file:
+        while file.read(1 << 24):
+            pass
+
+
+def peak_memory_gb() -> float:
+    """Return the most memory that this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
+
+
+def _seconds(function: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    function()
+    return time.perf_counter() - started
+
+
+def _prefixed(name: str, values: m.Values) -> m.Values:
+    return {f"{name}.{key}": value for key, value in values.items()}
+
+
+def _say(text: str) -> None:
+    """Tell how far it is, apart from the answer."""
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()
