@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,8 @@ from archive_builder.build.plan_text import plan_text
 from archive_builder.build.plot_plan import plot_plan
 from archive_builder.build.plot_status import plot_status
 from archive_builder.build.progress import PlanProgress, Progress
-from archive_builder.build.repair import reindex, repair
+from archive_builder.build.reindex import reindex
+from archive_builder.build.repair import repair
 from archive_builder.build.status import archive_status
 from archive_builder.build.status_text import status_text
 from archive_builder.progress import Meter
@@ -34,7 +37,7 @@ from archive_builder.serve.names import BANDS_FORMAT
 from archive_builder.serve.pack import PACKS
 from archive_builder.serve.render import FORMATS, Style, write_cutout
 from archive_builder.serve.requests import ColumnNames
-from archive_builder.store.verify import verify
+from archive_builder.store.verify import Finding, Survey, verify
 from archive_builder.survey.demo import make_survey
 from archive_builder.survey.discovery import discover
 from archive_builder.survey.recipe import load_recipe
@@ -44,6 +47,14 @@ FAILED, WRONG_REQUEST = 1, 2
 
 WRONG_REQUESTS = (errors.RecipeError, errors.RequestError, errors.NoArchiveError)
 """Errors that no second try can mend."""
+
+as_many_workers = click.option(
+    "--workers",
+    default=available_cpus,
+    show_default="the processors it may use",
+    type=click.IntRange(1, 1024),
+    help="Processes, at most.",
+)
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
 
@@ -264,18 +275,15 @@ def status(archive: Path, plot: Path | None, as_json: bool) -> None:
 @click.option("--deep", is_flag=True, help="Read every byte, and compare with the survey if it is given.")
 @click.option("--survey", type=click.Path(path_type=Path), metavar="RECIPE", help="The survey it was built from.")
 @click.option("--repair", "mend", is_flag=True, help="Build damaged shards again, make a damaged index anew.")
-@click.option("--workers", type=click.IntRange(1, 1024), help="Processes; as many as there are processors without it.")
+@as_many_workers
 @as_json
-def verify_command(
-    archive: Path, deep: bool, survey: Path | None, mend: bool, workers: int | None, as_json: bool
-) -> None:
+def verify_command(archive: Path, deep: bool, survey: Path | None, mend: bool, workers: int, as_json: bool) -> None:
     """Check that ARCHIVE is what it says it is."""
     source = None
     if survey is not None:
         recipe = load_recipe(survey)
         source = recipe, {files.tile: files for files in discover(recipe).tiles}
-    processes = workers or available_cpus()
-    findings = list(verify(archive, deep, source, processes))
+    findings = _findings(archive, deep, source, workers)
     if as_json:
         click.echo(json.dumps([asdict(finding) for finding in findings]))
     else:
@@ -283,8 +291,8 @@ def verify_command(
             click.echo(f"{finding.kind}: {finding.what}")
     damage = [finding for finding in findings if finding.kind in ("shard", "index")]
     if mend and damage:
-        repair(archive, damage, survey)
-        damage = [finding for finding in verify(archive, deep, source, processes) if finding.kind in ("shard", "index")]
+        repair(archive, damage, survey, workers)
+        damage = [f for f in _findings(archive, deep, source, workers) if f.kind in ("shard", "index")]
         click.echo(f"mended: {len(damage)} findings are left", err=as_json)
     elif not as_json:
         click.echo(f"{len(damage)} things are wrong" if damage else "all is well")
@@ -293,12 +301,34 @@ def verify_command(
         sys.exit(FAILED)
 
 
+def _findings(archive: Path, deep: bool, source: Survey | None, workers: int) -> list[Finding]:
+    """Return what is wrong with an archive, and show how far the search is."""
+    with _tile_meter() as meter:
+        return list(verify(archive, deep, source, workers, meter.start, partial(_count_tile, meter)))
+
+
+@contextmanager
+def _tile_meter() -> Iterator[Meter]:
+    """Give a meter of tiles that says nothing of what is done in some seconds, except on a terminal."""
+    meter = Meter(sys.stderr, "tile", pause=10.0, patience=10.0)
+    try:
+        yield meter
+    finally:
+        meter.close()
+
+
+def _count_tile(meter: Meter, name: str) -> None:
+    meter.advance(1, f"tile {name}", meter.speed(1))
+
+
 @main.command("reindex")
 @click.argument("archive", type=click.Path(path_type=Path))
+@as_many_workers
 @as_json
-def reindex_command(archive: Path, as_json: bool) -> None:
+def reindex_command(archive: Path, workers: int, as_json: bool) -> None:
     """Make ARCHIVE's index anew from its shards alone."""
-    report = reindex(archive)
+    with _tile_meter() as meter:
+        report = reindex(archive, workers, meter.start, partial(_count_tile, meter))
     text = f"{report.tiles} tiles and {report.objects} objects indexed, {len(report.left_out)} files left out"
     click.echo(json.dumps(asdict(report)) if as_json else text)
     for name, reason in report.left_out.items():

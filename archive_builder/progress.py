@@ -20,10 +20,12 @@ class Meter:
         What is counted, ``"tile"`` say.
     pause : float
         Seconds between lines, at least; 0 for a line at every advance.
+    patience : float
+        Seconds before the first line: what is done sooner leaves none.
     """
 
-    def __init__(self, stream: TextIO, unit: str, pause: float = 0.0) -> None:
-        self._stream, self._unit, self._pause = stream, unit, pause
+    def __init__(self, stream: TextIO, unit: str, pause: float = 0.0, patience: float = 0.0) -> None:
+        self._stream, self._unit, self._pause, self._patience = stream, unit, pause, patience
         self._bar: tqdm | None = None
         self._total = self._done = 0
         self._started = self._last_line = time.monotonic()
@@ -65,10 +67,13 @@ class Meter:
             self._bar.update(done)
             if urgent:
                 self._bar.write(news, file=self._stream)
-        elif urgent or self._done == self._total or time.monotonic() - self._last_line >= self._pause:
+        elif urgent or (self.seconds >= self._patience and self._is_line_due()):
             self._last_line = time.monotonic()
             left = timedelta(seconds=round(self.seconds / max(self._done, 1) * (self._total - self._done)))
             print(f"[{self._done}/{self._total}] {news} ({rate}, {left} left)", file=self._stream, flush=True)
+
+    def _is_line_due(self) -> bool:
+        return self._done == self._total or time.monotonic() - self._last_line >= self._pause
 
     def close(self) -> None:
         """Leave the terminal as it was."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any, Generic, TypeVar
 
@@ -57,6 +58,69 @@ def run_jobs(
     finally:
         for worker in pool:
             worker.stop()
+
+
+def run_in_batches(
+    function: Callable[[Sequence[Job]], list[Result]],
+    items: Sequence[Job],
+    together: int,
+    workers: int,
+    lost: Callable[[Job, str], Result],
+) -> Iterator[Result]:
+    """Run a function on batches of items in worker processes, and give the results in the order of the items.
+
+    This is for items so small that each alone is not worth the way to another process. With one batch, or one worker,
+    it is all done in this process.
+
+    Parameters
+    ----------
+    function : callable
+        As for :func:`run_jobs`; it returns one result for each item of a batch.
+    items : sequence
+    together : int
+        How many items are one batch.
+    workers : int
+        How many processes, at most.
+    lost : callable
+        Gives the result of an item whose worker died. The others of its batch are done again, one by one.
+    """
+    batches = [items[first : first + together] for first in range(0, len(items), together)]
+    workers = min(workers, len(batches))
+    if workers <= 1:
+        for batch in batches:
+            yield from function(batch)
+        return
+    done: dict[int, list[Result] | None] = {}
+    first = 0
+    for number, results in run_jobs(partial(_run_batch, function), list(enumerate(batches)), workers, _lose_batch):
+        done[number] = results
+        while first in done:
+            answer = done.pop(first)
+            yield from _one_by_one(function, batches[first], lost) if answer is None else answer
+            first += 1
+
+
+def _run_batch(
+    function: Callable[[Sequence[Job]], list[Result]], job: tuple[int, Sequence[Job]]
+) -> tuple[int, list[Result] | None]:
+    number, batch = job
+    return number, function(batch)
+
+
+def _lose_batch(job: tuple[int, Sequence[Job]], cause: str) -> tuple[int, None]:
+    return job[0], None
+
+
+def _one_by_one(
+    function: Callable[[Sequence[Job]], list[Result]], batch: Sequence[Job], lost: Callable[[Job, str], Result]
+) -> Iterator[Result]:
+    """Find out which item of a batch it was that a worker died of, in one process."""
+
+    def lost_one(job: Sequence[Job], cause: str) -> list[Result]:
+        return [lost(job[0], cause)]
+
+    for results in run_jobs(function, [[item] for item in batch], 1, lost_one):
+        yield from results
 
 
 class _Worker(Generic[Job, Result]):

@@ -30,6 +30,9 @@ JPEG_CHUNK = 1 << 16
 CACHED = 256
 """Decoded pictures kept per open shard, 12 MB."""
 
+READ_AT_ONCE = 1 << 24
+"""Bytes read at once by who reads all of them."""
+
 NO_PICTURE = (
     OSError,
     UnidentifiedImageError,
@@ -109,6 +112,11 @@ class ColorReader:
         for row, column, inside, place in window_pieces(x0, y0, shape, self._shape, SIDE):
             out[place] = self._square(row * self._columns + column)[inside]
         return out
+
+    def read_through(self) -> None:
+        """Read every byte of the JPEGs."""
+        for first in range(0, len(self._jpeg), READ_AT_ONCE):
+            self._jpeg[first : first + READ_AT_ONCE]
 
     def _size(self, number: int) -> tuple[int, int]:
         """Return the width and height that a square must have."""

@@ -198,6 +198,23 @@ class Shard:
         except (OSError, ArchiveError) as error:
             raise self._damaged(error, f"the colour picture at x {x0}, y {y0}") from None
 
+    def read_through(self) -> None:
+        """Read all there is, and keep no pixels.
+
+        Raises
+        ------
+        ArchiveError
+            Something is damaged.
+        """
+        _ = self.headers, self.objects, self.skipped, self.reason
+        try:
+            for plane in self._planes.values():
+                plane.read_through()
+            if self._color is not None:
+                self._color.read_through()
+        except OSError as error:
+            raise self._damaged(error, "some objects") from None
+
     def holds(self, x: float, y: float, shape: Shape) -> bool:
         """Tell whether all of a window about a position was written to the mosaic, as far as it lies on the tile."""
         written = self._planes["SCI"].written
@@ -254,6 +271,11 @@ class _Plane:
     def written(self) -> NDArray[np.uint8]:
         """Which chunks of the mosaic were written, (rows, columns)."""
         return np.asarray(self._dataset.parent["written"][...])
+
+    def read_through(self) -> None:
+        """Read every chunk."""
+        for chunk in self._dataset.iter_chunks() if self._dataset.size else ():
+            self._dataset[chunk]
 
     def read_stamp(self, row: int, dy: int, dx: int, bands: list[int] | slice, out: NDArray[Any]) -> None:
         """Read part of one stored cutout, from row ``dy`` and column ``dx`` of it on."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from archive_builder.errors import ArchiveError, DamagedIndexError, NoArchiveError, TileError, printable
+from archive_builder.errors import ArchiveError, DamagedIndexError, NoArchiveError, TileError, one_line, printable
 from archive_builder.geometry import window_origin
 from archive_builder.measure.quality import count_reasons
 from archive_builder.store.format import shard_format
@@ -19,12 +20,12 @@ from archive_builder.store.writer import checksum
 from archive_builder.survey.discovery import TileFiles
 from archive_builder.survey.recipe import Recipe
 from archive_builder.survey.tile import Tile
-from archive_builder.workers import run_jobs
+from archive_builder.workers import run_in_batches
 
 Survey: TypeAlias = tuple[Recipe, Mapping[str, TileFiles]]
 """The recipe of a survey, and the files of each of its tiles by name."""
 
-TILES_IN_JOB = 64
+TILES_TOGETHER = 64
 """Tiles that a process looks at in one go: fewer are not worth a second process."""
 
 SAMPLE = 4
@@ -54,6 +55,8 @@ def verify(
     deep: bool = False,
     survey: Survey | None = None,
     workers: int = 1,
+    on_start: Callable[[int], None] = lambda tiles: None,
+    on_tile: Callable[[str], None] = lambda name: None,
 ) -> Iterator[Finding]:
     """Compare index and shards, and if asked every byte of them.
 
@@ -72,11 +75,15 @@ def verify(
         The recipe, and the files of each tile by its name.
     workers : int
         Processes, at most.
+    on_start : callable
+        Told how many tiles there are.
+    on_tile : callable
+        Told of every tile that has been looked at.
 
     Yields
     ------
     Finding
-        Nothing if all is well. With several workers the tiles are in no certain order.
+        Tile by tile in the order of their names. Nothing if all is well.
 
     Raises
     ------
@@ -87,14 +94,22 @@ def verify(
         with Index(archive) as index:
             if deep:
                 yield from (Finding("index", f"index {index.path}: {line}") for line in index.damage())
-            yield from _check_archive(index, archive, deep, survey, workers)
+            yield from _check_archive(index, archive, deep, survey, workers, on_start, on_tile)
     except ArchiveError as error:
         if not any((archive / SHARD_FOLDER).glob("*.h5")):
             raise
         yield Finding("index", str(error))
 
 
-def _check_archive(index: Index, archive: Path, deep: bool, survey: Survey | None, workers: int) -> Iterator[Finding]:
+def _check_archive(
+    index: Index,
+    archive: Path,
+    deep: bool,
+    survey: Survey | None,
+    workers: int,
+    on_start: Callable[[int], None],
+    on_tile: Callable[[str], None],
+) -> Iterator[Finding]:
     settings, tiles = index.settings, index.tiles()
     if not settings and not tiles and not any((archive / SHARD_FOLDER).glob("*.h5")):
         raise NoArchiveError(f"{archive} is an archive in which nothing has been built yet")
@@ -102,13 +117,13 @@ def _check_archive(index: Index, archive: Path, deep: bool, survey: Survey | Non
         yield Finding("index", f"index {index.path}: its settings are not those of this format version")
         return
     built = [tile for tile in tiles if tile["shard"] is not None]
-    parts = [built[first : first + TILES_IN_JOB] for first in range(0, len(built), TILES_IN_JOB)]
-    if min(workers, len(parts)) > 1:
-        jobs = [_Job(archive, part, settings, deep, _survey_of(part, survey)) for part in parts]
-        yield from _check_apart(jobs, workers)
-    else:
-        for tile in built:
-            yield from _check_tile(index, archive, tile, settings, deep, survey)
+    on_start(len(built))
+    recipe, files = survey or (None, {})
+    check = partial(_check_tiles, archive, settings, deep, recipe)
+    items = [(tile, files.get(tile["name"])) for tile in built]
+    for tile, found in zip(built, run_in_batches(check, items, TILES_TOGETHER, workers, _lost), strict=True):
+        yield from found
+        on_tile(tile["name"])
     objects = sum(tile["stored"] + tile["skipped"] for tile in built)
     if (there := index.count_objects()) != objects:
         yield Finding("index", f"index {index.path}: holds {there} objects, its tiles have {objects}")
@@ -119,65 +134,28 @@ def _check_archive(index: Index, archive: Path, deep: bool, survey: Survey | Non
             yield Finding("orphan", f"{path}: the index does not know it")
 
 
-@dataclass(frozen=True)
-class _Job:
-    """Tiles that one process looks at, one after another."""
-
-    archive: Path
-    tiles: list[dict[str, Any]]
-    """Their rows of the index."""
-
-    settings: Mapping[str, Any]
-    """Of the index."""
-
-    deep: bool
-    survey: Survey | None
+def _lost(item: tuple[Mapping[str, Any], TileFiles | None], cause: str) -> list[Finding]:
+    """Return what is found of a tile whose process died."""
+    tile, _ = item
+    return [Finding("shard", f"shard {tile['shard']}: cannot be looked at ({cause})", tile["name"])]
 
 
-def _survey_of(tiles: list[dict[str, Any]], survey: Survey | None) -> Survey | None:
-    """Return a survey as far as it is about some tiles."""
-    if survey is None:
-        return None
-    recipe, files = survey
-    return recipe, {tile["name"]: files[tile["name"]] for tile in tiles if tile["name"] in files}
-
-
-@dataclass(frozen=True)
-class _Lost:
-    """A job whose process died."""
-
-    job: _Job
-    cause: str
-
-
-def _check_apart(jobs: list[_Job], workers: int) -> Iterator[Finding]:
-    """Check tiles in several processes; those of one that dies are looked at again one by one."""
-    lost: Callable[[_Job, str], list[Finding] | _Lost] = _Lost
-    alone: list[_Job] = []
-    for outcome in run_jobs(_check_job, jobs, min(workers, len(jobs)), lost):
-        if isinstance(outcome, _Lost):
-            alone += [replace(outcome.job, tiles=[tile]) for tile in outcome.job.tiles]
-        else:
-            yield from outcome
-    for outcome in run_jobs(_check_job, alone, min(workers, len(alone)), lost):
-        if isinstance(outcome, _Lost):
-            tile = outcome.job.tiles[0]
-            path = outcome.job.archive / tile["shard"]
-            yield Finding("shard", f"shard {path}: cannot be looked at ({outcome.cause})", tile["name"])
-        else:
-            yield from outcome
-
-
-def _check_job(job: _Job) -> list[Finding]:
-    """Check the tiles of one job."""
-    findings: list[Finding] = []
+def _check_tiles(
+    archive: Path,
+    settings: Mapping[str, Any],
+    deep: bool,
+    recipe: Recipe | None,
+    items: Sequence[tuple[Mapping[str, Any], TileFiles | None]],
+) -> list[list[Finding]]:
+    """Check some tiles, each with its files in the survey."""
     try:
-        with Index(job.archive) as index:
-            for tile in job.tiles:
-                findings += _check_tile(index, job.archive, tile, job.settings, job.deep, job.survey)
-    except ArchiveError as error:
-        findings.append(Finding("index", str(error)))
-    return findings
+        with Index(archive) as index:
+            return [
+                list(_check_tile(index, archive, tile, settings, deep, (recipe, files) if recipe else None))
+                for tile, files in items
+            ]
+    except ArchiveError as error:  # the index, which could be opened a moment ago
+        return [[Finding("index", str(error))], *([] for _ in items[1:])]
 
 
 def _check_tile(
@@ -186,7 +164,7 @@ def _check_tile(
     tile: Mapping[str, Any],
     settings: Mapping[str, Any],
     deep: bool,
-    survey: Survey | None,
+    source: tuple[Recipe, TileFiles | None] | None,
 ) -> Iterator[Finding]:
     """Check one tile's shard and its rows of the index."""
     name = tile["name"]
@@ -204,12 +182,14 @@ def _check_tile(
             yield Finding("shard", f"shard {path}: has {path.stat().st_size} bytes, not {tile['bytes']}", name)
         elif deep and checksum(path) != tile["checksum"]:
             yield Finding("shard", f"shard {path}: its checksum is not {tile['checksum']}: it is damaged", name)
-        if deep and survey is not None:
-            yield from _compare_with_survey(path, tile, *survey)
+        if deep and source is not None:
+            yield from _compare_with_survey(path, tile, *source)
     except DamagedIndexError as error:
         yield Finding("index", str(error), name)
     except ArchiveError as error:
         yield Finding("shard", str(error), name)
+    except OSError as error:
+        yield Finding("shard", f"shard {path}: cannot be read ({one_line(error)})", name)
 
 
 def _strange(shard: Shard, tile: Mapping[str, Any], settings: Mapping[str, Any]) -> Iterator[str]:
@@ -245,11 +225,10 @@ def _mismatches(index: Index, tile: Mapping[str, Any], shard: Shard) -> Iterator
 
 
 def _compare_with_survey(
-    path: Path, row: Mapping[str, Any], recipe: Recipe, files: Mapping[str, TileFiles]
+    path: Path, row: Mapping[str, Any], recipe: Recipe, source: TileFiles | None
 ) -> Iterator[Finding]:
     """Compare some cutouts with the survey's own pixels."""
     name = row["name"]
-    source = files.get(name)
     if source is None:
         yield Finding("survey", f"tile {name}: is not in the survey: not compared", name)
         return

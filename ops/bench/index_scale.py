@@ -288,7 +288,10 @@ def measure_replace(archive: Path, survey: Survey, seed: int, readable: bool) ->
     """Put tiles with the same objects in the place of tiles, in a transaction each, flushed to the disk."""
     with Index(archive, writable=True) as index:
         some = [replace(e, replaced=e.objects if readable else None) for e in islice(entries(survey), TILES)]
-        return {"tile_ms": _seconds(lambda: [index.commit_tiles([entry]) for entry in some]) / len(some) * 1e3}
+        started = time.perf_counter()
+        for entry in some:
+            index.commit_tiles([entry])
+        return {"tile_ms": (time.perf_counter() - started) / len(some) * 1e3}
 
 
 # ---- tools

@@ -23,7 +23,7 @@ from table import Quantity
 from archive_builder.build.builder import archive_settings, build
 from archive_builder.build.commit import objects_of, tile_row
 from archive_builder.build.machine import available_cpus
-from archive_builder.build.repair import reindex
+from archive_builder.build.reindex import reindex
 from archive_builder.build.status import archive_status
 from archive_builder.measure.quantize import NoiseScaled
 from archive_builder.store.index import Index, TileEntry, shard_name

@@ -24,7 +24,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from archive_builder import Archive
 from archive_builder.build.builder import build
-from archive_builder.build.repair import reindex
+from archive_builder.build.reindex import reindex
 from archive_builder.errors import NoArchiveError, ObjectNotFoundError, RecipeError
 from archive_builder.store.verify import verify
 

@@ -28,7 +28,7 @@ from astropy.table import Table, vstack
 
 from archive_builder import Archive
 from archive_builder.build.builder import build
-from archive_builder.build.repair import reindex
+from archive_builder.build.reindex import reindex
 from archive_builder.errors import NoArchiveError, ObjectSkippedError
 from archive_builder.store.verify import verify
 from archive_builder.survey.demo import make_survey

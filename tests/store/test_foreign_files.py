@@ -24,7 +24,7 @@ from PIL import Image
 import archive_builder
 from archive_builder import Archive
 from archive_builder.build.builder import build
-from archive_builder.build.repair import reindex
+from archive_builder.build.reindex import reindex
 from archive_builder.cli import main
 from archive_builder.errors import ArchiveBuilderError, ArchiveError, ObjectNotFoundError, RequestError
 from archive_builder.store.shard import Shard

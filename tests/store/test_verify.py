@@ -22,8 +22,9 @@ from astropy.io import fits
 from click.testing import CliRunner, Result
 
 from archive_builder import Archive
+from archive_builder.build import reindex as reindexing
 from archive_builder.build.builder import build
-from archive_builder.build.repair import reindex
+from archive_builder.build.reindex import reindex
 from archive_builder.cli import main
 from archive_builder.errors import ArchiveError, NoArchiveError
 from archive_builder.store import verify as verification
@@ -414,13 +415,13 @@ def test_repair_that_mends_nothing_is_told_so(place: Path, archive: Path, survey
 
 
 def test_several_processes_find_what_one_finds(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verification, "TILES_IN_JOB", 1)
+    monkeypatch.setattr(verification, "TILES_TOGETHER", 1)
     for tile, keep in ((A, 1000), (B, 2000)):
         path = archive / f"shards/{tile}.1.h5"
         path.write_bytes(path.read_bytes()[:keep])
-    alone = sorted(finding.what for finding in verify(archive))
-    assert len(alone) == 2
-    assert sorted(finding.what for finding in verify(archive, workers=2)) == alone
+    alone = list(verify(archive))
+    assert [finding.tile for finding in alone] == [A, B]
+    assert list(verify(archive, workers=2)) == alone
 
 
 def test_shard_that_ends_the_process_that_looks_at_it_is_found_and_costs_no_other(
@@ -429,7 +430,7 @@ def test_shard_that_ends_the_process_that_looks_at_it_is_found_and_costs_no_othe
     """A pipe that nobody writes to stands in for it: whoever opens it waits, and is killed here."""
     if not Path("/proc/self/wchan").exists() or os.getuid() != 0:
         pytest.skip("only Linux's root is told what a process waits for")
-    monkeypatch.setattr(verification, "TILES_IN_JOB", 1)
+    monkeypatch.setattr(verification, "TILES_TOGETHER", 1)
     deadly = archive / f"shards/{B}.1.h5"
     deadly.unlink()
     os.mkfifo(deadly)
@@ -527,6 +528,48 @@ def test_reindex_takes_the_newest_generation_by_number(archive: Path) -> None:
     assert sorted(report.left_out) == [f"{A}.1.h5", f"{A}.9.h5"]
     assert {row[4] for row in table(archive, "tiles")} == {f"shards/{A}.10.h5", f"shards/{B}.1.h5"}
     assert [finding.kind for finding in findings(archive)] == ["orphan"] * 2
+
+
+def test_reindex_takes_an_older_shard_where_the_newest_is_damaged(place: Path, archive: Path) -> None:
+    newest = copy_as(archive, A, 2)
+    flip(newest, pixel_offset(newest))
+    report = reindex(archive)
+    assert list(report.left_out) == [newest.name]
+    assert "are damaged" in report.left_out[newest.name]
+    assert owners(archive) == owners(place / "archive")
+    assert [finding.kind for finding in findings(archive, deep=True)] == ["orphan"]
+
+
+def test_reindex_takes_the_newest_where_all_are_damaged(archive: Path) -> None:
+    paths = [shard(archive), copy_as(archive, A, 2)]
+    for path in paths:
+        flip(path, pixel_offset(path))
+    report = reindex(archive)
+    assert list(report.left_out) == [paths[0].name]
+    assert {row[4] for row in table(archive, "tiles")} == {f"shards/{A}.2.h5", f"shards/{B}.1.h5"}
+
+
+def test_reindex_takes_an_older_shard_where_an_object_of_the_newest_is_on_another_tile(
+    place: Path, archive: Path
+) -> None:
+    newest = copy_as(archive, A, 2)
+    with h5py.File(newest, "r+") as file, h5py.File(shard(archive, B)) as other:
+        moved = other["objects/object_id"][0]
+        file["objects/object_id"][0] = moved
+    report = reindex(archive)
+    assert list(report.left_out) == [newest.name]
+    assert f"object {moved} of tile {A} belongs to tile {B} already" in report.left_out[newest.name]
+    assert owners(archive) == owners(place / "archive")
+
+
+def test_several_processes_make_the_index_that_one_makes(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reindexing, "TILES_TOGETHER", 1)
+    copy_as(archive, A, 2)
+    (archive / "shards/T.1.h5").write_bytes(b"garbage")
+    alone = reindex(archive), table(archive, "objects"), table(archive, "tiles")
+    told: list[object] = []
+    assert (reindex(archive, 2, told.append, told.append), table(archive, "objects"), table(archive, "tiles")) == alone
+    assert told == [2, B, A]
 
 
 def test_reindex_keeps_to_the_settings_of_the_archive_beside_an_unfinished_rebuild(place: Path, archive: Path) -> None:
