@@ -12,6 +12,7 @@ from multiprocessing.connection import Connection
 from typing import Any, Generic, TypeVar
 
 import multiprocess as mp
+from multiprocess import resource_tracker
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -172,7 +173,7 @@ class _Worker(Generic[Job, Result]):
         context = mp.get_context("spawn")
         self.connection, far_end = context.Pipe()
         self._process = context.Process(target=_work, args=(self._function, far_end), daemon=True)
-        with environment(ENVIRONMENT):
+        with environment(ENVIRONMENT), _deaf_to_ctrl_c():
             self._process.start()
         far_end.close()
 
@@ -192,9 +193,19 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
+@contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """Have processes that are started meanwhile not hear Ctrl-C, not even before they can say so themselves."""
+    resource_tracker.ensure_running()  # which would end this when it is started with the first process
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _work(function: Callable[[Any], Any], connection: Connection[Any, Any]) -> None:
-    """Do the jobs that come through a connection until it is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that handed the jobs out
+    """Do the jobs that come through a connection until it is closed; Ctrl-C is for who handed them out."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     while True:
         try:

@@ -185,7 +185,7 @@ class _Page:
         axes.set_xticks(workers, [str(n) for n in workers])
         axes.set_yticks(ticks, [readable.duration(time) for time in ticks])
         axes.minorticks_off()
-        axes.set(xlim=(min(workers) / 2, max(workers) * 4), ylim=(low, high))
+        axes.set(xlim=(min(workers) / 2, max(workers) * 8), ylim=(low, high))
         axes.set(xlabel="workers", title="wall time, if the disks keep up")
 
     def footprint(self, axes: Any, recipe: Recipe) -> None:

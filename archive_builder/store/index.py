@@ -160,10 +160,6 @@ class Index:
             self._file = self.path.stat().st_ino
             self._version = self._data_version()
 
-    def __reduce__(self) -> tuple[object, ...]:
-        """Let another process have it, opened anew for reading."""
-        return type(self), (self.path.parent, False, self.path.name)
-
     def __enter__(self) -> Self:
         return self
 
@@ -384,7 +380,7 @@ class Index:
 
     def _tile_named(self, name: str) -> dict[str, Any] | None:
         """Return a tile's row, if there is one."""
-        return next(self._db["tiles"].rows_where("name = ?", [name]), None)
+        return next((sound_tile(row) for row in self._db["tiles"].rows_where("name = ?", [name])), None)
 
     def _conflict(self, entry: TileEntry, tile_id: int) -> DuplicateObjectError:
         """Return the error that names the first object that another tile has."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping
@@ -45,7 +46,7 @@ class Input:
     """The tile, and what each program is given of it."""
 
     recipes: Mapping[str, Path]
-    """Of this package, by layout; without quality thresholds and colour picture."""
+    """Of this package, by run; without quality thresholds and colour picture."""
 
     catalog: Catalog
     """All objects."""
@@ -82,11 +83,15 @@ def make_input(original: Path, folder: Path, python: Path, objects: int) -> Inpu
     count = len(catalog.object_id)
     objects = min(objects, count)
     _check_room(folder, objects, count, len(tile.images))
-    images = {band: folder / f"{band}.fits" for band in tile.images}
+    images = {band: folder / f"{tile.tile}_{band}.fits" for band in tile.images}
     m.in_fresh_process(_write_plain, tile.images, images, recipe.survey.image_hdu)
     source = Source(list(images.values()), catalog.ra, catalog.dec)
-    layouts = {"mosaic": recipes["mosaic_16"], "stamps": recipes["stamps_16"]}
-    return Input(layouts, catalog, replace(tile, images=images, color=None), source, python, objects)
+    ours = {
+        "mosaic": recipes["mosaic_16"],
+        "mosaic_plain": _plain_recipe(recipes["mosaic_16"], tile.catalog, folder),
+        "stamps": recipes["stamps_16"],
+    }
+    return Input(ours, catalog, replace(tile, images=images, color=None), source, python, objects)
 
 
 def _check_room(folder: Path, objects: int, count: int, bands: int) -> None:
@@ -100,6 +105,21 @@ def _check_room(folder: Path, objects: int, count: int, bands: int) -> None:
         )
 
 
+def _plain_recipe(path: Path, catalog: Path, folder: Path) -> Path:
+    """Write a recipe for the plain images in a folder, and the catalogue there."""
+    recipe = load_recipe(path)
+    shutil.copy(catalog, folder / "catalog.fits")
+    changed = {"root": str(folder), "image": "{tile}_{band}.fits", "path": "catalog.fits"}
+    text = re.sub(r"(?m)^image_hdu *=.*\n", "", path.read_text(encoding="utf-8"))
+    for key, value in changed.items():
+        text = re.sub(rf"(?m)^{key} *=.*$", f"{key} = '{value}'", text)
+    plain = path.with_stem(f"{path.stem}_plain")
+    plain.write_text(text, encoding="utf-8")
+    if load_recipe(plain).storage != recipe.storage:
+        raise PeersError(f"{path} could not be rewritten for plain files")
+    return plain
+
+
 def _write_plain(images: Mapping[str, Path], plain: Mapping[str, Path], hdu: str | int | None) -> None:
     """Write each band's image as the only one of a FITS file, uncompressed."""
     for band, path in images.items():
@@ -111,12 +131,12 @@ def _write_plain(images: Mapping[str, Path], plain: Mapping[str, Path], hdu: str
 # ---- this package
 
 
-def _build(layout: str) -> Run:
+def _build(name: str) -> Run:
     """Return the build of an archive of the whole tile."""
 
     def run(given: Input, archive: Path, random: np.random.Generator) -> m.Values:
         with Usage() as usage:
-            built = m.in_fresh_process(m.measure_build, given.recipes[layout], archive)
+            built = m.in_fresh_process(m.measure_build, given.recipes[name], archive)
         stored = np.flatnonzero(np.isin(given.catalog.object_id, m.stored_ids(archive)))
         rows = _some(random, stored)
         ids = given.catalog.object_id[rows]
@@ -247,6 +267,7 @@ def _sample_of_files(
 
 RUNS: Mapping[str, Run] = {
     "mosaic": _build("mosaic"),
+    "mosaic_plain": _build("mosaic_plain"),
     "stamps": _build("stamps"),
     "cutana": _cutana(None),
     "cutana_small": _cutana(SMALL_BATCH),

@@ -47,6 +47,7 @@ config = Config(
             max_workers_per_node=2,
             heartbeat_period=1,
             heartbeat_threshold=5,
+            drain_period=DRAIN_PERIOD,
             provider=LocalProvider(init_blocks=1, max_blocks=1, worker_init=WORKER_INIT),
         )
     ],
@@ -56,9 +57,11 @@ config = Config(
 """
 
 
-def parsl_config(folder: Path, worker_init: str = "", strategy: str = "simple") -> Path:
+def parsl_config(folder: Path, **changes: str | int) -> Path:
+    """Write a configuration for two workers of this machine; return its path."""
+    values = {"WORKER_INIT": "", "STRATEGY": "simple", "DRAIN_PERIOD": None, **changes}
     path = folder / "parsl_config.py"
-    path.write_text(f"WORKER_INIT = {worker_init!r}\nSTRATEGY = {strategy!r}\n{PARSL_CONFIG}")
+    path.write_text("".join(f"{name} = {value!r}\n" for name, value in values.items()) + PARSL_CONFIG)
     return path
 
 
@@ -115,13 +118,13 @@ class Run:
         return self.process.returncode, stdout, stderr
 
     def processes(self) -> list[int]:
-        """Return its processes that live."""
+        """Return its processes that live: by the mark, or by the session, as some write over the mark."""
         found = []
         for path in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):
-                if self.mark.encode() in (path / "environ").read_bytes() and "State:\tZ" not in (
-                    path / "status"
-                ).read_text(errors="replace"):
+                state, _, _, session = (path / "stat").read_text(errors="replace").rpartition(")")[2].split()[:4]
+                ours = int(session) == self.process.pid or self.mark.encode() in (path / "environ").read_bytes()
+                if ours and state != "Z":
                     found.append(int(path.name))
         return found
 
@@ -299,7 +302,7 @@ def test_build_that_is_told_to_end_ends_with_all_its_workers(
 
 @pytest.mark.parametrize("strategy", ["simple", "none"])
 def test_workers_that_do_not_start_end_the_build(strategy: str, start: Start, tmp_path: Path) -> None:
-    parsl_config(tmp_path, worker_init="echo no such module >&2; exit 3", strategy=strategy)
+    parsl_config(tmp_path, WORKER_INIT="echo no such module >&2; exit 3", STRATEGY=strategy)
     status, _, stderr = start("parsl").end()
     assert status == 1
     assert stderr.splitlines()[-1].startswith("error: parsl: no workers can be had: ")
@@ -311,7 +314,7 @@ def test_workers_without_this_package_end_the_build(start: Start, tmp_path: Path
     other.mkdir(parents=True)
     for name in ("__init__.py", "build.py"):
         (other / name).touch()
-    parsl_config(tmp_path, worker_init=f"export PYTHONPATH={other.parent}")
+    parsl_config(tmp_path, WORKER_INIT=f"export PYTHONPATH={other.parent}")
     status, _, stderr = start("parsl").end()
     assert status == 1
     assert "error: parsl: a worker cannot run its job: No module named 'archive_builder.build" in stderr
@@ -332,15 +335,12 @@ def test_interchange_that_dies_ends_the_build(start: Start, peace: Path, same_ar
 
 
 def test_blocks_that_end_and_are_not_replaced_end_the_build(start: Start, tmp_path: Path) -> None:
-    parsl_config(tmp_path, strategy="none")
+    parsl_config(tmp_path, STRATEGY="none", DRAIN_PERIOD=1)
     run = start("parsl")
-    run.wait_until(run.writer)
-    for process in run.processes():
-        if "process_worker_pool" in Path(f"/proc/{process}/cmdline").read_text():
-            os.kill(process, signal.SIGKILL)
     status, _, stderr = run.end()
     assert status == 1
     assert "no workers can be had: its blocks have ended, and its strategy 'none' asks for no others: see" in stderr
+    run.wait_for_all_processes()
 
 
 # ---- a worker that is believed dead and is not

@@ -1,0 +1,88 @@
+"""The benchmark of reading ahead: a tile whose files are in the page cache, are not, and are not but are asked for early.
+
+usage: python ops/bench/cold.py RECIPE [--repeats N] [--work DIR]
+
+The first tile of the survey is built by one worker. Its files are put out of the page cache; the system reads ahead of
+who reads a file from its beginning, as far as it sees fit. "Asked for early": all files are, before the build, and the
+system reads them while the build is at work: what a worker could do for its next tile, at best. It needs Linux.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import measurements as m
+import table
+from table import Quantity
+
+from archive_builder.build.builder import build
+from archive_builder.survey.discovery import TileFiles
+from archive_builder.survey.recipe import load_recipe
+
+QUANTITIES = (
+    Quantity("cached.seconds", "files in the page cache", "s", digits=2),
+    Quantity("cold.seconds", "files on the disk", "s", digits=2),
+    Quantity("early.seconds", "files on the disk, asked for early", "s", digits=2),
+    Quantity("cold.ratio", "on the disk / in the cache", "times", digits=3),
+    Quantity("early.ratio", "asked for early / in the cache", "times", digits=3),
+    Quantity("read_mb", "read", "MB"),
+    Quantity("others_cores", "cores others kept busy meanwhile", "cores", digits=2),
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("--repeats", type=int, default=5, help="how often everything is measured (default: 5)")
+    parser.add_argument("--work", type=Path, help="where archives go (default: the system's temporary folder)")
+    options = parser.parse_args()
+    repeats = []
+    for number in range(1, options.repeats + 1):
+        print(f"repeat {number} of {options.repeats}", file=sys.stderr, flush=True)
+        started, busy, own = time.perf_counter(), m.busy_seconds(), m.own_seconds()
+        values: m.Values = {}
+        for state in ("cached", "cold", "early"):
+            with tempfile.TemporaryDirectory(dir=options.work, prefix="cold-") as folder:
+                seconds = m.in_fresh_process(measure, options.recipe, Path(folder) / "archive", state)
+            values[f"{state}.seconds"] = seconds
+        for state in ("cold", "early"):
+            values[f"{state}.ratio"] = values[f"{state}.seconds"] / values["cached.seconds"]
+        others = m.busy_seconds() - busy - (m.own_seconds() - own)
+        tile = m.first_tile(load_recipe(options.recipe))
+        values["read_mb"] = sum(path.stat().st_size for path in tile.paths) / 1e6
+        values["others_cores"] = max(others, 0.0) / (time.perf_counter() - started)
+        repeats.append(values)
+    print(f"One tile; medians of {len(repeats)} repeats.\n\n{table.as_text(repeats, QUANTITIES)}\n\n{table.machine()}")
+
+
+def measure(recipe_path: Path, archive: Path, state: str) -> float:
+    """Build the survey's first tile with its files in some state; return the seconds."""
+    tile = m.first_tile(load_recipe(recipe_path))
+    m.read_through(tile)
+    if state != "cached":
+        _advise(tile, os.POSIX_FADV_DONTNEED)
+    started = time.perf_counter()
+    if state == "early":
+        _advise(tile, os.POSIX_FADV_WILLNEED)
+    report = build(recipe_path, archive, tiles=[tile.tile], workers=1)
+    seconds = time.perf_counter() - started
+    if report.failures:
+        raise RuntimeError(f"the build failed: {report.failures}")
+    return seconds
+
+
+def _advise(tile: TileFiles, advice: int) -> None:
+    """Tell the system what is going to happen to a tile's files."""
+    for path in tile.paths:
+        file = os.open(path, os.O_RDONLY)
+        os.posix_fadvise(file, 0, 0, advice)
+        os.close(file)
+
+
+if __name__ == "__main__":
+    main()
