@@ -1,4 +1,4 @@
-"""The benchmark of reading ahead: a tile whose files are in the page cache, are not, and are not but are asked for early.
+"""The benchmark of reading ahead: a tile's files in the page cache, on the disk, and on the disk but asked for early.
 
 usage: python ops/bench/cold.py RECIPE [--repeats N] [--work DIR]
 

@@ -17,6 +17,7 @@ ids = st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=30, unique
 
 def commit(index: Index, name: str, stored: list[int], skipped: list[int], replaced: list[int] | None = ()) -> None:  # type: ignore[assignment]
     row = {"name": name, "state": "built", "shard": f"shards/{name}.h5", "generation": 1, "error": None}
+    row |= {"stored": len(stored), "skipped": len(skipped)}
     entry = TileEntry(
         row,
         np.array(stored, dtype=np.int64),
@@ -75,6 +76,48 @@ def test_replaced_tile_leaves_nothing_of_its_old_objects(tmp_path: Path, replace
         commit(index, "a", [2, 5], [], replaced)
         assert contents(tmp_path) == {(2, 0, 0), (5, 1, 0), (7, 0, 0)}
         assert [tile["name"] for tile in index.tiles()] == ["a", "b"]
+
+
+@settings(max_examples=25, deadline=None)
+@given(sizes=st.lists(st.integers(0, 350), min_size=1, max_size=5), spread=st.integers(1, 8), data=st.data())
+def test_tiles_of_many_close_ids_are_found_whole(sizes: list[int], spread: int, data: st.DataObject) -> None:
+    """Some hundred rows go into one statement, and IDs that lie close together are looked up as one stretch."""
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    universe = rng.choice(sum(sizes) * spread + 1, sum(sizes), replace=False) - 50
+    tiles = np.split(universe, np.cumsum(sizes)[:-1])
+    with TemporaryDirectory() as folder, Index(Path(folder), writable=True) as index:
+        expected = {}
+        for number, objects in enumerate(tiles):
+            stored, skipped = np.split(objects, [data.draw(st.integers(0, len(objects)))])
+            commit(index, f"t{number}", stored.tolist(), skipped.tolist())
+            expected |= {key: (f"t{number}", row, 0) for row, key in enumerate(stored.tolist())}
+            expected |= {key: (f"t{number}", row, 2) for row, key in enumerate(skipped.tolist())}
+        names = {tile["tile_id"]: tile["name"] for tile in index.tiles()}
+        question = rng.permutation(np.arange(universe.min(initial=0) - 3, universe.max(initial=0) + 4))
+        places = index.find(question)
+        answer = zip(places.tile_id.tolist(), places.row.tolist(), places.status.tolist(), strict=True)
+        found = {key: (names.get(n), *place) for key, (n, *place) in zip(question.tolist(), answer, strict=True)}
+        assert {key: place for key, place in found.items() if place[0] is not None} == expected
+        assert (places.generation == np.where(places.tile_id < 0, -1, 1)).all()
+        assert contents(Path(folder)) == {(key, row, status) for key, (_, row, status) in expected.items()}
+
+
+def test_tile_built_again_with_the_same_objects_keeps_them_though_its_old_shard_is_lost(tmp_path: Path) -> None:
+    with Index(tmp_path, writable=True) as index:
+        commit(index, "a", [1, 2], [3])
+        commit(index, "b", [7], [])
+        commit(index, "a", [3, 1], [2], None)
+        assert contents(tmp_path) == {(3, 0, 0), (1, 1, 0), (2, 0, 2), (7, 0, 0)}
+
+
+def test_pages_are_full_whatever_the_order_of_the_tiles(tmp_path: Path) -> None:
+    """A row has some 17 bytes; 19.5 in pages that SQLite leaves behind rows put in as they come."""
+    rng = np.random.default_rng(1)
+    with Index(tmp_path, writable=True) as index:
+        for number in rng.permutation(60).tolist():
+            ids = 61_407_318 + number * 5000 + rng.choice(4400, 4000, replace=False)
+            commit(index, f"t{number}", ids.tolist(), [])
+    assert (tmp_path / INDEX_NAME).stat().st_size < 17.5 * 60 * 4000
 
 
 def test_id_of_another_tile_is_refused_by_name_and_nothing_is_kept(tmp_path: Path) -> None:
