@@ -53,7 +53,7 @@ ROWS_AT_ONCE = 100
 """Rows that one statement inserts: Python hands them over in 0.6 of the time that they take one by one."""
 
 CACHE_KIB = 16384
-"""Pages that a connection keeps: those of a tile's objects are 6 MB, which are not written before they are committed."""
+"""Pages that a connection keeps: those of a tile's objects, 6 MB, are then not written before they are committed."""
 
 LOOKUP = "SELECT tile_id, row, status, generation FROM objects JOIN tiles USING (tile_id) WHERE object_id = ?"
 """Where one object is."""
