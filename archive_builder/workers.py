@@ -25,6 +25,13 @@ ENVIRONMENT = {
 """Set before a worker's Python starts: a process has one thread, and gives back the memory it no longer needs."""
 
 
+MOST_TOGETHER = 64
+"""Items of a batch, at most: fewer small ones are not worth the way to another process."""
+
+BYTES_TOGETHER = 1 << 28
+"""Of the files that are read for a batch, about."""
+
+
 def run_jobs(
     function: Callable[[Job], Result],
     jobs: Iterable[Job],
@@ -99,6 +106,11 @@ def run_in_batches(
             answer = done.pop(first)
             yield from _one_by_one(function, batches[first], lost) if answer is None else answer
             first += 1
+
+
+def files_together(sizes: Sequence[int]) -> int:
+    """Return how many files of these sizes are one batch of :func:`run_in_batches` that reads them."""
+    return max(1, min(MOST_TOGETHER, BYTES_TOGETHER * len(sizes) // max(sum(sizes), 1)))
 
 
 def _run_batch(

@@ -18,16 +18,13 @@ from archive_builder.errors import ArchiveError, DuplicateObjectError, NoArchive
 from archive_builder.store.index import INDEX_NAME, SHARD_FOLDER, Index, TileEntry, is_shard_name, put_in_place
 from archive_builder.store.shard import Shard
 from archive_builder.store.writer import ShardInfo, checksum
-from archive_builder.workers import run_in_batches
+from archive_builder.workers import MOST_TOGETHER, files_together, run_in_batches
 
 FRESH_INDEX_NAME = "index.fresh.sqlite"
 """The index being made, until it takes the place of the archive's."""
 
 TILES_TOGETHER = 64
-"""Tiles that a process reads in one go, and that go into the index in one transaction, at most."""
-
-BYTES_TOGETHER = 1 << 28
-"""Of the shards that a process reads in one go, about."""
+"""Tiles that go into the index in one transaction: nobody reads it before it is whole."""
 
 OLDER = "there is a newer shard of its tile"
 """Why a good shard is left out."""
@@ -111,9 +108,8 @@ def reindex(
         tiles = _by_tile(_candidates(archive, workers, report), report)
         on_start(len(tiles))
         with _fresh_index(archive) as index:
-            size = sum(candidate.bytes for candidates in tiles for candidate in candidates)
-            together = max(1, min(TILES_TOGETHER, BYTES_TOGETHER * len(tiles) // max(size, 1)))
-            choices = run_in_batches(_choose_all, tiles, together, workers, _lost_tile)
+            sizes = [sum(candidate.bytes for candidate in candidates) for candidates in tiles]
+            choices = run_in_batches(_choose_all, tiles, files_together(sizes), workers, _lost_tile)
             while some := list(islice(choices, TILES_TOGETHER)):
                 _put_in(index, some, report)
                 for choice in some:
@@ -155,7 +151,7 @@ def _candidates(archive: Path, workers: int, report: ReindexReport) -> list[_Can
     """Return the shards that can be opened, in the order of their names."""
     paths = sorted((archive / SHARD_FOLDER).glob("[!.]*.h5"))
     found = []
-    inspected = run_in_batches(_inspect_all, paths, TILES_TOGETHER, workers, _lost_shard)
+    inspected = run_in_batches(_inspect_all, paths, MOST_TOGETHER, workers, _lost_shard)
     for path, candidate in zip(paths, inspected, strict=True):
         if isinstance(candidate, str):
             report.left_out[path.name] = candidate

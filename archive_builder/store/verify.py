@@ -20,13 +20,10 @@ from archive_builder.store.writer import checksum
 from archive_builder.survey.discovery import TileFiles
 from archive_builder.survey.recipe import Recipe
 from archive_builder.survey.tile import Tile
-from archive_builder.workers import run_in_batches
+from archive_builder.workers import MOST_TOGETHER, files_together, run_in_batches
 
 Survey: TypeAlias = tuple[Recipe, Mapping[str, TileFiles]]
 """The recipe of a survey, and the files of each of its tiles by name."""
-
-TILES_TOGETHER = 64
-"""Tiles that a process looks at in one go: fewer are not worth a second process."""
 
 SAMPLE = 4
 """Cutouts of a tile that are compared with the survey's own pixels."""
@@ -119,9 +116,10 @@ def _check_archive(
     built = [tile for tile in tiles if tile["shard"] is not None]
     on_start(len(built))
     recipe, files = survey or (None, {})
-    check = partial(_check_tiles, archive, settings, deep, recipe)
+    check, lost = partial(_check_tiles, archive, settings, deep, recipe), partial(_lost, archive)
+    together = files_together([tile["bytes"] or 0 for tile in built]) if deep else MOST_TOGETHER
     items = [(tile, files.get(tile["name"])) for tile in built]
-    for tile, found in zip(built, run_in_batches(check, items, TILES_TOGETHER, workers, _lost), strict=True):
+    for tile, found in zip(built, run_in_batches(check, items, together, workers, lost), strict=True):
         yield from found
         on_tile(tile["name"])
     objects = sum(tile["stored"] + tile["skipped"] for tile in built)
@@ -134,10 +132,10 @@ def _check_archive(
             yield Finding("orphan", f"{path}: the index does not know it")
 
 
-def _lost(item: tuple[Mapping[str, Any], TileFiles | None], cause: str) -> list[Finding]:
+def _lost(archive: Path, item: tuple[Mapping[str, Any], TileFiles | None], cause: str) -> list[Finding]:
     """Return what is found of a tile whose process died."""
     tile, _ = item
-    return [Finding("shard", f"shard {tile['shard']}: cannot be looked at ({cause})", tile["name"])]
+    return [Finding("shard", f"shard {archive / tile['shard']}: cannot be looked at ({cause})", tile["name"])]
 
 
 def _check_tiles(

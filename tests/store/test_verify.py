@@ -22,6 +22,7 @@ from astropy.io import fits
 from click.testing import CliRunner, Result
 
 from archive_builder import Archive
+from archive_builder import workers as working
 from archive_builder.build import reindex as reindexing
 from archive_builder.build.builder import build
 from archive_builder.build.reindex import reindex
@@ -415,7 +416,7 @@ def test_repair_that_mends_nothing_is_told_so(place: Path, archive: Path, survey
 
 
 def test_several_processes_find_what_one_finds(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verification, "TILES_TOGETHER", 1)
+    monkeypatch.setattr(verification, "MOST_TOGETHER", 1)
     for tile, keep in ((A, 1000), (B, 2000)):
         path = archive / f"shards/{tile}.1.h5"
         path.write_bytes(path.read_bytes()[:keep])
@@ -430,7 +431,7 @@ def test_shard_that_ends_the_process_that_looks_at_it_is_found_and_costs_no_othe
     """A pipe that nobody writes to stands in for it: whoever opens it waits, and is killed here."""
     if not Path("/proc/self/wchan").exists() or os.getuid() != 0:
         pytest.skip("only Linux's root is told what a process waits for")
-    monkeypatch.setattr(verification, "TILES_TOGETHER", 1)
+    monkeypatch.setattr(verification, "MOST_TOGETHER", 1)
     deadly = archive / f"shards/{B}.1.h5"
     deadly.unlink()
     os.mkfifo(deadly)
@@ -563,7 +564,8 @@ def test_reindex_takes_an_older_shard_where_an_object_of_the_newest_is_on_anothe
 
 
 def test_several_processes_make_the_index_that_one_makes(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reindexing, "TILES_TOGETHER", 1)
+    for module in (reindexing, working):
+        monkeypatch.setattr(module, "MOST_TOGETHER", 1)
     copy_as(archive, A, 2)
     (archive / "shards/T.1.h5").write_bytes(b"garbage")
     alone = reindex(archive), table(archive, "objects"), table(archive, "tiles")
