@@ -3,7 +3,7 @@
 usage: python ops/bench/survey_scale.py TILES.csv [--work DIR] [--repeats N]
 
 TILES.csv is a survey's tile table, DES DR2's say: a column ``tilename`` or ``tile``, semicolons or commas. Every tile
-gets stand-in files, empty but there, and a real shard of a few pixels with the footprint that the table gives it.
+gets stand-in files, empty but there, and a real shard of a few pixels.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def measure(folder: Path) -> m.Values:
             raise RuntimeError(f"{len(findings)} findings, the first: {findings[0]}")
         values[name] = time.perf_counter() - started
     started = time.perf_counter()
-    reindex(archive)
+    reindex(archive, available_cpus())
     values["reindex"] = time.perf_counter() - started
     return values
 
