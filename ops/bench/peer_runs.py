@@ -88,7 +88,7 @@ def make_input(original: Path, folder: Path, python: Path, objects: int) -> Inpu
     source = Source(list(images.values()), catalog.ra, catalog.dec)
     ours = {
         "mosaic": recipes["mosaic_16"],
-        "mosaic_plain": _plain_recipe(recipes["mosaic_16"], tile.catalog, folder),
+        "mosaic_plain": _plain_recipe(recipes["mosaic_16"], tile, folder),
         "stamps": recipes["stamps_16"],
     }
     return Input(ours, catalog, replace(tile, images=images, color=None), source, python, objects)
@@ -105,11 +105,11 @@ def _check_room(folder: Path, objects: int, count: int, bands: int) -> None:
         )
 
 
-def _plain_recipe(path: Path, catalog: Path, folder: Path) -> Path:
+def _plain_recipe(path: Path, tile: TileFiles, folder: Path) -> Path:
     """Write a recipe for the plain images in a folder, and the catalogue there."""
     recipe = load_recipe(path)
-    shutil.copy(catalog, folder / "catalog.fits")
-    changed = {"root": str(folder), "image": "{tile}_{band}.fits", "path": "catalog.fits"}
+    shutil.copy(tile.catalog, folder / f"{tile.tile}.catalog.fits")
+    changed = {"root": str(folder), "image": "{tile}_{band}.fits", "path": "{tile}.catalog.fits"}
     text = re.sub(r"(?m)^image_hdu *=.*\n", "", path.read_text(encoding="utf-8"))
     for key, value in changed.items():
         text = re.sub(rf"(?m)^{key} *=.*$", f"{key} = '{value}'", text)
