@@ -93,7 +93,7 @@ class Contents:
 
     def dataset(self, path: str) -> h5py.Dataset:
         """Return a dataset by its path from the root."""
-        return h5py.Dataset(self._datasets[path].id)
+        return h5py.Dataset(self._datasets[path].id, readonly=True)  # which remembers its shape and type
 
     def pixel_attributes(self, path: str) -> dict[str, Any]:
         """Return what a dataset of pixels says of itself, as far as the format has it."""
