@@ -488,6 +488,17 @@ def test_whole_rebuild_lets_no_tile_go_that_is_gone_from_the_survey_unless_prune
     sound(archive)
 
 
+def test_folder_among_the_shards_is_told_with_what_to_do(survey: Path, archive: Path) -> None:
+    folder = archive / "shards/old.1.h5"
+    folder.mkdir()
+    result = run("build", survey / "survey.toml", archive)
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    assert result.stderr.startswith(f"error: leftover {folder} cannot be removed (")
+    assert result.stderr.endswith("): move it away\n")
+    folder.rmdir()
+    assert run("build", survey / "survey.toml", archive).exit_code == 0
+
+
 # ---- a lost index
 
 
