@@ -458,7 +458,9 @@ class Archive:
             places = self._index.find(ids)
             absent = (places.tile_id < 0) | (places.status != Status.STORED)
             if missing == "raise" and absent.any():
-                self.get(int(ids[np.flatnonzero(absent)[0]]))  # raises what is the matter with it
+                object_id = int(ids[np.flatnonzero(absent)[0]])
+                self.get(object_id)  # raises what is the matter with it
+                raise ArchiveError(f"index {self._index.path}: object {object_id} was not there, and is: ask again")
             chosen = self._band_numbers(bands)
             shape = self._common_shape(size, places)
             data = np.empty((len(ids), len(chosen), *shape), dtype=np.float32)

@@ -271,14 +271,21 @@ class Index:
     def _rows_of(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return ID, tile, row and status of those of some objects that there are, (n, 4); their IDs must rise."""
         low, high = int(ids[0]), int(ids[-1])
-        if high - low < DENSE * len(ids):
-            answer = self._db.execute(f"{LOOKUP_MANY} BETWEEN ? AND ?", [low, high])
-        else:
-            answer = self._db.execute(f"{LOOKUP_MANY} {AMONG}", [json.dumps(ids.tolist())])
-        rows = sound_columns(answer.fetchone())
+        if high - low >= DENSE * len(ids):
+            return self._rows(AMONG, [json.dumps(ids.tolist())])
+        rows = self._rows("BETWEEN ? AND ?", [low, high])
+        if (np.diff(rows[:, 0]) <= 0).any():
+            raise NonsenseError("its objects are not in order")
+        rows = rows[np.isin(rows[:, 0], ids)]
+        # A damaged ID may end the stretch early: what is not on it is not there only if it is not found alone either.
+        rest = ids[~np.isin(ids, rows[:, 0])]
+        return np.concatenate([rows, self._rows(AMONG, [json.dumps(rest.tolist())])]) if len(rest) else rows
+
+    def _rows(self, which: str, values: list[Any]) -> NDArray[np.int64]:
+        """Return ID, tile, row and status of objects, (n, 4)."""
+        rows = sound_columns(self._db.execute(f"{LOOKUP_MANY} {which}", values).fetchone())
         check_status(rows[:, 3])
-        asked: NDArray[np.bool_] = ids[np.searchsorted(ids, rows[:, 0])] == rows[:, 0]
-        return rows[asked]
+        return rows
 
     def _add_generations(self, found: NDArray[np.int64]) -> None:
         """Add its tile's generation to the place of each object; an object without a tile is nowhere."""

@@ -1,6 +1,8 @@
 """The index, against a dictionary and the bare sqlite3."""
 
+import random
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -118,6 +120,28 @@ def test_pages_are_full_whatever_the_order_of_the_tiles(tmp_path: Path) -> None:
             ids = 61_407_318 + number * 5000 + rng.choice(4400, 4000, replace=False)
             commit(index, f"t{number}", ids.tolist(), [])
     assert (tmp_path / INDEX_NAME).stat().st_size < 16.2 * 60 * 4000
+
+
+def test_whatever_byte_is_damaged_objects_are_found_together_as_each_alone(tmp_path: Path) -> None:
+    with Index(tmp_path, writable=True) as index:
+        commit(index, "a", list(range(1000, 1150)), [1151])
+        commit(index, "b", list(range(1160, 1240, 2)), [])
+    good, path = (tmp_path / INDEX_NAME).read_bytes(), tmp_path / INDEX_NAME
+    chance = random.Random(1)
+    asked = np.arange(990, 1250)
+    answers = 0
+    for offset in chance.choices([place for place, byte in enumerate(good) if byte], k=200):
+        damaged = bytearray(good)
+        damaged[offset] ^= chance.randrange(1, 256)
+        path.write_bytes(damaged)
+        with suppress(ArchiveError), Index(tmp_path) as index:
+            together = index.find(asked)
+            for place, number in enumerate(asked):
+                alone = index.find(np.array([number]))
+                for name in ("tile_id", "row", "status", "generation"):
+                    assert getattr(together, name)[place] == getattr(alone, name)[0], (offset, number)
+            answers += 1
+    assert answers
 
 
 def test_id_of_another_tile_is_refused_by_name_and_nothing_is_kept(tmp_path: Path) -> None:
