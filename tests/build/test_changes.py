@@ -494,7 +494,7 @@ def test_folder_among_the_shards_is_told_with_what_to_do(survey: Path, archive: 
     result = run("build", survey / "survey.toml", archive)
     assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
     assert result.stderr.startswith(f"error: leftover {folder} cannot be removed (")
-    assert result.stderr.endswith("): move it away\n")
+    assert result.stderr.endswith("): remove it by hand\n")
     folder.rmdir()
     assert run("build", survey / "survey.toml", archive).exit_code == 0
 

@@ -283,7 +283,7 @@ def test_a_leftover_that_may_not_be_removed_is_one_line(survey: Path, archive: P
     with unwritable(archive / "shards"):
         (line,) = errors(run("build", survey / "survey.toml", archive))
     assert str(leftover) in line
-    assert line.endswith("Permission denied")
+    assert line.endswith("(Permission denied): remove it by hand")
 
 
 def test_an_old_shard_that_may_not_be_removed_does_not_undo_its_tile(survey: Path, archive: Path) -> None:
