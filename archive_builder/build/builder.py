@@ -220,7 +220,9 @@ def clear_leftovers(archive: Path) -> None:
             try:
                 path.unlink(missing_ok=True)
             except OSError as error:
-                raise ArchiveError(f"leftover {path} cannot be removed ({one_line(error)}): remove it by hand") from None
+                raise ArchiveError(
+                    f"leftover {path} cannot be removed ({one_line(error)}): remove it by hand"
+                ) from None
 
 
 class _Build:
