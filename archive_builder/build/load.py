@@ -86,7 +86,7 @@ def strip_that_fits(shape: Shape, recipe: Recipe, size: int, memory: int, pictur
     TileError
         Not even the lowest strip fits.
     """
-    needs = {rows: worker_memory(shape, recipe, size, rows, picture_rows) for rows in _heights(recipe)}
+    needs = _needs(shape, recipe, size, picture_rows)
     fitting = [rows for rows, need in needs.items() if need <= memory]
     if not fitting:
         least = min(needs.values())
@@ -136,8 +136,7 @@ def _need_of_first(tiles: Sequence[TileFiles], recipe: Recipe, size: int) -> int
     for files in tiles[:10]:
         try:
             with Tile(files.images, recipe.survey.image_hdu) as tile:
-                rows = picture_rows(files, tile.shape)
-                return min(worker_memory(tile.shape, recipe, size, strip, rows) for strip in _heights(recipe))
+                return min(_needs(tile.shape, recipe, size, picture_rows(files, tile.shape)).values())
         except (TileError, OSError):  # its own build says what is wrong with it
             continue
     return 0
@@ -151,10 +150,12 @@ def picture_rows(files: TileFiles, shape: Shape) -> int:
         return picture.strip_rows
 
 
-def _heights(recipe: Recipe) -> list[int]:
-    """Return how many rows may be read at a time: the usual ones and whole rows of noise cells, which need not wait."""
+def _needs(shape: Shape, recipe: Recipe, size: int, picture_rows: int) -> dict[int, int]:
+    """Return what a worker takes, by how many rows it reads at a time."""
+    # The usual numbers of rows, and whole rows of noise cells, which need not wait.
     mesh = recipe.quality.background_mesh
-    return sorted({STRIP_ROWS, 64, 32, LOWEST_STRIP, mesh * max(1, STRIP_ROWS // mesh)})
+    heights = sorted({STRIP_ROWS, 64, 32, LOWEST_STRIP, mesh * max(1, STRIP_ROWS // mesh)})
+    return {rows: worker_memory(shape, recipe, size, rows, picture_rows) for rows in heights}
 
 
 def _gb(number: int) -> str:

@@ -13,8 +13,8 @@ from archive_builder.progress import Meter
 from archive_builder.survey.discovery import Discovery, TileFiles
 
 
-class Progress:
-    """Shows a build's progress.
+class _TileProgress:
+    """Shows how many tiles are done.
 
     Parameters
     ----------
@@ -25,7 +25,16 @@ class Progress:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._meter = Meter(stream, "tile")
-        self._objects = 0
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        self._meter.close()
+
+
+class Progress(_TileProgress):
+    """Shows a build's progress."""
+
+    _objects = 0
 
     def start(self, changes: Changes) -> None:
         """Say what is to be done, and begin."""
@@ -40,24 +49,11 @@ class Progress:
         outcome = f"failed: {event.error}" if event.error else f"{event.stored} stored, {event.skipped} skipped"
         self._meter.advance(1, printable(f"tile {event.tile}: {outcome}"), rate, urgent=event.error is not None)
 
-    def close(self) -> None:
-        """Leave the terminal as it was."""
-        self._meter.close()
 
+class PlanProgress(_TileProgress):
+    """Shows how far the sample of a plan is."""
 
-class PlanProgress:
-    """Shows how far the sample of a plan is.
-
-    Parameters
-    ----------
-    stream : file
-        A terminal gets a bar, anything else a line for each tile.
-    """
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._meter = Meter(stream, "tile")
-        self._done = 0
+    _done = 0
 
     def start(self, found: Discovery, chosen: Sequence[TileFiles]) -> None:
         """Say what will be sampled, and begin."""
@@ -73,7 +69,3 @@ class PlanProgress:
             f"failed: {result.error}" if result.error else f"{result.bytes / 1e6:.1f} MB in {result.seconds:.1f} s"
         )
         self._meter.advance(1, printable(f"tile {result.tile}: {outcome}"), rate, urgent=result.error is not None)
-
-    def close(self) -> None:
-        """Leave the terminal as it was."""
-        self._meter.close()

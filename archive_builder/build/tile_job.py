@@ -94,12 +94,6 @@ class TileResult:
     draft: str = ""
     """Where it is until then."""
 
-    generation: int = 0
-    """Counts the shards this tile has had."""
-
-    input_fingerprint: str = ""
-    """Of the files that were read."""
-
     input_hash: str | None = None
     """Of what is in them, if that was asked for."""
 
@@ -206,8 +200,6 @@ def make_shard(job: TileJob) -> tuple[TileResult, ObjectTable, Verdict]:
                 tile=files.tile,
                 shard=job.shard,
                 draft=str(shard.draft.relative_to(job.archive)),
-                generation=job.generation,
-                input_fingerprint=fingerprint,
                 input_hash=input_hash,
                 stored=len(verdict.order),
                 skipped=count_reasons(verdict.status),
