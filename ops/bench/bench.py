@@ -9,9 +9,7 @@ import argparse
 import json
 import re
 import shutil
-import sys
 import tempfile
-import time
 from pathlib import Path
 
 import measurements as m
@@ -70,13 +68,13 @@ def main() -> None:
     options.work.mkdir(parents=True, exist_ok=True)
     survey = options.survey or options.work / "survey"
     if not (survey / "survey.toml").exists():
-        _say(f"making a survey of one tile of {options.tile_size} px with {options.objects} objects in {survey}")
+        m.say(f"making a survey of one tile of {options.tile_size} px with {options.objects} objects in {survey}")
         m.in_fresh_process(make_one_tile, survey, options.tile_size, options.objects)
     repeats = []
     with tempfile.TemporaryDirectory(dir=options.work, prefix="bench-") as folder:
         recipes = write_recipes(survey / "survey.toml", Path(folder))
         for number in range(1, options.repeats + 1):
-            _say(f"repeat {number} of {options.repeats}")
+            m.say(f"repeat {number} of {options.repeats}")
             repeats.append(_repeat(recipes, Path(folder), number))
     _report(repeats, options.json)
 
@@ -115,7 +113,7 @@ def write_recipes(original: Path, folder: Path) -> dict[str, Path]:
 
 def _repeat(recipes: dict[str, Path], folder: Path, number: int) -> dict[str, float]:
     """Measure everything once; the loop comes right after the build it is compared with."""
-    started, busy, own = time.perf_counter(), m.busy_seconds(), m.own_seconds()
+    neighbours = m.Neighbours()
     values: dict[str, float] = {}
     for name, recipe in recipes.items():
         if name == "stamps_16" and not _room_for_stamps(folder, values["mosaic_16.objects"]):
@@ -129,9 +127,8 @@ def _repeat(recipes: dict[str, Path], folder: Path, number: int) -> dict[str, fl
             values |= _prefixed(name, m.in_fresh_process(m.measure_get, archive, number))
         shutil.rmtree(archive)
     values["ratio"] = values["mosaic_16.objects_per_second"] / values["loop.objects_per_second"]
-    if busy:
-        others = (m.busy_seconds() - busy) - (m.own_seconds() - own)
-        values["others_cores"] = max(others, 0.0) / (time.perf_counter() - started)
+    if m.busy_seconds():
+        values["others_cores"] = neighbours.cores()
     return values
 
 
@@ -144,14 +141,14 @@ def _reads(archive: Path, seed: int) -> m.Values:
 
 
 def _prefixed(name: str, values: m.Values) -> m.Values:
-    _say("  " + name + ": " + ", ".join(f"{key} {value:,.2f}" for key, value in values.items()))
-    return {f"{name}.{key}": value for key, value in values.items()}
+    m.say("  " + name + ": " + ", ".join(f"{key} {value:,.2f}" for key, value in values.items()))
+    return m.prefixed(name, values)
 
 
 def _room_for_stamps(folder: Path, objects: float) -> bool:
     free, needed = shutil.disk_usage(folder).free, objects * DISK_PER_STAMP
     if free < needed:
-        _say(f"  SKIPPED: stamps need {needed / 1e9:.1f} GB in {folder}, {free / 1e9:.1f} GB are free")
+        m.say(f"  SKIPPED: stamps need {needed / 1e9:.1f} GB in {folder}, {free / 1e9:.1f} GB are free")
     return free >= needed
 
 
@@ -164,11 +161,6 @@ def _report(repeats: list[dict[str, float]], path: Path | None) -> None:
     if path:
         answer = {"machine": table.machine(), "medians": table.medians(repeats, QUANTITIES), "repeats": repeats}
         path.write_text(json.dumps(answer, indent=2) + "\n", encoding="utf-8")
-
-
-def _say(text: str) -> None:
-    """Tell how far it is, apart from the answer."""
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

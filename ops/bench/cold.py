@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -43,8 +42,8 @@ def main() -> None:
     options = parser.parse_args()
     repeats = []
     for number in range(1, options.repeats + 1):
-        print(f"repeat {number} of {options.repeats}", file=sys.stderr, flush=True)
-        started, busy, own = time.perf_counter(), m.busy_seconds(), m.own_seconds()
+        m.say(f"repeat {number} of {options.repeats}")
+        neighbours = m.Neighbours()
         values: m.Values = {}
         for state in ("cached", "cold", "early"):
             with tempfile.TemporaryDirectory(dir=options.work, prefix="cold-") as folder:
@@ -52,10 +51,9 @@ def main() -> None:
             values[f"{state}.seconds"] = seconds
         for state in ("cold", "early"):
             values[f"{state}.ratio"] = values[f"{state}.seconds"] / values["cached.seconds"]
-        others = m.busy_seconds() - busy - (m.own_seconds() - own)
         tile = m.first_tile(load_recipe(options.recipe))
         values["read_mb"] = sum(path.stat().st_size for path in tile.paths) / 1e6
-        values["others_cores"] = max(others, 0.0) / (time.perf_counter() - started)
+        values["others_cores"] = neighbours.cores()
         repeats.append(values)
     print(f"One tile; medians of {len(repeats)} repeats.\n\n{table.as_text(repeats, QUANTITIES)}\n\n{table.machine()}")
 

@@ -13,7 +13,6 @@ import argparse
 import copy
 import json
 import os
-import sys
 import tempfile
 import time
 from dataclasses import replace
@@ -54,7 +53,7 @@ def main() -> None:
         job, result = m.in_fresh_process(build_one, options.recipe, folder / "built")
         repeats = []
         for number in range(1, options.repeats + 1):
-            print(f"repeat {number} of {options.repeats}", file=sys.stderr, flush=True)
+            m.say(f"repeat {number} of {options.repeats}")
             repeats.append(_repeat(folder / str(number), job, result, options))
     print(f"Medians of {len(repeats)} repeats.\n\n{table.as_text(repeats, QUANTITIES)}\n\n{table.machine()}")
 
@@ -83,7 +82,7 @@ def _repeat(folder: Path, job: TileJob, result: TileResult, options: argparse.Na
         engine = choose_engine("parsl", parsl_config=options.parsl_config, archive=folder / "parsl")
         assert engine is not None
         values["parsl_per_second"] = rate(engine, job, options.jobs)
-    print(f"  {json.dumps(values)}", file=sys.stderr, flush=True)
+    m.say(f"  {json.dumps(values)}")
     return values
 
 

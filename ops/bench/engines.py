@@ -61,7 +61,7 @@ def main() -> None:
         m.read_through(tile)
     repeats = []
     for number in range(1, options.repeats + 1):
-        print(f"repeat {number} of {options.repeats}", file=sys.stderr, flush=True)
+        m.say(f"repeat {number} of {options.repeats}")
         repeats.append(_repeat(options))
     text = table.as_text(repeats, list(quantities(options.workers)))
     head = f"{len(tiles)} tiles, {options.workers} workers; medians of {len(repeats)} repeats."
@@ -89,12 +89,12 @@ def _repeat(options: argparse.Namespace) -> m.Values:
         ranks = [_mpiexec(), "-n", str(options.workers + 1)] if engine == "mpi" else []
         command = [*ranks, sys.executable, __file__, *sys.argv[1:], "--measure", engine]
         answer = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout
-        values |= {f"{engine}.{key}": value for key, value in json.loads(answer).items()}
+        values |= m.prefixed(engine, json.loads(answer))
     values["speedup"] = values["one.seconds"] / values["local.seconds"]
     for engine in ("parsl", "mpi"):
         if f"{engine}.seconds" in values:
             values[f"{engine}.ratio"] = values["local.seconds"] / values[f"{engine}.seconds"]
-    print("  " + ", ".join(f"{key} {value:,.2f}" for key, value in values.items()), file=sys.stderr, flush=True)
+    m.say("  " + ", ".join(f"{key} {value:,.2f}" for key, value in values.items()))
     return values
 
 
@@ -116,7 +116,7 @@ def measure(engine: str, options: argparse.Namespace) -> m.Values:
             archive=archive,
         )
         done: dict[str, float] = {}
-        started, busy, own = time.perf_counter(), m.busy_seconds(), m.own_seconds()
+        started, neighbours = time.perf_counter(), m.Neighbours()
         report = build(
             options.recipe,
             archive,
@@ -135,9 +135,7 @@ def measure(engine: str, options: argparse.Namespace) -> m.Values:
             "tile_seconds": sum(seconds.values()) / len(seconds),
         }
         if where is None:  # its workers are children of this process
-            own = m.own_seconds() - own
-            others = max(m.busy_seconds() - busy - own, 0.0) / (time.perf_counter() - started)
-            values |= {"cpu_seconds": own / len(done), "others_cores": others}
+            values |= {"cpu_seconds": neighbours.own_seconds() / len(done), "others_cores": neighbours.cores()}
         return values
 
 

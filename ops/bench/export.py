@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -60,7 +59,7 @@ def main() -> None:
     repeats = []
     with tempfile.TemporaryDirectory(dir=options.work, prefix="export-") as folder:
         for number in range(1, options.repeats + 1):
-            _say(f"repeat {number} of {options.repeats}")
+            m.say(f"repeat {number} of {options.repeats}")
             repeats.append(_repeat(options, ids, Path(folder), number))
     text = table.as_text(repeats, QUANTITIES)
     print(f"{options.rows:,} rows; medians of {len(repeats)} repeats.\n\n{text}\n\n{table.machine()}")
@@ -94,7 +93,7 @@ def _repeat(options: argparse.Namespace, ids: np.ndarray, folder: Path, number: 
         shutil.rmtree(folder / name)
     values["fits_share"] = values["fits.per_second"] / values["plain.per_second"]
     values["fits_ratio"] = values["cached.per_second"] / values["loop.objects_per_second"]
-    _say("  " + ", ".join(f"{key} {value:,.2f}" for key, value in values.items()))
+    m.say("  " + ", ".join(f"{key} {value:,.2f}" for key, value in values.items()))
     return values
 
 
@@ -127,11 +126,6 @@ def measure_plain(folder: Path, size: int, count: int) -> float:
     seconds = time.perf_counter() - started
     shutil.rmtree(folder)
     return count / seconds
-
-
-def _say(text: str) -> None:
-    """Tell how far it is, apart from the answer."""
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import sqlite3
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -32,8 +30,9 @@ from table import Quantity
 from archive_builder import Archive
 from archive_builder.build.builder import archive_settings
 from archive_builder.build.status import archive_status
+from archive_builder.build.tile_job import peak_memory
 from archive_builder.measure.quality import Status, count_reasons
-from archive_builder.store.index import Index, TileEntry, object_places, shard_name
+from archive_builder.store.index import INDEX_NAME, Index, TileEntry, object_places, shard_name
 from archive_builder.survey.catalog import read_csv
 from archive_builder.survey.recipe import load_recipe
 
@@ -101,12 +100,12 @@ def main() -> None:
     survey = Survey(options.tiles, options.objects)
     with tempfile.TemporaryDirectory(dir=options.work, prefix="index-") as folder:
         archive = Path(folder)
-        _say(f"filling an index with {options.objects:,} objects")
-        repeats = [_prefixed("fill", m.in_fresh_process(fill, archive, survey))]
+        m.say(f"filling an index with {options.objects:,} objects")
+        repeats = [m.prefixed("fill", m.in_fresh_process(fill, archive, survey))]
         for number in range(options.repeats):
-            _say(f"repeat {number + 1} of {options.repeats}")
+            m.say(f"repeat {number + 1} of {options.repeats}")
             repeats.append(measure(archive, survey, number))
-            _say("  " + ", ".join(f"{key} {value:,.3f}" for key, value in repeats[-1].items()))
+            m.say("  " + ", ".join(f"{key} {value:,.3f}" for key, value in repeats[-1].items()))
     text = table.as_text(repeats, QUANTITIES)
     head = f"{options.objects:,} objects on {len(read_tiles(options.tiles)[0]):,} tiles"
     print(f"{head}; filled once, the rest medians of {options.repeats} repeats.\n\n{text}\n\n{table.machine()}")
@@ -180,13 +179,13 @@ def fill(archive: Path, survey: Survey) -> m.Values:
             cpu += time.process_time() - cpu_started
             rows, tiles = rows + len(entry.objects), tiles + 1
             if tiles % 1000 == 0:
-                _say(f"  {tiles:,} tiles, {rows:,} objects, {rows / seconds:,.0f} objects/s")
+                m.say(f"  {tiles:,} tiles, {rows:,} objects, {rows / seconds:,.0f} objects/s")
     return {
         "rows_per_second": rows / seconds,
         "rows_per_cpu_second": rows / cpu,
         "tile_ms": seconds / tiles * 1e3,
         "gigabytes": index.path.stat().st_size / 1e9,
-        "peak_memory_gb": peak_memory_gb(),
+        "peak_memory_gb": peak_memory() / 1e9,
     }
 
 
@@ -204,8 +203,8 @@ def measure(archive: Path, survey: Survey, seed: int) -> m.Values:
         ("replace", measure_replace, survey, seed, True),
         ("unreadable", measure_replace, survey, seed, False),
     ):
-        read_through(archive)
-        values |= _prefixed(name, m.in_fresh_process(function, archive, *arguments))
+        m.read_file(archive / INDEX_NAME)
+        values |= m.prefixed(name, m.in_fresh_process(function, archive, *arguments))
     return values
 
 
@@ -213,7 +212,7 @@ def measure_locate(archive: Path, seed: int) -> m.Values:
     """Locate random objects one by one, after as many others: the archive has been open for a while."""
     ids = random_ids(archive, 2 * LOOKUPS, seed).tolist()
     times = []
-    with Archive(archive) as opened, closing(sqlite3.connect(archive / "index.sqlite")) as bare:
+    with Archive(archive) as opened, closing(sqlite3.connect(archive / INDEX_NAME)) as bare:
         there = [n for n in ids if bare.execute("SELECT 1 FROM objects WHERE object_id = ?", [n]).fetchone()]
         for object_id in there:
             started = time.perf_counter()
@@ -226,14 +225,14 @@ def measure_locate(archive: Path, seed: int) -> m.Values:
 def measure_find(archive: Path, count: int, seed: int) -> m.Values:
     """Find random IDs in one call, the opening of the archive included; some are of no object."""
     ids = random_ids(archive, count, seed)
-    before = peak_memory_gb()
+    before = peak_memory() / 1e9
     started = time.perf_counter()
     with Archive(archive) as opened:
         places = opened.find(ids)
     seconds = time.perf_counter() - started
     if not 0 < (places.tile_id >= 0).mean() < 1:
         raise RuntimeError(f"{(places.tile_id >= 0).mean():.0%} of the IDs were found")
-    return {"seconds": seconds, "peak_memory_gb": max(before, peak_memory_gb())}
+    return {"seconds": seconds, "peak_memory_gb": max(before, peak_memory() / 1e9)}
 
 
 def measure_positions(archive: Path, survey: Survey, seed: int) -> m.Values:
@@ -249,7 +248,7 @@ def measure_positions(archive: Path, survey: Survey, seed: int) -> m.Values:
     seconds = time.perf_counter() - started
     if (tiles >= 0).mean() < 0.95:
         raise RuntimeError(f"only {(tiles >= 0).mean():.0%} of the positions were found")
-    return {"seconds": seconds, "peak_memory_gb": peak_memory_gb()}
+    return {"seconds": seconds, "peak_memory_gb": peak_memory() / 1e9}
 
 
 def measure_status(archive: Path) -> m.Values:
@@ -299,36 +298,15 @@ def measure_replace(archive: Path, survey: Survey, seed: int, readable: bool) ->
 
 def random_ids(archive: Path, count: int, seed: int) -> NDArray[np.int64]:
     """Return random IDs between the first and the last object's."""
-    with closing(sqlite3.connect(archive / "index.sqlite")) as index:
+    with closing(sqlite3.connect(archive / INDEX_NAME)) as index:
         low, high = (index.execute(f"SELECT {end}(object_id) FROM objects").fetchone()[0] for end in ("min", "max"))
     return np.random.default_rng(seed).integers(low, high, count, endpoint=True)
-
-
-def read_through(archive: Path) -> None:
-    """Have the index in the page cache."""
-    with (archive / "index.sqlite").open("rb") as file:
-        while file.read(1 << 24):
-            pass
-
-
-def peak_memory_gb() -> float:
-    """Return the most memory that this process has had."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
 
 
 def _seconds(function: Callable[[], object]) -> float:
     started = time.perf_counter()
     function()
     return time.perf_counter() - started
-
-
-def _prefixed(name: str, values: m.Values) -> m.Values:
-    return {f"{name}.{key}": value for key, value in values.items()}
-
-
-def _say(text: str) -> None:
-    """Tell how far it is, apart from the answer."""
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -54,6 +55,32 @@ def in_fresh_process(function: Callable[..., T], *arguments: object) -> T:
         return pool.submit(function, *arguments).result()
 
 
+def say(text: str) -> None:
+    """Tell how far a benchmark is, apart from its answer."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def prefixed(name: str, values: Values) -> Values:
+    """Return values whose keys begin with a name."""
+    return {f"{name}.{key}": value for key, value in values.items()}
+
+
+class Neighbours:
+    """What others make of this machine's cores, from when this is made."""
+
+    def __init__(self) -> None:
+        self._started, self._busy, self._own = time.perf_counter(), busy_seconds(), own_seconds()
+
+    def own_seconds(self) -> float:
+        """Return how long this process and its finished children have worked since."""
+        return own_seconds() - self._own
+
+    def cores(self) -> float:
+        """Return how many cores the others kept busy since; 0 where /proc does not tell."""
+        others = (busy_seconds() - self._busy) - self.own_seconds()
+        return max(others, 0.0) / (time.perf_counter() - self._started)
+
+
 def busy_seconds() -> float:
     """Return how long this machine's cores have worked since it started; 0 where /proc does not tell."""
     if not Path("/proc/stat").exists():
@@ -76,11 +103,15 @@ def first_tile(recipe: Recipe) -> TileFiles:
 
 def read_through(files: TileFiles) -> None:
     """Have a tile's files in the page cache."""
-    color = [files.color] if files.color else []
-    for path in (*files.images.values(), files.catalog, *color):
-        with path.open("rb") as file:
-            while file.read(1 << 24):
-                pass
+    for path in files.paths:
+        read_file(path)
+
+
+def read_file(path: Path) -> None:
+    """Have a file in the page cache."""
+    with path.open("rb") as file:
+        while file.read(1 << 24):
+            pass
 
 
 # ---- building

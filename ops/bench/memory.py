@@ -15,6 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from usage import family
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -35,16 +37,6 @@ def main() -> None:
     seconds = time.perf_counter() - started
     print(f"memory {options.memory}, workers {options.workers}: peak PSS {peak / 1e9:.2f} GB in {seconds:.1f} s")
     sys.exit(build.returncode)
-
-
-def family(pid: int) -> list[int]:
-    """Return a process and all its descendants, whichever of its threads started them."""
-    try:
-        lists = [path.read_text(encoding="ascii") for path in Path(f"/proc/{pid}/task").glob("*/children")]
-    except OSError:
-        return [pid]
-    children = " ".join(lists).split()
-    return [pid, *(one for child in children for one in family(int(child)))]
 
 
 def proportional_size(pid: int) -> int:

@@ -14,7 +14,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,7 +140,7 @@ def _measure(options: argparse.Namespace) -> None:
         given = peer_runs.make_input(original, folder, python, options.objects)
         repeats = []
         for number in range(1, options.repeats + 1):
-            _say(f"repeat {number} of {options.repeats}")
+            m.say(f"repeat {number} of {options.repeats}")
             repeats.append(_repeat(given, folder, number))
     _report(peers, repeats, options.json)
 
@@ -152,7 +151,7 @@ def _survey(given: Path | None, work: Path) -> Path:
     if not (survey / "survey.toml").is_file():
         if given:
             raise PeersError(f"{given} has no survey.toml: give a demo survey's folder, or none to have one made")
-        _say(f"making a survey of one tile of {TILE_SIZE} px with {OBJECTS} objects in {survey}")
+        m.say(f"making a survey of one tile of {TILE_SIZE} px with {OBJECTS} objects in {survey}")
         m.in_fresh_process(bench.make_one_tile, survey, TILE_SIZE, OBJECTS)
     return survey
 
@@ -161,7 +160,7 @@ def _peers_python(environment: Path) -> Path:
     """Return the interpreter of an environment that has the peers, made if it is not there."""
     python = environment / "bin" / "python"
     if not (environment / "bin" / "pip").exists():
-        _say(f"making an environment for the peers in {environment}")
+        m.say(f"making an environment for the peers in {environment}")
         _install([sys.executable, "-m", "venv", "--clear", str(environment)], "apt-get install python3-venv")
     # pip asks no index for what is there already
     command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *REQUIREMENTS]
@@ -178,16 +177,15 @@ def _install(command: list[str], remedy: str) -> None:
 
 def _repeat(given: Input, folder: Path, number: int) -> m.Values:
     """Measure everything once; cutana comes right after the build it is compared with."""
-    started, busy, own = time.perf_counter(), m.busy_seconds(), m.own_seconds()
+    neighbours = m.Neighbours()
     values: m.Values = {}
     for tool in ("mosaic", "mosaic_plain", "cutana", "cutana_small", "loop", "astrocut", "stamps"):
         made = folder / tool
         found = peer_runs.RUNS[tool](given, made, np.random.default_rng(number))
         shutil.rmtree(made)
-        _say(f"  {tool}: " + ", ".join(f"{key} {value:,.2f}" for key, value in found.items()))
-        values |= {f"{tool}.{key}": value for key, value in found.items()}
-    others = (m.busy_seconds() - busy) - (m.own_seconds() - own)
-    values["others_cores"] = max(others, 0.0) / (time.perf_counter() - started)
+        m.say(f"  {tool}: " + ", ".join(f"{key} {value:,.2f}" for key, value in found.items()))
+        values |= m.prefixed(tool, found)
+    values["others_cores"] = neighbours.cores()
     return values | _ratios(values)
 
 
@@ -226,11 +224,6 @@ def _programs(repeats: list[m.Values]) -> str:
         shown = (column.show([values[f"{tool}.{column.key}"] for values in repeats]) for column in COLUMNS)
         lines.append((name, *shown))
     return table.aligned(lines, words=1)
-
-
-def _say(text: str) -> None:
-    """Tell how far it is, apart from the answer."""
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ import json
 import re
 import shutil
 import sqlite3
-import sys
 import tempfile
 import time
 from contextlib import closing
@@ -64,7 +63,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.work, prefix="plan-") as folder:
         recipes = {way: _write_recipe(options.survey, Path(folder), way) for way in options.ways}
         for number in range(1, options.repeats + 1):
-            _say(f"repeat {number} of {options.repeats}")
+            m.say(f"repeat {number} of {options.repeats}")
             repeats.append(_repeat(recipes, Path(folder), options.sample, number))
     tiles = len(discover(load_recipe(options.survey / "survey.toml")).tiles)
     print(f"{tiles} tiles, {options.sample} of them sampled; medians of {len(repeats)} repeats.\n")
@@ -112,7 +111,7 @@ def _repeat(recipes: dict[str, Path], folder: Path, sample: int, number: int) ->
             f"{way}.core_hours": hours * 3600 / real["core_seconds"],
             f"{way}.wall": hours * 3600 / real["wall_seconds"],
         }
-        _say(f"  {way}: bytes {values[f'{way}.bytes']:.3f}, core hours {values[f'{way}.core_hours']:.2f}")
+        m.say(f"  {way}: bytes {values[f'{way}.bytes']:.3f}, core hours {values[f'{way}.core_hours']:.2f}")
     return values
 
 
@@ -138,11 +137,6 @@ def measure_build(recipe: Path, archive: Path) -> m.Values:
         (core_seconds,) = index.execute("SELECT sum(seconds) FROM tiles").fetchone()
     size = sum(path.stat().st_size for path in archive.rglob("*") if path.is_file())
     return {"bytes": size, "stored": report.stored, "core_seconds": core_seconds, "wall_seconds": wall_seconds}
-
-
-def _say(text: str) -> None:
-    """Tell how far it is, apart from the answer."""
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -44,11 +44,11 @@ def main() -> None:
     ids = m.stored_ids(options.archive)
     repeats = []
     with tempfile.TemporaryDirectory(dir=options.work, prefix="stream-") as folder:
-        _say(f"writing {options.files} cutouts as FITS files")
+        m.say(f"writing {options.files} cutouts as FITS files")
         m.in_fresh_process(write_files, options.archive, Path(folder), options.files)
         m.in_fresh_process(measure_stream, options.archive, None)  # for the page cache
         for number in range(1, options.repeats + 1):
-            _say(f"repeat {number} of {options.repeats}")
+            m.say(f"repeat {number} of {options.repeats}")
             repeats.append(_repeat(options.archive, Path(folder), number))
     text = table.as_text(repeats, QUANTITIES)
     print(f"{len(ids):,} objects; medians of {len(repeats)} repeats.\n\n{text}\n\n{table.machine()}")
@@ -72,7 +72,7 @@ def _repeat(archive: Path, folder: Path, number: int) -> m.Values:
     }
     values = {f"{name}.{key}": value for name, part in parts.items() for key, value in part.items()}
     values["ratio"] = values["shuffled.objects_per_second"] / values["loop.objects_per_second"]
-    _say("  " + ", ".join(f"{key} {value:,.2f}" for key, value in values.items()))
+    m.say("  " + ", ".join(f"{key} {value:,.2f}" for key, value in values.items()))
     return values
 
 
@@ -107,11 +107,6 @@ def measure_files(folder: Path, seed: int) -> m.Values:
     for first in range(0, len(paths), BATCH):
         np.stack([fits.getdata(path) for path in paths[first : first + BATCH]]).astype(np.float32)
     return {"objects_per_second": len(paths) / (time.perf_counter() - started)}
-
-
-def _say(text: str) -> None:
-    """Tell how far it is, apart from the answer."""
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -73,7 +72,7 @@ def main() -> None:
     options = parser.parse_args()
     names = tile_names(options.tiles)
     with tempfile.TemporaryDirectory(dir=options.work, prefix="scale-") as folder:
-        _say(f"making {len(names)} stand-in tiles")
+        m.say(f"making {len(names)} stand-in tiles")
         make_survey(Path(folder) / "survey", names)
         make_archive(Path(folder) / "survey/survey.toml", Path(folder) / "archive")
         repeats = [m.in_fresh_process(measure, Path(folder)) for _ in range(options.repeats)]
@@ -155,11 +154,6 @@ def measure(folder: Path) -> m.Values:
     reindex(archive, available_cpus())
     values["reindex"] = time.perf_counter() - started
     return values
-
-
-def _say(text: str) -> None:
-    """Tell how far it is, apart from the answer."""
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,6 @@ import threading
 from pathlib import Path
 from types import TracebackType
 
-from memory import family
-
 INTERVAL = 0.1
 """Seconds between two samples."""
 
@@ -47,6 +45,16 @@ class Usage:
             sizes = [_sizes(pid) for pid in family(os.getpid())[1:]]
             self.own = max(self.own, sum(own for own, _ in sizes))
             self.resident = max(self.resident, sum(resident for _, resident in sizes))
+
+
+def family(pid: int) -> list[int]:
+    """Return a process and all its descendants, whichever of its threads started them."""
+    try:
+        lists = [path.read_text(encoding="ascii") for path in Path(f"/proc/{pid}/task").glob("*/children")]
+    except OSError:
+        return [pid]
+    children = " ".join(lists).split()
+    return [pid, *(one for child in children for one in family(int(child)))]
 
 
 def _cpu_seconds_below() -> float:
