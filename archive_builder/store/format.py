@@ -36,7 +36,7 @@ FILTERS = {32008, h5py.h5z.FILTER_FLETCHER32}
 """The filters a shard uses: Bitshuffle, and HDF5's checksum. Any other would have a reader load a plugin."""
 
 MOST_PIXELS = 2**40
-"""More pixels than any tile has: a shard that claims them would only fill its reader's memory."""
+"""More pixels than any tile or cutout has: a shard that claims them would only fill its reader's memory."""
 
 DEEPEST = 2
 """Groups in groups: a group may be linked into itself."""
@@ -87,6 +87,7 @@ class Contents:
     def __init__(self, shard: h5py.File) -> None:
         self.attrs = _attributes(shard.id, shard_format()["attributes"])
         self._datasets: dict[str, _Stored] = {}
+        self._unopened: set[str] = set()
         self._pixel_attrs: dict[str, dict[str, Any]] = {}
         self._foreign: list[str] = []
         self._walk("", h5py.h5g.open(shard.id, b"/"))
@@ -107,8 +108,7 @@ class Contents:
         Returns
         -------
         list of str
-            A line for each link to another file, dataset stored in one, unknown filter or absurd size. A mosaic's
-            virtual cutouts are left to HDF5's other programs: this package does not read them.
+            A line for each link to another file, dataset stored in one, unknown filter or absurd size.
         """
         return self._foreign
 
@@ -129,26 +129,35 @@ class Contents:
 
     def _nonsense(self) -> Iterator[str]:
         """Find what the file says of itself that cannot be."""
-        tile, layout, planes = (self.attrs[name] for name in ("tile", "layout", "planes"))
+        tile, layout, planes, size = (self.attrs[name] for name in ("tile", "layout", "planes", "size"))
         if not (isinstance(tile, str) and TILE_NAME.fullmatch(tile)):
             yield f"{tile!r} is no tile's name"
         if layout not in LAYOUT_NAMES:
             yield f"{layout!r} is no layout"
         if "SCI" not in planes or not set(planes) <= PLANES:
             yield f"its planes are {planes!r}"
+        if not 0 < int(size) <= math.isqrt(MOST_PIXELS):
+            yield f"its cutouts are of {size} px"
 
     def _walk(self, prefix: str, group: h5py.h5g.GroupID) -> None:
-        """Note every dataset of a group and the groups in it."""
+        """Note every dataset of a group and the groups in it.
+
+        A mosaic's virtual cutouts are for other programs, and are not opened: HDF5 keeps their list in the one
+        structure of a shard that has no checksum, and a damaged byte there has ``H5Oopen`` loop for ever, or crash
+        (github.com/HDFGroup/hdf5, issue 1707; so with 2.0).
+        """
         for name, kind in _links(group):
             path = f"{prefix}/{name.decode()}"
             if kind != h5py.h5l.TYPE_HARD:
                 self._foreign.append(f"{path} is a link")
                 continue
+            if name == b"cutouts" and self.attrs.get("layout") == "mosaic":
+                self._unopened.add(path)
+                continue
             item = h5py.h5o.open(group, name)
             if isinstance(item, h5py.h5d.DatasetID):
                 self._datasets[path] = stored = _Stored(item, item.shape, item.dtype, item.get_create_plist())
-                if name != b"cutouts" or not _is_virtual(stored) or self.attrs.get("layout") != "mosaic":
-                    self._foreign += _foreign_storage(path, stored)
+                self._foreign += _foreign_storage(path, stored)
             elif path.count("/") > DEEPEST:
                 self._foreign.append(f"{path} is nested too deep")
             elif not isinstance(item, h5py.h5g.GroupID):
@@ -175,7 +184,7 @@ class Contents:
         layout = self.attrs["layout"]
         for name, wanted in spec["datasets"].items():
             path = f"{group}/{name}"
-            if wanted.get("layout", layout) != layout:
+            if wanted.get("layout", layout) != layout or path in self._unopened:
                 continue
             if path not in self._datasets:
                 yield f"{path} is missing"
@@ -237,15 +246,11 @@ def _links(group: h5py.h5g.GroupID) -> list[tuple[bytes, int]]:
     return found
 
 
-def _is_virtual(dataset: _Stored) -> bool:
-    return bool(dataset.create.get_layout() == h5py.h5d.VIRTUAL)
-
-
 def _foreign_storage(path: str, dataset: _Stored) -> Iterator[str]:
     """Find what is wrong with how a dataset is stored."""
     create, shape, ndim = dataset.create, dataset.shape, len(dataset.shape)
     is_external = create.get_external_count() > 0
-    if is_external or _is_virtual(dataset):
+    if is_external or create.get_layout() == h5py.h5d.VIRTUAL:
         yield f"{path} is stored in another file"
     if {create.get_filter(n)[0] for n in range(create.get_nfilters())} - FILTERS:
         yield f"{path} has an unknown filter"

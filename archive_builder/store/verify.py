@@ -171,6 +171,9 @@ def _check_tile(
         return
     path = archive / tile["shard"]
     try:
+        if deep and path.stat().st_size == tile["bytes"] and checksum(path) != tile["checksum"]:
+            yield Finding("shard", f"shard {path}: its checksum is not {tile['checksum']}: it is damaged", name)
+            return
         with Shard(path) as shard:
             yield from (Finding("index", f"tile {name}: {line}", name) for line in _mismatches(index, tile, shard))
             if deep and index.depth(tile) != shard.depth:
@@ -178,8 +181,6 @@ def _check_tile(
             yield from (Finding("shard", f"shard {path}: {line}", name) for line in _strange(shard, tile, settings))
         if path.stat().st_size != tile["bytes"]:
             yield Finding("shard", f"shard {path}: has {path.stat().st_size} bytes, not {tile['bytes']}", name)
-        elif deep and checksum(path) != tile["checksum"]:
-            yield Finding("shard", f"shard {path}: its checksum is not {tile['checksum']}: it is damaged", name)
         if deep and source is not None:
             yield from _compare_with_survey(path, tile, *source)
     except DamagedIndexError as error:

@@ -7,11 +7,13 @@ import json
 import os
 import random
 import re
+import shutil
+import signal
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +25,17 @@ from archive_builder import Archive
 from archive_builder.build.builder import build
 from archive_builder.errors import ArchiveBuilderError
 from archive_builder.serve.cutout import Cutout
+from archive_builder.store.shard import Shard
 from archive_builder.store.verify import verify
 from archive_builder.survey.demo import make_survey
 
 assert hdf5plugin.version  # h5py reads Bitshuffle once it is imported
 
-FLIPS = 500 if os.environ.get("ARCHIVE_BUILDER_FAULTS") == "full" else 40
+FULL = os.environ.get("ARCHIVE_BUILDER_FAULTS") == "full"
+FLIPS = 500 if FULL else 40
+
+HANGS = 60
+"""Seconds after which a reader that has no answer, to what takes a tenth of a second, is one that never will."""
 
 
 # ---- what a reader says of an archive; run by a process of its own, which a damaged file may kill
@@ -121,9 +128,25 @@ def read_on_demand(path: Path, ids: list[int], position: tuple[float, float], la
     assert all(isinstance(one, dict) and one for one in before.values()), before
     print("ready", flush=True)
     for _ in sys.stdin:
+        signal.alarm(HANGS)  # which ends this process, even in a library's endless loop
         now = ask(path, asked)
         said = {"reader": {name: judge(now[name], before[name]) for name in asked}, "verify": look(path)}
+        signal.alarm(0)
         print(json.dumps(said), flush=True)
+
+
+def open_each(path: Path, good: bytes, damage: list[tuple[int, int]]) -> None:
+    """Open a shard once with each byte flipped, and name each on a line before."""
+    with path.open("r+b", buffering=0) as file:
+        for offset, bits in damage:
+            print(f"byte {offset} ^ {bits}", flush=True)
+            os.pwrite(file.fileno(), bytes([good[offset] ^ bits]), offset)
+            signal.alarm(HANGS)
+            with suppress(ArchiveBuilderError), Shard(path) as shard:
+                shard.read_through()
+            signal.alarm(0)
+            os.pwrite(file.fileno(), good[offset : offset + 1], offset)
+    print("all", flush=True)
 
 
 # ---- the damage
@@ -201,9 +224,9 @@ class Reader:
             ids = [int(n) for batch in batches for n in batch.object_id]
             middle = opened.get(ids[len(ids) // 2])
         arguments = json.dumps([str(archive), ids, [middle.ra, middle.dec], layout])
-        command = [sys.executable, __file__, arguments]
+        command = [sys.executable, __file__, "read on demand", arguments]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        assert self._read() == "ready\n"
+        assert self._read("before any damage") == "ready\n"
 
     def __enter__(self) -> Reader:
         return self
@@ -211,17 +234,17 @@ class Reader:
     def __exit__(self, *_: object) -> None:
         self._process.communicate()
 
-    def look(self) -> dict[str, Any]:
+    def look(self, damage: str) -> dict[str, Any]:
         """Return what a reader and verify say now."""
         assert self._process.stdin is not None
         self._process.stdin.write("\n")
         self._process.stdin.flush()
-        return dict(json.loads(self._read()))
+        return dict(json.loads(self._read(damage)))
 
-    def _read(self) -> str:
+    def _read(self, damage: str) -> str:
         assert self._process.stdout is not None
         said = self._process.stdout.readline()
-        assert said, f"the reader died: exit status {self._process.wait()}"
+        assert said, f"{damage}: the reader died, exit status {self._process.wait()}"
         return said
 
 
@@ -233,7 +256,7 @@ def outcomes(archive: Path, layout: str, path: Path) -> Counter[str]:
         for offset in offsets(path, chance):
             bits = chance.randrange(1, 256)
             with flipped(path, offset, bits):
-                said = reader.look()
+                said = reader.look(f"byte {offset} ^ {bits}")
             answers, found = set(said["reader"].values()), said["verify"]
             strange = any(one.startswith("strange") for one in [*answers, *found])
             if strange or "differs" in answers or (answers != {"same"} and not found):
@@ -242,7 +265,7 @@ def outcomes(archive: Path, layout: str, path: Path) -> Counter[str]:
             counts["found by verify"] += bool(found)
             counts["told by the reader"] += answers != {"same"}
             counts["harmless"] += not found
-        again = reader.look()
+        again = reader.look("after all damage")
     assert not wrong, "\n".join(wrong)
     assert (set(again["reader"].values()), again["verify"]) == ({"same"}, [])
     return counts
@@ -270,6 +293,26 @@ def test_a_flipped_byte_of_the_index_is_found_by_verify_or_harmless_and_misleads
     assert counts["told by the reader"]
 
 
+def test_no_byte_that_is_not_a_pixel_hangs_or_ends_who_opens_a_shard(kept: tuple[Path, str], tmp_path: Path) -> None:
+    """With the list of virtual cutouts, which HDF5 keeps in its global heap, without a checksum."""
+    archive, layout = kept
+    path = shutil.copy(min(archive.glob("shards/*.h5")), tmp_path / "shard.h5")
+    good, chance = path.read_bytes(), random.Random()
+    heap = good.find(b"GCOL")
+    assert (heap >= 0) == (layout == "mosaic")
+    fragile = range(heap, heap + int.from_bytes(good[heap + 8 : heap + 16], "little")) if heap >= 0 else range(0)
+    assert layout == "stamps" or 4096 <= len(fragile) < len(good) - heap
+    others = outside_of_pixels(path)
+    chosen = sorted({*fragile, *(others if FULL else chance.sample(others, 1000))})
+    arguments = json.dumps([str(path), [(offset, chance.randrange(1, 256)) for offset in chosen]])
+    done = subprocess.run([sys.executable, __file__, "open each", arguments], capture_output=True, text=True)
+    *_, last = done.stdout.splitlines()
+    assert (last, done.stderr, done.returncode) == ("all", "", 0)
+
+
 if __name__ == "__main__":
-    folder, *rest = json.loads(sys.argv[1])
-    read_on_demand(Path(folder), *rest)
+    first, *rest = json.loads(sys.argv[-1])
+    if sys.argv[1] == "open each":
+        open_each(Path(first), Path(first).read_bytes(), *rest)
+    else:
+        read_on_demand(Path(first), *rest)
