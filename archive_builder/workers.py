@@ -14,6 +14,8 @@ from typing import Any, Generic, TypeVar
 import multiprocess as mp
 from multiprocess import resource_tracker
 
+from archive_builder.errors import RequestError
+
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
@@ -30,6 +32,9 @@ MOST_TOGETHER = 64
 
 BYTES_TOGETHER = 1 << 28
 """Of the files that are read for a batch, about."""
+
+UNGUARDED = 78
+"""How a worker ends whose script calls again what started it."""
 
 
 def run_jobs(
@@ -53,6 +58,11 @@ def run_jobs(
         How many processes.
     lost : callable
         Gives the result of a job whose worker died, from the job and the cause.
+
+    Raises
+    ------
+    RequestError
+        The script is without that ``if``, and calls :func:`end_if_starting` on its way here.
     """
     waiting = iter(jobs)
     pool = [w for w in (_Worker(function, lost) for _ in range(workers)) if w.start_next(waiting)]
@@ -106,6 +116,16 @@ def run_in_batches(
             answer = done.pop(first)
             yield from _one_by_one(function, batches[first], lost) if answer is None else answer
             first += 1
+
+
+def end_if_starting() -> None:
+    """End this process if it is a worker that has come no further than to import the script that wanted workers.
+
+    It is not to do all over again what the script does; who started it raises an error that says what is wrong. To be
+    called first by whatever starts workers.
+    """
+    if getattr(mp.process.current_process(), "_inheriting", False):  # as multiprocessing itself finds it out
+        os._exit(UNGUARDED)
 
 
 def files_together(sizes: Sequence[int]) -> int:
@@ -170,6 +190,11 @@ class _Worker(Generic[Job, Result]):
             self._process.join()
             code = self._process.exitcode
             self.stop()
+            if code == UNGUARDED:
+                raise RequestError(
+                    "this starts processes, each of which imports the script that calls it: "
+                    "call it under if __name__ == '__main__': there"
+                ) from None
             return self._lost(self._job, f"the worker process died ({_cause(code)})")
 
     def stop(self) -> None:

@@ -23,6 +23,7 @@ from archive_builder.store.index import INDEX_NAME, SHARD_FOLDER, Index, put_in_
 from archive_builder.survey.discovery import Discovery, TileFiles, discover
 from archive_builder.survey.recipe import Recipe, load_recipe
 from archive_builder.survey.tile import Tile
+from archive_builder.workers import end_if_starting
 
 NEXT_INDEX_NAME = "index.next.sqlite"
 """The index of a whole rebuild with other settings, until it takes the place of the archive's."""
@@ -148,10 +149,12 @@ def build(
     RecipeError, ArchiveError
         Nothing could be begun. A tile that fails raises nothing: it is in the report.
     RequestError
-        The engine cannot run jobs, or not one worker fits into the memory, or a memory is given to another engine.
+        The engine cannot run jobs, or not one worker fits into the memory, or a memory is given to another engine; or
+        it is not called under that ``if``.
     EngineError
         The engine failed on the way. What was built until then is in the archive.
     """
+    end_if_starting()
     options = Options(tuple(tiles), workers, memory, retries, force, contents, prune)
     if engine is not None and memory is not None:
         raise RequestError(

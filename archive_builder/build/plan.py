@@ -20,7 +20,7 @@ from archive_builder.errors import RecipeError, RequestError, TileError, one_lin
 from archive_builder.store.index import INDEX_NAME, SHARD_FOLDER, Index
 from archive_builder.survey.discovery import Discovery, TileFiles, discover
 from archive_builder.survey.recipe import Recipe, StorageSection, load_recipe
-from archive_builder.workers import run_jobs
+from archive_builder.workers import end_if_starting, run_jobs
 
 SAMPLE = 5
 """Tiles that are sampled, if nothing else is asked for."""
@@ -74,10 +74,11 @@ def plan(
     Raises
     ------
     RecipeError, RequestError
-        The recipe cannot be used, or a tile asked for is not there.
+        The recipe cannot be used, a tile asked for is not there, or it is not called under that ``if``.
     TileError
         Not one of the tiles could be sampled.
     """
+    end_if_starting()
     recipe = load_recipe(recipe_path)
     found = discover(recipe)
     chosen = choose_tiles(found, sample, seed, tiles)

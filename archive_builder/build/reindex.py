@@ -18,7 +18,7 @@ from archive_builder.errors import ArchiveError, DuplicateObjectError, NoArchive
 from archive_builder.store.index import INDEX_NAME, SHARD_FOLDER, Index, TileEntry, is_shard_name, put_in_place
 from archive_builder.store.shard import Shard
 from archive_builder.store.writer import ShardInfo, checksum
-from archive_builder.workers import MOST_TOGETHER, files_together, run_in_batches
+from archive_builder.workers import MOST_TOGETHER, end_if_starting, files_together, run_in_batches
 
 FRESH_INDEX_NAME = "index.fresh.sqlite"
 """The index being made, until it takes the place of the archive's."""
@@ -100,7 +100,10 @@ def reindex(
     ------
     ArchiveError
         The folder has no shards that can be read, or another build is at work; the index stays as it was.
+    RequestError
+        It starts processes and is not called under that ``if``.
     """
+    end_if_starting()
     if not (archive / SHARD_FOLDER).is_dir():
         raise NoArchiveError(f"{archive} is no cutout archive: it has no folder {SHARD_FOLDER}")
     report = ReindexReport()

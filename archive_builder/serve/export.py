@@ -35,7 +35,7 @@ from archive_builder.serve.requests import (
     read_requests,
 )
 from archive_builder.store.index import Index
-from archive_builder.workers import run_jobs
+from archive_builder.workers import end_if_starting, run_jobs
 
 ROWS_PER_JOB = 1000
 """Rows of the list in one job, at most, but for the rows of one object: they stay together."""
@@ -140,12 +140,14 @@ def export(
     Raises
     ------
     RequestError
-        The list cannot be read, an option makes no sense, or the folder holds another export or anything else.
+        The list cannot be read, an option makes no sense, or the folder holds another export or anything else; or it
+        is not called under that ``if``.
     ArchiveError
         The folder is no archive.
     ArchiveBuilderError
         The files cannot be written. Repeat the export to go on with it.
     """
+    end_if_starting()
     archive, directory = Path(archive), Path(directory)
     listed = read_requests(Path(requests), columns)
     names.check_prefix(prefix)

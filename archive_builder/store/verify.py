@@ -20,7 +20,7 @@ from archive_builder.store.writer import checksum
 from archive_builder.survey.discovery import TileFiles
 from archive_builder.survey.recipe import Recipe
 from archive_builder.survey.tile import Tile
-from archive_builder.workers import MOST_TOGETHER, files_together, run_in_batches
+from archive_builder.workers import MOST_TOGETHER, end_if_starting, files_together, run_in_batches
 
 Survey: TypeAlias = tuple[Recipe, Mapping[str, TileFiles]]
 """The recipe of a survey, and the files of each of its tiles by name."""
@@ -86,7 +86,10 @@ def verify(
     ------
     NoArchiveError
         The folder is no archive.
+    RequestError
+        It starts processes and is not called under that ``if``.
     """
+    end_if_starting()
     try:
         with Index(archive) as index:
             if deep:
