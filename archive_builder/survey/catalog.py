@@ -29,6 +29,9 @@ Columns: TypeAlias = dict[str, NDArray[Any]]
 Reader: TypeAlias = Callable[[Path, list[str], str | None, str | None], Columns]
 """Reads some columns of a file, given the column of the tile's name and the tile."""
 
+PACKED = (".gz", ".fz")
+"""What the name of a compressed file ends in."""
+
 READ_ERRORS = (
     OSError,
     ValueError,
@@ -110,16 +113,22 @@ def read_columns(path: Path, names: Sequence[str], tile_column: str | None = Non
     return columns
 
 
+def format_of(path: Path) -> str:
+    """Return what a file of this name is read as: ``ecsv``, ``csv``, ``parquet``, else ``fits``."""
+    suffixes = [s for s in path.suffixes if s not in PACKED]
+    named = {".ecsv": "ecsv", ".csv": "csv", ".parquet": "parquet", ".parq": "parquet"}
+    return named.get(suffixes[-1].lower() if suffixes else "", "fits")
+
+
+def is_compressed(path: Path) -> bool:
+    """Tell whether a file of this name is to be unpacked first."""
+    return path.suffix in PACKED
+
+
 def _reader(path: Path) -> Reader:
     """Return the function that reads a file of this name."""
-    suffixes = [s for s in path.suffixes if s not in (".gz", ".fz")]
-    readers: dict[str, Reader] = {
-        ".ecsv": _read_ecsv,
-        ".csv": _read_csv,
-        ".parquet": _read_parquet,
-        ".parq": _read_parquet,
-    }
-    return readers.get(suffixes[-1].lower() if suffixes else "", _read_fits)
+    readers: dict[str, Reader] = {"ecsv": _read_ecsv, "csv": _read_csv, "parquet": _read_parquet, "fits": _read_fits}
+    return readers[format_of(path)]
 
 
 def _read_fits(path: Path, wanted: list[str], *_: object) -> Columns:

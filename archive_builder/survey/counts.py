@@ -11,7 +11,7 @@ from astropy.io import fits
 from pyarrow import parquet
 
 from archive_builder.errors import TileError
-from archive_builder.survey.catalog import READ_ERRORS, fits_table
+from archive_builder.survey.catalog import READ_ERRORS, fits_table, format_of, is_compressed
 from archive_builder.survey.discovery import TileFiles
 from archive_builder.survey.recipe import CatalogSection
 from archive_builder.survey.remarks import no_remarks
@@ -49,18 +49,13 @@ def count_objects(tiles: Sequence[TileFiles], columns: CatalogSection) -> dict[s
 
 
 def _is_countable(path: Path, columns: CatalogSection) -> bool:
-    if _is_parquet(path):
-        return True
-    return columns.tile is None and path.suffix.lower() in (".fits", ".fit", ".cat", ".fts")
-
-
-def _is_parquet(path: Path) -> bool:
-    return path.suffix.lower() in (".parquet", ".parq")
+    kind = format_of(path)
+    return kind == "parquet" or (kind == "fits" and not is_compressed(path) and columns.tile is None)
 
 
 def _rows(path: Path, columns: CatalogSection) -> int:
     """Return the rows of a catalogue of one tile."""
-    if _is_parquet(path):
+    if format_of(path) == "parquet":
         return int(parquet.read_metadata(path).num_rows)
     with no_remarks(), fits.open(path, memmap=False) as hdus:
         return int(fits_table(hdus, [columns.object_id, columns.ra, columns.dec]).header["NAXIS2"])

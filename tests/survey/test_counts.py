@@ -36,7 +36,7 @@ def files(tile: str, catalog: Path) -> TileFiles:
     return TileFiles(tile, {}, catalog)
 
 
-@pytest.mark.parametrize("ending", [".fits", ".parquet"])
+@pytest.mark.parametrize("ending", [".fits", ".ldac", ".parquet"])
 def test_counts_are_those_of_the_catalogues_read(tmp_path: Path, ending: str) -> None:
     tiles = []
     for tile, count in SIZES.items():
