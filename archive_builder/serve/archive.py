@@ -327,6 +327,11 @@ class Archive:
             if tile_id < 0:
                 raise PositionOutsideError(f"RA {ra:.6f}, Dec {dec:.6f} lies on no tile of the archive {self.path}")
             shard = self._shard(self._shard_path(tile_id))
+            if not self._index.has_footprint(self._tile(tile_id), shard.info.footprint):
+                raise ArchiveError(
+                    f"index {self._index.path}: has tile {shard.info.tile} elsewhere on the sky than its shard: "
+                    "reindex the archive"
+                )
             if shard.info.layout != "mosaic":
                 raise RequestError(
                     f"the archive {self.path} keeps cutouts of objects, and cannot cut elsewhere: "
@@ -527,7 +532,7 @@ class Archive:
 
     @_up_to_date
     def read_rows(
-        self, tile_id: int, first: int, bands: list[int], out: Sequence[NDArray[np.float32]]
+        self, tile_id: int, count: int, first: int, bands: list[int], out: Sequence[NDArray[np.float32]]
     ) -> NDArray[np.int64]:
         """Read consecutive cutouts of one tile, from the row ``first`` on, each into its (bands, ny, nx) of ``out``.
 
@@ -535,12 +540,23 @@ class Archive:
         -------
         ndarray of int64, (n,)
             Their object IDs.
+
+        Raises
+        ------
+        ArchiveError
+            The tile has not ``count`` cutouts, as :meth:`stored_rows` said.
         """
         with self._lock:
             shard = self._shard(self._shard_path(tile_id))
+            ids = shard.objects.object_id
+            if len(ids) != count:
+                raise ArchiveError(
+                    f"shard {shard.path}: has {len(ids)} cutouts, not {count} as when this was begun: was its tile "
+                    "rebuilt? Begin anew; if it says so again, reindex the archive"
+                )
             for number, data in enumerate(out):
                 shard.read(first + number, (data.shape[1], data.shape[2]), _as_slice(bands), data)
-            return shard.objects.object_id[first : first + len(out)]
+            return ids[first : first + len(out)]
 
     def _common_shape(self, size: Size | None, places: Places | None) -> Shape:
         """Return the size of many cutouts; an angle is made pixels by the first tile among them, or of all."""

@@ -178,10 +178,11 @@ class BatchStream:
         form = (len(self._band_numbers), *self._shape)
         data = [np.empty((min(self._batch_size, count - start), *form), dtype=np.float32) for start in starts]
         cutouts = [cutout for batch in data for cutout in batch]
-        done = 0
+        done, counts = 0, dict(self._tiles)
         for s in buffer:
             here = places[done : done + len(s)]
-            ids[here] = self._archive.read_rows(s.tile_id, s.first, self._band_numbers, [cutouts[n] for n in here])
+            out = [cutouts[n] for n in here]
+            ids[here] = self._archive.read_rows(s.tile_id, counts[s.tile_id], s.first, self._band_numbers, out)
             done += len(s)
         return [Batch(ids[start : start + len(batch)], batch) for start, batch in zip(starts, data, strict=True)]
 

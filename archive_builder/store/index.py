@@ -228,6 +228,10 @@ class Index:
         with self._explained():
             return footprint_of(tile)
 
+    def has_footprint(self, tile: Mapping[str, Any], corners: NDArray[np.float64]) -> bool:
+        """Tell whether a row of the table ``tiles`` gives these corners."""
+        return np.allclose(self.footprint(tile), corners, rtol=0, atol=1e-9)
+
     def skipped_for(self, tile: Mapping[str, Any]) -> dict[str, int]:
         """Return how many objects without a cutout a row of the table ``tiles`` gives, by reason."""
         with self._explained():

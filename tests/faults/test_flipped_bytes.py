@@ -222,8 +222,11 @@ class Reader:
         with Archive(archive) as opened:
             batches = list(opened.batches())
             ids = [int(n) for batch in batches for n in batch.object_id]
-            middle = opened.get(ids[len(ids) // 2])
-        arguments = json.dumps([str(archive), ids, [middle.ra, middle.dec], layout])
+            cutouts = [opened.get(n) for n in ids]
+        # On one tile only: where they overlap, a damaged footprint leaves one to be asked that has it as well.
+        middle = sum(c.ra for c in cutouts) / len(cutouts)
+        outermost = max(cutouts, key=lambda c: abs(c.ra - middle))
+        arguments = json.dumps([str(archive), ids, [outermost.ra, outermost.dec], layout])
         command = [sys.executable, __file__, "read on demand", arguments]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self._read("before any damage") == "ready\n"

@@ -2,17 +2,22 @@
 
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+from astropy.table import Table
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from archive_builder import Archive, RequestError
+from archive_builder.build.builder import build
+from archive_builder.errors import ArchiveError
 from archive_builder.serve import batches
 from archive_builder.serve.batches import Batch, BatchStream
 
@@ -49,8 +54,8 @@ class Tiles:
     def common_form(self, size: object, bands: object) -> tuple[tuple[int, int], list[int]]:
         return (1, 1), [0]
 
-    def read_rows(self, tile: int, first: int, bands: list[int], out: list[np.ndarray]) -> np.ndarray:
-        assert first + len(out) <= self.counts[tile]
+    def read_rows(self, tile: int, count: int, first: int, bands: list[int], out: list[np.ndarray]) -> np.ndarray:
+        assert first + len(out) <= count == self.counts[tile]
         self.read.append(tile)
         ids = 1000 * tile + first + np.arange(len(out))
         for object_id, data in zip(ids, out, strict=True):
@@ -211,7 +216,7 @@ def test_what_is_skipped_is_not_read_but_for_one_buffer(monkeypatch: pytest.Monk
 def count_rows(survey: Tiles):
     """Return a `read_rows` that notes in ``survey.read`` how many rows it reads."""
 
-    def read_rows(tile: int, first: int, bands: list[int], out: list[np.ndarray]) -> np.ndarray:
+    def read_rows(tile: int, count: int, first: int, bands: list[int], out: list[np.ndarray]) -> np.ndarray:
         survey.read.append(len(out))
         return np.arange(first, first + len(out))
 
@@ -235,6 +240,42 @@ def test_more_parts_than_batches_leave_empty_ones(archive: Archive) -> None:
     count = len(stored_ids(archive.path))
     pieces = [list(BatchStream(archive, 1, count, 1, part=part, parts=3)) for part in range(3)]
     assert sorted(map(len, pieces)) == [0, 0, 1]
+
+
+# ---- an archive that changes meanwhile
+
+
+def test_stream_goes_on_over_a_tile_that_was_rebuilt_unless_it_has_another_number_of_cutouts(
+    survey_copy: Path, tmp_path: Path
+) -> None:
+    recipe, place = survey_copy / "survey.toml", tmp_path / "archive"
+    build(recipe, place)
+    with Archive(place) as archive:
+        expected = ids_of(list(archive.batches(9, batch_size=5)))
+        stream = archive.batches(9, batch_size=5)
+        first = [next(stream)]
+        build(recipe, place, force=True)
+        assert ids_of(first + list(stream)) == expected
+        stream = archive.batches(9, batch_size=5)
+        next(stream)
+        path = max(survey_copy.glob("*/*_cat.fits"))
+        catalog = Table.read(path)
+        catalog[np.isin(catalog["COADD_OBJECT_ID"], expected[:-1])].write(path, overwrite=True)  # one fewer
+        assert build(recipe, place).failures == {}
+        with pytest.raises(ArchiveError, match=r"cutouts, not \d+ as when this was begun: was its tile rebuilt\?"):
+            list(stream)
+        assert ids_of(list(archive.batches(9, batch_size=5))) == expected[:-1]
+
+
+@pytest.mark.parametrize("wrong", ["+ 1", "- 1"])
+def test_stream_is_not_misled_by_an_index_that_counts_otherwise_than_the_shards(
+    demo_archive: Path, tmp_path: Path, wrong: str
+) -> None:
+    place = Path(shutil.copytree(demo_archive, tmp_path / "archive"))
+    with closing(sqlite3.connect(place / "index.sqlite")) as db, db:
+        db.execute(f"UPDATE tiles SET stored = stored {wrong} WHERE tile_id = 2")
+    with Archive(place) as archive, pytest.raises(ArchiveError, match="if it says so again, reindex the archive"):
+        list(archive.batches(9))
 
 
 # ---- what makes no sense, and forks

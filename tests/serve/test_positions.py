@@ -1,7 +1,10 @@
 """Cutouts and objects by position, against astropy's own cuts and separations, at RA 0 and at a pole too."""
 
 import re
+import shutil
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +28,7 @@ from archive_builder import (
     RequestError,
 )
 from archive_builder.build.builder import build
+from archive_builder.errors import ArchiveError
 from archive_builder.serve.cutout import Cutout
 
 SHAPE = HEIGHT, WIDTH = 300, 400
@@ -239,6 +243,14 @@ def test_position_just_off_every_tile_is_on_none_and_just_on_it_is_found(places:
             assert "\n" not in str(caught.value)
             assert places.dense.tiles_at(ra, dec).tolist() == [-1]
     assert (lonely > 0) == (off > 0)
+
+
+def test_position_is_not_cut_from_a_tile_that_the_index_has_elsewhere(demo_archive: Path, tmp_path: Path) -> None:
+    place = Path(shutil.copytree(demo_archive, tmp_path / "archive"))
+    with closing(sqlite3.connect(place / "index.sqlite")) as db, db:
+        db.execute("UPDATE tiles SET footprint = '[[9, 9], [11, 9], [11, 11], [9, 11]]' WHERE tile_id = 1")
+    with Archive(place) as archive, pytest.raises(ArchiveError, match="elsewhere on the sky than its shard: reindex"):
+        archive.at((10.0, 10.0), size=1)
 
 
 @pytest.mark.parametrize("frame", ["icrs", "galactic", "fk5", "barycentrictrueecliptic"])
