@@ -129,6 +129,8 @@ class CutoutStream(IterableDataset[tuple[Tensor, Tensor]]):  # type: ignore[misc
     ------
     RequestError
         The numbers, the size or a band make no sense.
+    ArchiveError
+        On the way: a tile was rebuilt and has another number of cutouts than when the stream was begun.
 
     Examples
     --------

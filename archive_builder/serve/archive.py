@@ -320,6 +320,8 @@ class Archive:
             The archive does not have all the pixels; the error says how large a cutout it can serve there.
         RequestError
             The archive is not a mosaic, or the size or a band makes no sense.
+        ArchiveError
+            The tile is damaged, or not where the index has it.
         """
         ra, dec = ra_dec(position)
         with self._lock:
@@ -515,6 +517,8 @@ class Archive:
         ------
         RequestError
             The numbers make no sense.
+        ArchiveError
+            On the way: a tile was rebuilt and has another number of cutouts than when the stream was begun.
         """
         return iter(BatchStream(self, size, batch_size, shuffle_seed, bands))
 

@@ -89,6 +89,8 @@ class BatchStream:
     ------
     RequestError
         The numbers make no sense.
+    ArchiveError
+        On the way: a tile was rebuilt and has another number of cutouts than when the stream was begun.
     """
 
     def __init__(
