@@ -20,17 +20,17 @@ workers.MOST_TOGETHER = workers.BYTES_TOGETHER = 1  # so that two small shards a
 """
 
 CALLS = {
-    "build.builder": "build(Path('survey/survey.toml'), Path('new'), workers=2)",
-    "build.plan": "plan(Path('survey/survey.toml'), sample=1)",
-    "store.verify": "list(verify(Path('archive'), deep=True, workers=2))",
-    "build.reindex": "reindex(Path('archive'), workers=2)",
-    "serve.export": "export('archive', 'ids.csv', 'new', workers=2)",
+    ("build.builder", "build"): "build(Path('survey/survey.toml'), Path('new'), workers=2)",
+    ("build.plan", "plan"): "plan(Path('survey/survey.toml'), sample=1)",
+    ("store.verify", "verify"): "list(verify(Path('archive'), deep=True, workers=2))",
+    ("build.reindex", "reindex"): "reindex(Path('archive'), workers=2)",
+    ("serve.export", "export"): "export('archive', 'ids.csv', 'new', workers=2)",
 }
 
 
-@pytest.mark.parametrize("module", CALLS)
+@pytest.mark.parametrize(("module", "function"), CALLS)
 def test_a_script_that_starts_workers_when_it_is_imported_is_told_so_on_one_line(
-    demo_archive: Path, survey_copy: Path, tmp_path: Path, module: str
+    demo_archive: Path, survey_copy: Path, tmp_path: Path, module: str, function: str
 ) -> None:
     shutil.copytree(demo_archive, tmp_path / "archive")
     with Archive(demo_archive) as archive:
@@ -38,8 +38,7 @@ def test_a_script_that_starts_workers_when_it_is_imported_is_told_so_on_one_line
     (tmp_path / "ids.csv").write_text("\n".join(["object_id", *ids]))
 
     def run(guard: str) -> subprocess.CompletedProcess[str]:
-        function = module.rpartition(".")[2].replace("builder", "build")
-        text = SCRIPT.format(module=module, function=function, guard=guard, call=CALLS[module])
+        text = SCRIPT.format(module=module, function=function, guard=guard, call=CALLS[module, function])
         (tmp_path / "script.py").write_text(text)
         return subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True)
 

@@ -113,8 +113,8 @@ class BatchStream:
         self._archive, self._batch_size, self._skip = archive, batch_size, skip
         self._seed, self._epoch = shuffle_seed, epoch
         self._shape, self._band_numbers = archive.common_form(size, bands)
-        self._tiles = archive.stored_rows()
-        self._total = sum(count for _, count in self._tiles)
+        self._counts = dict(archive.stored_rows())
+        self._total = sum(self._counts.values())
         self._part = part_of(math.ceil(self._total / batch_size), part, parts)
         self._together = self._batches_in_buffer()
         rows = min(self._together * batch_size, math.ceil(self._total / parts))
@@ -147,7 +147,7 @@ class BatchStream:
 
     def _segments(self, first: int, end: int) -> Iterator[Segment]:
         """Yield the segments of the stream's rows from ``first`` to ``end``."""
-        tiles = self._tiles
+        tiles = list(self._counts.items())
         if self._seed is not None:
             tiles = [tiles[n] for n in self._random(_TILE_ORDER).permutation(len(tiles)).tolist()]
         for number in range(0, len(tiles), TILES_TOGETHER):
@@ -180,11 +180,11 @@ class BatchStream:
         form = (len(self._band_numbers), *self._shape)
         data = [np.empty((min(self._batch_size, count - start), *form), dtype=np.float32) for start in starts]
         cutouts = [cutout for batch in data for cutout in batch]
-        done, counts = 0, dict(self._tiles)
+        done = 0
         for s in buffer:
             here = places[done : done + len(s)]
             out = [cutouts[n] for n in here]
-            ids[here] = self._archive.read_rows(s.tile_id, counts[s.tile_id], s.first, self._band_numbers, out)
+            ids[here] = self._archive.read_rows(s.tile_id, self._counts[s.tile_id], s.first, self._band_numbers, out)
             done += len(s)
         return [Batch(ids[start : start + len(batch)], batch) for start, batch in zip(starts, data, strict=True)]
 

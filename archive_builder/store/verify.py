@@ -174,7 +174,8 @@ def _check_tile(
         return
     path = archive / tile["shard"]
     try:
-        if deep and path.stat().st_size == tile["bytes"] and checksum(path) != tile["checksum"]:
+        size = path.stat().st_size if path.is_file() else 0
+        if deep and size == tile["bytes"] and checksum(path) != tile["checksum"]:
             yield Finding("shard", f"shard {path}: its checksum is not {tile['checksum']}: it is damaged", name)
             return
         with Shard(path) as shard:
@@ -182,8 +183,8 @@ def _check_tile(
             if deep and index.depth(tile) != shard.depth:
                 yield Finding("index", f"tile {name}: the index has another depth than its shard", name)
             yield from (Finding("shard", f"shard {path}: {line}", name) for line in _strange(shard, tile, settings))
-        if path.stat().st_size != tile["bytes"]:
-            yield Finding("shard", f"shard {path}: has {path.stat().st_size} bytes, not {tile['bytes']}", name)
+        if size != tile["bytes"]:
+            yield Finding("shard", f"shard {path}: has {size} bytes, not {tile['bytes']}", name)
         if deep and source is not None:
             yield from _compare_with_survey(path, tile, *source)
     except DamagedIndexError as error:

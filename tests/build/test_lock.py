@@ -167,7 +167,9 @@ def test_lock_is_of_one_process_and_free_once_that_is_done(archive: Path) -> Non
 def test_lock_of_two_archives_are_two(archive: Path, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     with BuildLock(archive), BuildLock(tmp_path / "other"):
-        pass
+        for locked in (archive, tmp_path / "other"):
+            with pytest.raises(ArchiveError, match=f"by process {os.getpid()} on"):
+                BuildLock(locked)
 
 
 def test_failed_build_gives_the_lock_back(archive: Path, recipe: Path) -> None:

@@ -135,8 +135,9 @@ def read_on_demand(path: Path, ids: list[int], position: tuple[float, float], la
         print(json.dumps(said), flush=True)
 
 
-def open_each(path: Path, good: bytes, damage: list[tuple[int, int]]) -> None:
+def open_each(path: Path, damage: list[tuple[int, int]]) -> None:
     """Open a shard once with each byte flipped, and name each on a line before."""
+    good = path.read_bytes()
     with path.open("r+b", buffering=0) as file:
         for offset, bits in damage:
             print(f"byte {offset} ^ {bits}", flush=True)
@@ -316,6 +317,6 @@ def test_no_byte_that_is_not_a_pixel_hangs_or_ends_who_opens_a_shard(kept: tuple
 if __name__ == "__main__":
     first, *rest = json.loads(sys.argv[-1])
     if sys.argv[1] == "open each":
-        open_each(Path(first), Path(first).read_bytes(), *rest)
+        open_each(Path(first), *rest)
     else:
         read_on_demand(Path(first), *rest)

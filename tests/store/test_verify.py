@@ -152,6 +152,13 @@ def test_folder_that_is_no_archive_is_refused(tmp_path: Path) -> None:
 # ---- shards
 
 
+@pytest.mark.parametrize("deep", [False, True])
+def test_shard_that_is_gone_is_told_with_its_remedy(archive: Path, deep: bool) -> None:
+    shard(archive).unlink()
+    (finding,) = verify(archive, deep=deep)
+    assert finding.what == f"shard {shard(archive)}: cannot be opened (No such file or directory): rebuild its tile"
+
+
 def remove(archive: Path) -> None:
     shard(archive).unlink()
 
