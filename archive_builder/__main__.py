@@ -1,6 +1,6 @@
 """``python -m archive_builder``: the command, where there is no ``archive-builder`` on the path."""
 
-from archive_builder.cli import main
+from archive_builder.cli.main import main
 
 if __name__ == "__main__":
     main(prog_name="archive-builder")

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from archive_builder.build.builder import build
-from archive_builder.store.verify import verify
+from archive_builder.builder.driver import build
+from archive_builder.maintain.verify import verify
 from archive_builder.survey.demo import make_survey
 
 assert hdf5plugin.version  # h5py reads Bitshuffle once it is imported

@@ -1,1 +1,1 @@
-"""What is worked out from pixels: arrays in, arrays out."""
+"""Measurements on pixels: arrays in, arrays out."""

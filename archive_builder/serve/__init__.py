@@ -1,1 +1,1 @@
-"""Using the archive."""
+"""Looking cutouts up."""

@@ -32,13 +32,13 @@ from archive_builder.errors import (
 )
 from archive_builder.geometry import Shape, Size, parse_shape, sky_to_pixel, window_origin
 from archive_builder.measure.quality import Status
-from archive_builder.serve.batches import Batch, BatchStream
 from archive_builder.serve.cutout import Cutout
 from archive_builder.serve.headers import TileHeaders
 from archive_builder.serve.sky import Footprints, Position, ra_dec, separation, to_degrees, unit_vectors
 from archive_builder.store.index import Index, Places, is_shard_name
-from archive_builder.store.shard import Shard
-from archive_builder.store.writer import ObjectTable
+from archive_builder.store.shard_reader import Shard
+from archive_builder.store.shard_writer import ObjectTable
+from archive_builder.training.batches import Batch, BatchStream
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from archive_builder.errors import RequestError
 from archive_builder.geometry import Shape
 from archive_builder.serve.headers import BLOCK, Card, TileHeaders, image_cards, to_block
-from archive_builder.survey.remarks import no_remarks
+from archive_builder.survey.fits_warnings import no_remarks
 
 
 @dataclass(frozen=True)
@@ -177,9 +177,9 @@ class Cutout:
         path : str or Path
             Its ending decides: ``.fits``, ``.png``, ``.tiff``, ``.npy``, ``.npz``.
         **style
-            How a picture looks: see :class:`archive_builder.serve.render.Style`.
+            How a picture looks: see :class:`archive_builder.serve.pictures.Style`.
         """
-        from archive_builder.serve.render import Style, write_cutout  # it imports this module
+        from archive_builder.serve.pictures import Style, write_cutout  # it imports this module
 
         write_cutout(self, Path(path), Style(**style))
 

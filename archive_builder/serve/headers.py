@@ -17,7 +17,7 @@ from astropy.io.fits.verify import VerifyWarning
 from astropy.wcs import WCS
 
 from archive_builder.geometry import Shape
-from archive_builder.survey.remarks import no_remarks
+from archive_builder.survey.fits_warnings import no_remarks
 
 FILE_CARDS = re.compile(
     r"SIMPLE|XTENSION|BITPIX|NAXIS\d*|EXTEND|PCOUNT|GCOUNT|GROUPS|BSCALE|BZERO|BLANK|CHECKSUM|DATASUM|END|"

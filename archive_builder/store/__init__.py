@@ -1,1 +1,1 @@
-"""What is on disk: shards and the index."""
+"""The archive on disk: shards and the index."""

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import h5py
@@ -17,11 +17,17 @@ from archive_builder.store.rows import CHUNK
 from archive_builder.survey.discovery import TILE_NAME
 
 
+def schema_text(name: str) -> str:
+    """Return a file of ``schema/``: inside the installed package, or beside the package in a checkout."""
+    package = Path(__file__).parents[1]
+    installed = package / "schema" / name
+    return (installed if installed.is_file() else package.parent / "schema" / name).read_text(encoding="utf-8")
+
+
 @cache
 def shard_format() -> Mapping[str, Any]:
     """Return ``schema/shard.json``."""
-    text = resources.files("archive_builder.schema").joinpath("shard.json").read_text(encoding="utf-8")
-    return json.loads(text)  # type: ignore[no-any-return]
+    return json.loads(schema_text("shard.json"))  # type: ignore[no-any-return]
 
 
 def _as_text(value: Any) -> Any:

@@ -15,6 +15,7 @@ import numpy as np
 import sqlite_utils
 from numpy.typing import NDArray
 
+from archive_builder.atomic import sync, whole_file
 from archive_builder.errors import ArchiveError, DamagedIndexError, DuplicateObjectError, NoArchiveError, one_line
 from archive_builder.measure.quality import Status
 from archive_builder.store.sound import (
@@ -31,7 +32,6 @@ from archive_builder.store.sound import (
     sound_settings,
     sound_tile,
 )
-from archive_builder.store.writer import sync
 from archive_builder.survey.discovery import TILE_NAME
 
 INDEX_NAME = "index.sqlite"
@@ -434,9 +434,14 @@ def put_in_place(fresh: Path, index: Path) -> None:
 
     A journal that a dying builder left is the old one's: SQLite would undo the new one's pages by it.
     """
-    index.with_name(f"{index.name}-journal").unlink(missing_ok=True)
+    _remove_journal(index)
     fresh.replace(index)
     sync(index.parent)
+
+
+def _remove_journal(index: Path) -> None:
+    """Remove the journal of an index that is to be replaced."""
+    index.with_name(f"{index.name}-journal").unlink(missing_ok=True)
 
 
 def _open(path: Path, writable: bool) -> sqlite3.Connection:
@@ -468,11 +473,9 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
 
 def _make(path: Path) -> None:
     """Make an empty index, with all its tables or not at all."""
-    fresh = path.with_name(f".{path.name}.part")
-    fresh.unlink(missing_ok=True)
-    with closing(_connect(fresh, "rwc")) as connection:
+    _remove_journal(path)
+    with whole_file(path, durable=True) as fresh, closing(_connect(fresh, "rwc")) as connection:
         connection.executescript(schema())
-    put_in_place(fresh, path)
 
 
 def object_places(

@@ -9,13 +9,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from datetime import datetime
 from functools import cache
-from importlib import resources
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from archive_builder.measure.quality import REASON_NAMES, Status
+from archive_builder.store.format import schema_text
 from archive_builder.survey.discovery import TILE_NAME
 
 Columns = frozenset[tuple[str, str, str, int]]
@@ -35,7 +35,7 @@ class NonsenseError(ValueError):
 @cache
 def schema() -> str:
     """Return ``schema/index.sql``."""
-    return resources.files("archive_builder.schema").joinpath("index.sql").read_text(encoding="utf-8")
+    return schema_text("index.sql")
 
 
 def check_tables(connection: sqlite3.Connection) -> None:

@@ -1,1 +1,1 @@
-"""What the survey gives us: its recipe, tiles, images and catalogues."""
+"""The survey's files: recipe, tiles, images, catalogues."""

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from pyarrow import csv, parquet
 
 from archive_builder.errors import TileError, one_line
+from archive_builder.survey.fits_warnings import no_remarks
 from archive_builder.survey.recipe import CatalogSection
-from archive_builder.survey.remarks import no_remarks
 
 Columns: TypeAlias = dict[str, NDArray[Any]]
 """Columns of a table by name."""

@@ -13,8 +13,8 @@ from pyarrow import parquet
 from archive_builder.errors import TileError
 from archive_builder.survey.catalog import READ_ERRORS, fits_table, format_of, is_compressed
 from archive_builder.survey.discovery import TileFiles
+from archive_builder.survey.fits_warnings import no_remarks
 from archive_builder.survey.recipe import CatalogSection
-from archive_builder.survey.remarks import no_remarks
 
 
 def count_objects(tiles: Sequence[TileFiles], columns: CatalogSection) -> dict[str, int] | None:

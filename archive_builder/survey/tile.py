@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from archive_builder import geometry
 from archive_builder.errors import TileError, one_line
-from archive_builder.survey.remarks import no_remarks
+from archive_builder.survey.fits_warnings import no_remarks
 
 WCS_TOLERANCE = 0.01
 """Largest distance in pixels between where two bands of a tile put the same sky."""

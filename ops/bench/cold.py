@@ -19,7 +19,7 @@ import measurements as m
 import table
 from table import Quantity
 
-from archive_builder.build.builder import build
+from archive_builder.builder.driver import build
 from archive_builder.survey.discovery import TileFiles
 from archive_builder.survey.recipe import load_recipe
 

@@ -22,9 +22,9 @@ import measurements as m
 import table
 from table import Quantity
 
-from archive_builder.build.commit import Committer
-from archive_builder.build.engines import Engine, LocalEngine, choose_engine
-from archive_builder.build.tile_job import TileJob, TileResult, run_job
+from archive_builder.builder.commit import Committer
+from archive_builder.builder.one_tile import TileJob, TileResult, run_job
+from archive_builder.run.engines import Engine, LocalEngine, choose_engine
 from archive_builder.store.index import SHARD_FOLDER, Index
 from archive_builder.survey.recipe import load_recipe
 

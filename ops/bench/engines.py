@@ -28,8 +28,8 @@ import measurements as m
 import table
 from table import Quantity
 
-from archive_builder.build.builder import build
-from archive_builder.build.engines import choose_engine
+from archive_builder.builder.driver import build
+from archive_builder.run.engines import choose_engine
 from archive_builder.store.index import Index
 from archive_builder.survey.discovery import discover
 from archive_builder.survey.recipe import load_recipe

@@ -23,8 +23,8 @@ import numpy as np
 import table
 from table import Quantity
 
-from archive_builder.serve.export import export
-from archive_builder.serve.render import Style
+from archive_builder.exporting.export import export
+from archive_builder.serve.pictures import Style
 
 KINDS: dict[str, tuple[int, dict[str, object]]] = {
     "cached": (1, {"formats": ["fits"]}),

@@ -28,9 +28,9 @@ from survey_scale import BANDS, RECIPE, SIZE
 from table import Quantity
 
 from archive_builder import Archive
-from archive_builder.build.builder import archive_settings
-from archive_builder.build.status import archive_status
-from archive_builder.build.tile_job import peak_memory
+from archive_builder.builder.driver import archive_settings
+from archive_builder.builder.one_tile import peak_memory
+from archive_builder.builder.status import archive_status
 from archive_builder.measure.quality import Status, count_reasons
 from archive_builder.store.index import INDEX_NAME, Index, TileEntry, object_places, shard_name
 from archive_builder.survey.catalog import read_csv

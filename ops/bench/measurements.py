@@ -24,7 +24,7 @@ from astropy.wcs import WCS
 from numpy.typing import NDArray
 
 from archive_builder import Archive
-from archive_builder.build.builder import build
+from archive_builder.builder.driver import build
 from archive_builder.survey.catalog import read_catalog
 from archive_builder.survey.discovery import TileFiles, discover
 from archive_builder.survey.recipe import Recipe, load_recipe

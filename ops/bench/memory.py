@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="where the archive is made (default: the system's temporary folder)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.work, prefix="memory-") as folder:
-        program = [sys.executable, "-c", "from archive_builder.cli import main; main()"]
+        program = [sys.executable, "-c", "from archive_builder.cli.main import main; main()"]
         command = [*program, "build", str(options.recipe), f"{folder}/archive"]
         started = time.perf_counter()
         build = subprocess.Popen([*command, "--memory", options.memory, "--workers", options.workers])

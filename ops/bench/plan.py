@@ -22,9 +22,9 @@ import measurements as m
 import table
 from table import Quantity
 
-from archive_builder.build.builder import build
-from archive_builder.build.forecast import Forecast
-from archive_builder.build.plan import plan
+from archive_builder.builder.driver import build
+from archive_builder.forecast.forecast import Forecast
+from archive_builder.forecast.plan import plan
 from archive_builder.survey.discovery import discover
 from archive_builder.survey.recipe import load_recipe
 

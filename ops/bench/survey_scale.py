@@ -19,17 +19,17 @@ import numpy as np
 import table
 from table import Quantity
 
-from archive_builder.build.builder import archive_settings, build
-from archive_builder.build.commit import objects_of, tile_row
-from archive_builder.build.machine import available_cpus
-from archive_builder.build.reindex import reindex
-from archive_builder.build.status import archive_status
+from archive_builder.builder.commit import objects_of, tile_row
+from archive_builder.builder.driver import archive_settings, build
+from archive_builder.builder.status import archive_status
+from archive_builder.maintain.reindex import reindex
+from archive_builder.maintain.verify import verify
 from archive_builder.measure.quantize import NoiseScaled
+from archive_builder.run.machine import available_cpus
 from archive_builder.store.index import Index, TileEntry, shard_name
 from archive_builder.store.rows import RowBuffer
-from archive_builder.store.shard import Shard
-from archive_builder.store.verify import verify
-from archive_builder.store.writer import ObjectTable, ShardInfo, ShardWriter, checksum, place_shard
+from archive_builder.store.shard_reader import Shard
+from archive_builder.store.shard_writer import ObjectTable, ShardInfo, ShardWriter, checksum, place_shard
 from archive_builder.survey.catalog import read_csv
 from archive_builder.survey.discovery import TileFiles, discover
 from archive_builder.survey.recipe import Recipe, load_recipe

@@ -20,14 +20,14 @@ from astropy.nddata import Cutout2D
 from astropy.table import Table
 
 from archive_builder import Archive
-from archive_builder.build.builder import BuildReport, build
-from archive_builder.build.changes import Changes
+from archive_builder.builder.changes import Changes
+from archive_builder.builder.driver import BuildReport, build
 from archive_builder.errors import ArchiveError
-from archive_builder.store.shard import Shard
-from archive_builder.store.verify import verify
+from archive_builder.maintain.verify import verify
+from archive_builder.store.shard_reader import Shard
 from archive_builder.survey.demo import make_survey
 
-COMMAND = (sys.executable, "-c", "from archive_builder.cli import main; main()")
+COMMAND = (sys.executable, "-c", "from archive_builder.cli.main import main; main()")
 BOUND = ("setpriv", "--bounding-set=-dac_override,-dac_read_search") if os.getuid() == 0 else ()
 """What makes root a user like others, whom a file's permissions bind."""
 FULL = os.environ.get("ARCHIVE_BUILDER_FAULTS") == "full"
@@ -278,7 +278,7 @@ def test_shards_that_may_not_be_written_fail_tile_by_tile(survey: Path, archive:
 
 
 def test_a_leftover_that_may_not_be_removed_is_one_line(survey: Path, archive: Path) -> None:
-    leftover = archive / "shards/.left.1.h5.17.part"
+    leftover = archive / "shards/.left.1.h5.0123456789abcdef.17.part"
     leftover.touch()
     with unwritable(archive / "shards"):
         (line,) = errors(run("build", survey / "survey.toml", archive))

@@ -27,17 +27,17 @@ from astropy.io import fits
 from astropy.table import Table, vstack
 
 from archive_builder import Archive
-from archive_builder.build.builder import build
-from archive_builder.build.reindex import reindex
+from archive_builder.builder.driver import build
 from archive_builder.errors import NoArchiveError, ObjectSkippedError
-from archive_builder.store.verify import verify
+from archive_builder.maintain.reindex import reindex
+from archive_builder.maintain.verify import verify
 from archive_builder.survey.demo import make_survey
 
 assert hdf5plugin.version  # h5py reads Bitshuffle once it is imported
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks up processes in Linux's /proc")
 
-COMMAND = (sys.executable, "-c", "from archive_builder.cli import main; main()")
+COMMAND = (sys.executable, "-c", "from archive_builder.cli.main import main; main()")
 FULL = os.environ.get("ARCHIVE_BUILDER_FAULTS") == "full"
 KILLS = 200 if FULL else 8
 LASTS = 4.0

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-COMMAND = (sys.executable, "-c", "from archive_builder.cli import main; main()", "export")
+COMMAND = (sys.executable, "-c", "from archive_builder.cli.main import main; main()", "export")
 KILLS = 3
 
 

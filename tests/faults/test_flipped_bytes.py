@@ -22,11 +22,11 @@ import hdf5plugin
 import pytest
 
 from archive_builder import Archive
-from archive_builder.build.builder import build
+from archive_builder.builder.driver import build
 from archive_builder.errors import ArchiveBuilderError
+from archive_builder.maintain.verify import verify
 from archive_builder.serve.cutout import Cutout
-from archive_builder.store.shard import Shard
-from archive_builder.store.verify import verify
+from archive_builder.store.shard_reader import Shard
 from archive_builder.survey.demo import make_survey
 
 assert hdf5plugin.version  # h5py reads Bitshuffle once it is imported

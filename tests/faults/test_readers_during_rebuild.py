@@ -17,7 +17,7 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from archive_builder import Archive
-from archive_builder.build.builder import build
+from archive_builder.builder.driver import build
 from archive_builder.survey.demo import make_survey
 
 FULL = os.environ.get("ARCHIVE_BUILDER_FAULTS") == "full"

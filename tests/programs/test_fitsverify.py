@@ -10,9 +10,9 @@ from astropy.io import fits
 from click.testing import CliRunner
 
 from archive_builder import Archive
-from archive_builder.build.builder import build
-from archive_builder.cli import main
-from archive_builder.serve.render import write_bands
+from archive_builder.builder.driver import build
+from archive_builder.cli.main import main
+from archive_builder.serve.pictures import write_bands
 from archive_builder.survey.demo import make_survey
 
 SIZES = (None, "1", "2", "33", "64", "0.4arcmin")

@@ -12,7 +12,7 @@ import pytest
 from astropy.table import Table
 
 from archive_builder import Archive
-from archive_builder.build.builder import build
+from archive_builder.builder.driver import build
 from archive_builder.survey.demo import make_survey
 
 SIZE = 32

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from archive_builder.build.builder import build
+from archive_builder.builder.driver import build
 from archive_builder.survey.demo import make_survey
 
 CLUSTER = Path(__file__).parents[2] / "ops/cluster"

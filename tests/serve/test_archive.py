@@ -24,9 +24,9 @@ from archive_builder import (
     ObjectSkippedError,
     RequestError,
 )
-from archive_builder.build.builder import build
-from archive_builder.cli import main
-from archive_builder.store.shard import Shard
+from archive_builder.builder.driver import build
+from archive_builder.cli.main import main
+from archive_builder.store.shard_reader import Shard
 
 
 @pytest.fixture

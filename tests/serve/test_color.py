@@ -20,17 +20,17 @@ from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin
 
 from archive_builder import Archive, RequestError
-from archive_builder.build.builder import build
-from archive_builder.build.tile_job import TileJob, run_job
+from archive_builder.builder.driver import build
+from archive_builder.builder.one_tile import TileJob, run_job
 from archive_builder.errors import TileError
 from archive_builder.serve.cutout import Cutout
-from archive_builder.serve.render import GALAXY, Style, lupton_rgb, picture
+from archive_builder.serve.pictures import GALAXY, Style, lupton_rgb, picture
 from archive_builder.store.color import write_color
 from archive_builder.store.format import Contents
-from archive_builder.store.shard import Shard
+from archive_builder.store.shard_reader import Shard
+from archive_builder.survey.color_image import Picture
 from archive_builder.survey.demo import make_survey
 from archive_builder.survey.discovery import discover
-from archive_builder.survey.picture import Picture
 from archive_builder.survey.recipe import load_recipe
 
 SIDE = 400

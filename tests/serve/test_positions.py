@@ -27,7 +27,7 @@ from archive_builder import (
     PositionOutsideError,
     RequestError,
 )
-from archive_builder.build.builder import build
+from archive_builder.builder.driver import build
 from archive_builder.errors import ArchiveError
 from archive_builder.serve.cutout import Cutout
 

@@ -23,12 +23,12 @@ from PIL import Image
 
 import archive_builder
 from archive_builder import Archive
-from archive_builder.build.builder import build
-from archive_builder.build.reindex import reindex
-from archive_builder.cli import main
+from archive_builder.builder.driver import build
+from archive_builder.cli.main import main
 from archive_builder.errors import ArchiveBuilderError, ArchiveError, ObjectNotFoundError, RequestError
-from archive_builder.store.shard import Shard
-from archive_builder.store.verify import verify
+from archive_builder.maintain.reindex import reindex
+from archive_builder.maintain.verify import verify
+from archive_builder.store.shard_reader import Shard
 from archive_builder.survey.demo import make_survey
 
 assert hdf5plugin.version  # h5py reads Bitshuffle once it is imported

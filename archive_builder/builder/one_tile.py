@@ -1,0 +1,321 @@
+"""One tile to one shard: a function of plain values that can run anywhere."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import resource
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from archive_builder import geometry
+from archive_builder.builder.memory import picture_rows, strip_that_fits
+from archive_builder.builder.sweep import STRIP_ROWS, Cut, Sweep, Verdict
+from archive_builder.errors import ArchiveBuilderError, TileError, one_line
+from archive_builder.measure.noise import cell_rms, sample_rows
+from archive_builder.measure.quality import Thresholds, count_reasons
+from archive_builder.measure.quantize import (
+    WEIGHT_STEP,
+    Codec,
+    Flags,
+    LogScaled,
+    Lossless,
+    NoiseScaled,
+    step_for,
+    step_without_noise,
+)
+from archive_builder.store.index import shard_name
+from archive_builder.store.shard_writer import ObjectTable, ShardInfo, ShardWriter, checksum
+from archive_builder.survey.catalog import Catalog, read_catalog
+from archive_builder.survey.color_image import Picture
+from archive_builder.survey.discovery import TileFiles
+from archive_builder.survey.recipe import Recipe
+from archive_builder.survey.tile import Tile
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class TileJob:
+    """All that is needed to build one tile."""
+
+    files: TileFiles
+    """What to read."""
+
+    recipe: Recipe
+    """How to build it."""
+
+    size: int
+    """Side of a cutout in pixels, the same for the whole archive."""
+
+    archive: Path
+    """Where to write: the archive's folder."""
+
+    generation: int
+    """Counts the shards this tile has had."""
+
+    contents: bool = False
+    """Whether to hash what is in the files too."""
+
+    strip_rows: int = STRIP_ROWS
+    """Rows read at a time, if nothing is said of memory, and a matter of that only."""
+
+    memory: int | None = None
+    """Bytes that the process may take."""
+
+    @property
+    def shard(self) -> str:
+        """Where the shard goes, below the archive."""
+        return shard_name(self.files.tile, self.generation)
+
+
+@dataclass(frozen=True)
+class TileResult:
+    """What became of a job; a failure is a result too."""
+
+    tile: str
+    """The tile's name."""
+
+    error: str | None = None
+    """Why there is no shard; the other values are zero then."""
+
+    shard: str = ""
+    """Where it is to be, below the archive."""
+
+    draft: str = ""
+    """Where it is until then."""
+
+    input_hash: str | None = None
+    """Of what is in them, if that was asked for."""
+
+    stored: int = 0
+    """Objects with a cutout."""
+
+    skipped: Mapping[str, int] | None = None
+    """Objects without, by reason."""
+
+    footprint: tuple[tuple[float, float], ...] = ()
+    """The tile's corners, RA and Dec in deg, ICRS."""
+
+    bytes: int = 0
+    """Of the shard."""
+
+    checksum: str = ""
+    """Of the shard."""
+
+    seconds: float = 0.0
+    """It took."""
+
+    peak_memory: int = 0
+    """Bytes, the largest the process has ever had."""
+
+
+def run_job(job: TileJob) -> TileResult:
+    """Build one tile; whatever goes wrong comes back as a result."""
+    started = time.perf_counter()
+    result = attempt(lambda: build_tile(job), job.archive / job.shard)
+    give_back_memory()
+    if isinstance(result, str):
+        return TileResult(job.files.tile, error=result)
+    return replace(result, seconds=time.perf_counter() - started, peak_memory=peak_memory())
+
+
+def attempt(work: Callable[[], T], place: Path) -> T | str:
+    """Do a tile's work; whatever goes wrong comes back as a line that says what and where.
+
+    Parameters
+    ----------
+    work : callable
+    place : Path
+        What is being written: an error of the operating system that names no file is about this one.
+    """
+    try:
+        return work()
+    except ArchiveBuilderError as error:
+        return str(error)
+    except OSError as error:
+        return f"{error.filename or place}: {one_line(error)}"
+    except MemoryError:
+        return "out of memory: use fewer --workers"
+    except Exception as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        return f"bug: {type(error).__name__} at {Path(frame.filename).name}:{frame.lineno}: {one_line(error)}"
+
+
+def build_tile(job: TileJob) -> TileResult:
+    """Read one tile and write its shard's draft; see :func:`make_shard`.
+
+    Raises
+    ------
+    TileError
+        The tile's files cannot be used.
+    """
+    return make_shard(job)[0]
+
+
+def make_shard(job: TileJob) -> tuple[TileResult, ObjectTable, Verdict]:
+    """Read one tile and write its shard's draft; return too what was found out about its objects, as catalogued.
+
+    Only who holds the archive's lock may give it the shard's name: this may run in a worker believed dead.
+
+    Raises
+    ------
+    TileError
+        The tile's files cannot be used.
+    """
+    files, recipe = job.files, job.recipe
+    fingerprint = files.fingerprint()
+    catalog = read_catalog(files.catalog, recipe.catalog, files.tile)
+    input_hash = files.content_hash() if job.contents else None
+    planes, path = recipe.storage.planes, job.archive / job.shard
+    with Tile(files.images, recipe.survey.image_hdu, recipe.survey.blank_value, planes) as tile:
+        strip_rows = job.strip_rows
+        if job.memory is not None:
+            strip_rows = strip_that_fits(tile.shape, recipe, job.size, job.memory, picture_rows(files, tile.shape))
+        objects = place(catalog, tile)
+        cut = _cut(job, tile)
+        codecs = choose_codecs(tile, recipe.storage.quantization, cut.mesh, planes)
+        info = _info(job, tile, cut, fingerprint)
+        headers = [header.tostring(sep="\n", endcard=False, padding=False) for header in tile.headers]
+        with ShardWriter(path, info, headers, codecs) as shard:
+            if files.color is not None:
+                with Picture(files.color, tile.shape) as picture:
+                    shard.add_color(picture.rows, tile.shape)
+            verdict = Sweep(tile, objects, cut, codecs, shard).run(strip_rows)
+            if files.fingerprint() != fingerprint:
+                raise TileError("a file of this tile changed while it was read: build it again")
+            skipped = np.flatnonzero(verdict.status)
+            skipped = skipped[np.argsort(objects.object_id[skipped])]
+            shard.finish(objects.take(verdict.order), objects.take(skipped), verdict.status[skipped])
+            result = TileResult(
+                tile=files.tile,
+                shard=job.shard,
+                draft=str(shard.draft.relative_to(job.archive)),
+                input_hash=input_hash,
+                stored=len(verdict.order),
+                skipped=count_reasons(verdict.status),
+                footprint=tuple((float(ra), float(dec)) for ra, dec in info.footprint),
+                bytes=shard.draft.stat().st_size,
+                checksum=checksum(shard.draft),
+            )
+            return result, objects, verdict
+
+
+def place(catalog: Catalog, tile: Tile) -> ObjectTable:
+    """Find a catalogue's objects on the tile.
+
+    Raises
+    ------
+    TileError
+        Not one of them lies on it: this is another tile's catalogue, or its positions are not in deg.
+    """
+    x, y = geometry.sky_to_pixel(tile.wcs, tile.shape, catalog.ra, catalog.dec)
+    ny, nx = tile.shape
+    if not ((x >= -0.5) & (x <= nx - 0.5) & (y >= -0.5) & (y <= ny - 0.5)).any():
+        ra, dec = geometry.footprint(tile.wcs, tile.shape).mean(axis=0)
+        raise TileError(
+            f"none of the {len(x)} catalogued objects lies on the tile: it is at RA {ra:.4f}, Dec {dec:.4f}, "
+            f"the first object at RA {catalog.ra[0]:.4f}, Dec {catalog.dec[0]:.4f}: "
+            "is RA in hours, or the catalogue another tile's?"
+        )
+    rms = np.full((len(x), len(tile.bands)), np.nan, dtype=np.float32)
+    return ObjectTable(catalog.object_id, catalog.ra, catalog.dec, x, y, rms)
+
+
+def choose_codecs(tile: Tile, quantization: float | str, mesh: int, planes: Sequence[str] = ()) -> dict[str, Codec]:
+    """Return the stored form of each plane's pixels; the image's steps follow from a sample of its rows."""
+    ones = (1.0,) * len(tile.bands)
+    codecs: dict[str, Codec] = {"MSK": Flags(ones), "WGT": LogScaled((WEIGHT_STEP,) * len(tile.bands))}
+    if isinstance(quantization, str):
+        codecs["SCI"] = codecs["WGT"] = Lossless(ones)
+    else:
+        steps = tuple(_step(tile, band, quantization, mesh) for band in range(len(tile.bands)))
+        codecs["SCI"] = NoiseScaled(steps)
+    return {plane: codecs[plane] for plane in ("SCI", *planes)}
+
+
+def _step(tile: Tile, band: int, levels: float, mesh: int) -> float:
+    """Return the quantization step of one band."""
+    rms = np.concatenate([cell_rms(rows, mesh) for rows in _strips(tile, band, sample_rows(tile.shape[0], mesh))])
+    if np.isfinite(rms).any():
+        return step_for(float(np.nanmedian(rms)), levels)
+    everything = [(y, min(y + mesh, tile.shape[0])) for y in range(0, tile.shape[0], mesh)]
+    largest = 0.0
+    for rows in _strips(tile, band, everything):
+        finite = rows[np.isfinite(rows)]
+        largest = max(largest, float(np.abs(finite).max(initial=0.0)))
+    return step_without_noise(largest)
+
+
+def _strips(tile: Tile, band: int, rows: list[tuple[int, int]]) -> Iterator[NDArray[np.float32]]:
+    """Read some strips of one band."""
+    for y0, y1 in rows:
+        strip = np.empty((y1 - y0, tile.shape[1]), dtype=np.float32)
+        tile.read_band(band, y0, y1, strip)
+        yield strip
+
+
+def _cut(job: TileJob, tile: Tile) -> Cut:
+    """Return what is to be cut, once the tile's pixel scale is known to fit the archive's cutouts."""
+    recipe, scale = job.recipe, geometry.pixel_scale(tile.wcs)
+    wanted = geometry.parse_shape(recipe.cutout.size, scale)[0]
+    # A distortion moves a tile's scale a little, and an angle's rounding with it; the archive's size stands.
+    if abs(wanted - job.size) > 1:
+        raise TileError(
+            f'its pixels are {scale:.4f}" wide, so that {recipe.cutout.size} is {wanted} px of them, but the '
+            f"archive's cutouts are {job.size} px: give cutout.size in pixels, or leave the tile out"
+        )
+    thresholds = Thresholds(
+        recipe.survey.zero_point,
+        recipe.quality.max_background_rms,
+        recipe.quality.min_depth,
+        recipe.quality.max_blank_fraction,
+    )
+    return Cut(job.size, recipe.quality.background_mesh, scale, thresholds)
+
+
+def _info(job: TileJob, tile: Tile, cut: Cut, fingerprint: str) -> ShardInfo:
+    recipe = job.recipe
+    return ShardInfo(
+        survey=recipe.survey.name,
+        tile=job.files.tile,
+        generation=job.generation,
+        bands=tile.bands,
+        planes=("SCI", *recipe.storage.planes, *(["COLOR"] if job.files.color else [])),
+        layout=recipe.storage.layout,
+        quantization=str(recipe.storage.quantization),
+        size=job.size,
+        height=tile.shape[0],
+        width=tile.shape[1],
+        pixel_scale=cut.pixel_scale,
+        zero_point=recipe.survey.zero_point,
+        footprint=geometry.footprint(tile.wcs, tile.shape),
+        input_fingerprint=fingerprint,
+        recipe=json.dumps(recipe.pixel_settings(), sort_keys=True),
+    )
+
+
+def give_back_memory() -> None:
+    """Hand what was freed back to the system: else the next tile's peak is 20 MB higher for the gaps."""
+    with suppress(OSError, AttributeError):  # only glibc has it
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def peak_memory() -> int:
+    """Return the most memory this process has ever had, in bytes."""
+    try:
+        # Unlike getrusage, this does not begin at the peak of the process that started this one.
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024
+    except (OSError, IndexError):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024

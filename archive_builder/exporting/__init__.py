@@ -1,0 +1,1 @@
+"""Bulk requests: a list in, files out."""

@@ -1,0 +1,1 @@
+"""What an archive will cost, before it is built."""

@@ -1,0 +1,310 @@
+"""Reading a shard: cutouts, any window of a mosaic, the tables."""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from dataclasses import fields
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from archive_builder.errors import ArchiveError, one_line
+from archive_builder.geometry import Shape, recrop_offset, window_origin, window_pieces
+from archive_builder.measure.noise import depth
+from archive_builder.measure.quantize import Codec, codec_of
+from archive_builder.store.color import ColorReader
+from archive_builder.store.format import Contents, shard_format
+from archive_builder.store.rows import CHUNK
+from archive_builder.store.shard_writer import PLANE_GROUPS, ObjectTable, ShardInfo
+
+READ_CACHE = 4 * 2**20
+"""Bytes of HDF5's own chunk cache: larger than a stamp, which otherwise gets fresh memory at every read."""
+
+CACHED_CHUNKS = 48
+"""Decoded chunks kept per open shard, 16 MB at five bands.
+
+Reading rows in order needs those under one window's columns and one block of rows: 3 x 7 of them at 228 px.
+"""
+
+
+class Shard:
+    """A shard, open for reading.
+
+    Parameters
+    ----------
+    path : Path
+
+    Raises
+    ------
+    ArchiveError
+        The file is missing, no shard, or of another format version.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._file = h5py.File(path, "r", rdcc_nbytes=READ_CACHE)
+        except OSError as error:
+            raise ArchiveError(f"shard {path}: cannot be opened ({one_line(error)}): rebuild its tile") from None
+        try:
+            contents = Contents(self._file)
+            self.info = self._read_info(contents.attrs)
+            if wrong := [*contents.foreign_parts(), *contents.violations()]:
+                raise ArchiveError(f"shard {path}: is no shard as it should be ({wrong[0]}): rebuild its tile")
+            self._planes = {
+                plane: _Plane(contents, group.rstrip("/"), self.info, plane)
+                for plane, group in PLANE_GROUPS.items()
+                if plane in self.info.planes
+            }
+            shape = (self.info.height, self.info.width)
+            self._color = ColorReader(self._file["color"], shape) if "COLOR" in self.info.planes else None
+        except (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
+            self.close()
+            raise ArchiveError(f"shard {path}: is damaged ({one_line(error)}): rebuild its tile") from None
+        except ArchiveError:
+            self.close()
+            raise
+
+    @property
+    def step(self) -> tuple[float, ...]:
+        """The quantization step per band, image units; 1 if lossless."""
+        return self._planes["SCI"].codec.step
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @cached_property
+    def headers(self) -> tuple[str, ...]:
+        """Each band's FITS image header, a card a line."""
+        try:
+            return tuple(self._file["headers"].asstr()[...])
+        except (OSError, ValueError) as error:
+            raise ArchiveError(
+                f"shard {self.path}: its headers are damaged ({one_line(error)}): rebuild its tile"
+            ) from None
+
+    @cached_property
+    def stored_ids(self) -> NDArray[np.int64]:
+        """The IDs of the objects with a cutout, without the rest of their table."""
+        return self._column("objects", "object_id")
+
+    @cached_property
+    def skipped_ids(self) -> NDArray[np.int64]:
+        """The IDs of the objects without."""
+        return self._column("skipped", "object_id")
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """The recipe's settings it was made with."""
+        try:
+            settings = json.loads(self.info.recipe)
+        except (ValueError, RecursionError):
+            settings = None
+        if not isinstance(settings, dict):
+            raise ArchiveError(f"shard {self.path}: its recipe is not JSON: rebuild its tile")
+        return settings
+
+    @cached_property
+    def objects(self) -> ObjectTable:
+        """The objects with a cutout, in the order of ``/cutouts``."""
+        return self._table("objects")
+
+    @cached_property
+    def skipped(self) -> ObjectTable:
+        """The objects without."""
+        return self._table("skipped")
+
+    @cached_property
+    def reason(self) -> NDArray[np.uint8]:
+        """The `Status` of each skipped object."""
+        return self._column("skipped", "reason")
+
+    @cached_property
+    def depth(self) -> dict[str, float | None]:
+        """The depth of each band, AB mag, by the median background RMS at all objects; None where not measured."""
+        rms = np.concatenate([self._column("objects", "rms"), self._column("skipped", "rms")])
+        found = {}
+        for band, values in zip(self.info.bands, rms.T, strict=True):
+            known = values[np.isfinite(values) & (values > 0)]
+            median = float(np.median(known)) if len(known) else None
+            found[band] = median and round(float(depth(median, self.info.zero_point, self.info.pixel_scale)), 4)
+        return found
+
+    def read(self, row: int, shape: Shape, bands: list[int] | slice, out: NDArray[Any], plane: str = "SCI") -> None:
+        """Read one cutout at its archived size or a smaller one.
+
+        Parameters
+        ----------
+        row : int
+        shape : (ny, nx)
+            At most ``info.size`` a side.
+        bands : list of int or slice
+            Which, and in what order.
+        out : ndarray, (len(bands), ny, nx)
+            float32 for ``SCI``, NaN where there is no data, and for ``WGT``, 0 there; int32 for ``MSK``, -1 off the
+            tile.
+        plane : str
+            One of ``info.planes``, but ``COLOR``.
+
+        Raises
+        ------
+        ArchiveError
+            The pixels are damaged.
+        """
+        try:
+            if self.info.layout == "mosaic":
+                x0, y0 = (int(n) for n in window_origin(self.objects.x[row], self.objects.y[row], shape))
+                self._planes[plane].read_window(x0, y0, bands, out)
+            else:
+                dy, dx = recrop_offset((self.info.size, self.info.size), shape)
+                self._planes[plane].read_stamp(row, dy, dx, bands, out)
+        except OSError as error:
+            raise self._damaged(error, f"object {self.objects.object_id[row]}") from None
+
+    def read_window(self, x0: int, y0: int, bands: list[int] | slice, out: NDArray[Any], plane: str = "SCI") -> None:
+        """Read any window of a mosaic, as :meth:`read` does; blank where no cutout touches it."""
+        try:
+            self._planes[plane].read_window(x0, y0, bands, out)
+        except OSError as error:
+            raise self._damaged(error, f"the window at x {x0}, y {y0}") from None
+
+    def read_color(self, x0: int, y0: int, shape: Shape) -> NDArray[np.uint8]:
+        """Read a window of the tile's own colour picture, (ny, nx, 3), the sky's bottom first, black off the tile.
+
+        Raises
+        ------
+        ArchiveError
+            The shard has none, or it is damaged.
+        """
+        if self._color is None:
+            raise ArchiveError(f"shard {self.path}: has no colour picture: the recipe's survey.color was not set")
+        try:
+            return self._color.read(x0, y0, shape)
+        except (OSError, ArchiveError) as error:
+            raise self._damaged(error, f"the colour picture at x {x0}, y {y0}") from None
+
+    def read_through(self) -> None:
+        """Read all there is, and keep no pixels.
+
+        Raises
+        ------
+        ArchiveError
+            Something is damaged.
+        """
+        _ = self.headers, self.objects, self.skipped, self.reason
+        try:
+            for plane in self._planes.values():
+                plane.read_through()
+            if self._color is not None:
+                self._color.read_through()
+        except OSError as error:
+            raise self._damaged(error, "some objects") from None
+
+    def holds(self, x: float, y: float, shape: Shape) -> bool:
+        """Tell whether all of a window about a position was written to the mosaic, as far as it lies on the tile."""
+        written = self._planes["SCI"].written
+        x0, y0 = (int(n) for n in window_origin(x, y, shape))
+        pieces = window_pieces(x0, y0, shape, (self.info.height, self.info.width), CHUNK)
+        return all(bool(written[row, column]) for row, column, *_ in pieces)
+
+    def _damaged(self, error: Exception, what: str) -> ArchiveError:
+        return ArchiveError(
+            f"shard {self.path}: the pixels of {what} are damaged ({one_line(error)}): rebuild tile {self.info.tile}"
+        )
+
+    def _table(self, group: str) -> ObjectTable:
+        return ObjectTable(*(self._column(group, field.name) for field in fields(ObjectTable)))
+
+    def _column(self, group: str, name: str) -> NDArray[Any]:
+        try:
+            dataset = h5py.h5d.open(self._file.id, f"{group}/{name}".encode())
+            column = np.empty(dataset.shape, dataset.dtype)
+            dataset.read(h5py.h5s.ALL, h5py.h5s.ALL, column)
+            return column
+        except (OSError, KeyError) as error:
+            raise ArchiveError(
+                f"shard {self.path}: its table of {group} is damaged ({one_line(error)}): rebuild its tile"
+            ) from None
+
+    def _read_info(self, attrs: dict[str, Any]) -> ShardInfo:
+        spec = shard_format()
+        if attrs.get("format") != spec["format"]:
+            raise ArchiveError(f"shard {self.path}: is no shard of a cutout archive: remove it")
+        if attrs["format_version"] != spec["format_version"]:
+            raise ArchiveError(
+                f"shard {self.path}: has format version {attrs['format_version']}, this program reads "
+                f"{spec['format_version']}: use the matching version of archive-builder"
+            )
+        values: dict[str, Any] = {field.name: attrs[field.name] for field in fields(ShardInfo)}
+        whole = {name: int(value) for name, value in values.items() if isinstance(value, np.integer)}
+        return ShardInfo(**{**values, **whole})
+
+
+class _Plane:
+    """One plane of an open shard: its pixels or its stamps."""
+
+    def __init__(self, contents: Contents, group: str, info: ShardInfo, plane: str) -> None:
+        self._is_weight = plane == "WGT"
+        path = f"{group}/{'pixels' if info.layout == 'mosaic' else 'cutouts'}"
+        self._dataset = contents.dataset(path)
+        attrs = contents.pixel_attributes(path)
+        self.codec: Codec = codec_of(attrs["encoding"], tuple(float(step) for step in attrs["scale"]))
+        self._tile: Shape = (info.height, info.width)
+        self._chunks: OrderedDict[tuple[int, int], NDArray[Any]] = OrderedDict()
+
+    @cached_property
+    def written(self) -> NDArray[np.uint8]:
+        """Which chunks of the mosaic were written, (rows, columns)."""
+        return np.asarray(self._dataset.parent["written"][...])
+
+    def read_through(self) -> None:
+        """Read every chunk."""
+        for chunk in self._dataset.iter_chunks() if self._dataset.size else ():
+            self._dataset[chunk]
+
+    def read_stamp(self, row: int, dy: int, dx: int, bands: list[int] | slice, out: NDArray[Any]) -> None:
+        """Read part of one stored cutout, from row ``dy`` and column ``dx`` of it on."""
+        ny, nx = out.shape[1:]
+        out[...] = self._decode(self._dataset[row, :, dy : dy + ny, dx : dx + nx])[bands]
+
+    def read_window(self, x0: int, y0: int, bands: list[int] | slice, out: NDArray[Any]) -> None:
+        """Put a window of the mosaic together from its chunks, blank off the tile."""
+        ny, nx = out.shape[1:]
+        if x0 < 0 or y0 < 0 or x0 + nx > self._tile[1] or y0 + ny > self._tile[0]:
+            nothing = np.full((len(self.codec.step), 1, 1), self.codec.blank, dtype=self.codec.dtype)
+            out[...] = self._decode(nothing)[bands]
+        for row, column, inside, place in window_pieces(x0, y0, (ny, nx), self._tile, CHUNK):
+            out[:, *place] = self._chunk(row, column)[:, *inside][bands]
+
+    def _decode(self, stored: NDArray[Any]) -> NDArray[Any]:
+        """Return what stored values stand for: no weight where there is none, even if weights are kept as they are."""
+        values = self.codec.decode(stored)
+        return np.where(np.isnan(values), values.dtype.type(0), values) if self._is_weight else values
+
+    def _chunk(self, row: int, column: int) -> NDArray[Any]:
+        """Return one decoded chunk of the mosaic, from the last used ones if it is among them."""
+        key = (row, column)
+        if key in self._chunks:
+            self._chunks.move_to_end(key)
+            return self._chunks[key]
+        y, x = row * CHUNK, column * CHUNK
+        chunk = self._decode(self._dataset[:, y : y + CHUNK, x : x + CHUNK])
+        self._chunks[key] = chunk
+        if len(self._chunks) > CACHED_CHUNKS:
+            self._chunks.popitem(last=False)
+        return chunk

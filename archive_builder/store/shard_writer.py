@@ -1,0 +1,249 @@
+"""Writing a shard: whole, or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, fields
+from importlib.metadata import version
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from archive_builder.atomic import sync, temporary_path
+from archive_builder.errors import ArchiveError
+from archive_builder.geometry import Shape
+from archive_builder.measure.quantize import Codec
+from archive_builder.store.color import write_color
+from archive_builder.store.format import Contents, shard_format
+from archive_builder.store.layout import LAYOUTS, write_table
+from archive_builder.store.rows import RowBuffer
+
+HDF5_VERSIONS = ("v110", "v110")
+"""The format's bounds: HDF5 1.10, which most sites and Debian's h5dump have, must be able to read a shard."""
+
+METADATA_CACHE = 1 << 18
+"""Bytes of HDF5's cache of metadata; it counts them as on disk.
+
+In memory a list of virtual windows is 60 times as large: by default, 2 MB, the lists of 20,000 cutouts, 130 MB, stay.
+"""
+
+PLANE_GROUPS = {"SCI": "/", "WGT": "/weight", "MSK": "/mask"}
+"""In which group each plane of the tile's pixels lies: the image itself, its weights, its mask."""
+
+
+@dataclass(frozen=True)
+class ShardInfo:
+    """What a shard says of itself: its attributes, but for format and software."""
+
+    survey: str
+    """The survey's name."""
+
+    tile: str
+    """The tile's name."""
+
+    generation: int
+    """Counts the shards this tile has had."""
+
+    bands: tuple[str, ...]
+    """In the order of every band axis."""
+
+    planes: tuple[str, ...]
+    """``SCI``, the image itself, and what else is kept of ``WGT``, ``MSK`` and ``COLOR``."""
+
+    layout: str
+    """``mosaic`` or ``stamps``."""
+
+    quantization: str
+    """Steps per background RMS, or ``lossless``."""
+
+    size: int
+    """Side of a cutout in pixels."""
+
+    height: int
+    """Rows of the tile."""
+
+    width: int
+    """Columns of the tile."""
+
+    pixel_scale: float
+    """Arcsec."""
+
+    zero_point: float
+    """AB magnitude of one image unit."""
+
+    footprint: NDArray[np.float64]
+    """RA and Dec of the tile's corners, (4, 2), deg, ICRS."""
+
+    input_fingerprint: str
+    """Of the files the shard was made from."""
+
+    recipe: str
+    """JSON: the settings it was made with, which all shards of an archive share."""
+
+
+@dataclass(frozen=True)
+class ObjectTable:
+    """Objects of a tile, a row each."""
+
+    object_id: NDArray[np.int64]
+    """The survey's IDs, (N,)."""
+
+    ra: NDArray[np.float64]
+    """Deg, ICRS, (N,)."""
+
+    dec: NDArray[np.float64]
+    """Deg, ICRS, (N,)."""
+
+    x: NDArray[np.float64]
+    """Pixel column on the tile, from 0, (N,)."""
+
+    y: NDArray[np.float64]
+    """Pixel row on the tile, from 0, (N,)."""
+
+    rms: NDArray[np.float32]
+    """Background RMS, image units, (N, bands)."""
+
+    def take(self, rows: NDArray[np.intp]) -> ObjectTable:
+        """Return some rows, in the order given."""
+        return ObjectTable(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+
+class ShardWriter:
+    """A shard in the making: a draft, which :func:`place_shard` gives the shard's name once it is finished.
+
+    A draft has a name that nobody else will ever write to, on any host: a worker that is believed dead, and goes on,
+    harms neither the one that has its tile now nor a later build.
+
+    Parameters
+    ----------
+    path : Path
+        Where the shard will be; its folder must be there.
+    info : ShardInfo
+    headers : sequence of str
+        Each band's FITS image header, a card a line.
+    codecs : mapping of str to Codec
+        The stored form of each plane's pixels, ``SCI`` and those of ``WGT`` and ``MSK`` that are kept.
+    """
+
+    def __init__(self, path: Path, info: ShardInfo, headers: Sequence[str], codecs: Mapping[str, Codec]) -> None:
+        self.path = path
+        self.draft = temporary_path(path)
+        self._finished = False
+        self._file = h5py.File(self.draft, "x", libver=HDF5_VERSIONS, rdcc_nbytes=0)
+        try:
+            _bound_metadata_cache(self._file)
+            _write_attributes(self._file, info)
+            write_table(self._file, "headers", fixed_strings(headers))
+            shape = (len(info.bands), info.height, info.width)
+            self._planes = {
+                plane: LAYOUTS[info.layout](self._file.require_group(PLANE_GROUPS[plane]), shape, info.size, codec)
+                for plane, codec in codecs.items()
+            }
+        except BaseException:
+            self._discard()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Remove the draft, if the shard was not finished or something went wrong with it since."""
+        if kind is not None or not self._finished:
+            self._discard()
+
+    def _discard(self) -> None:
+        # On a full disk HDF5 cannot close a file, and a removed one takes its room for as long as it is open.
+        with suppress(OSError):
+            os.truncate(self.draft, 0)
+        with suppress(OSError, RuntimeError):
+            self._file.close()
+        self.draft.unlink(missing_ok=True)
+
+    def add_color(self, rows: Callable[[int, int], Image.Image], shape: Shape) -> None:
+        """Take the tile's colour picture: see :func:`archive_builder.store.color.write_color`."""
+        write_color(self._file.create_group("color"), rows, shape)
+
+    def add_cutouts(self, plane: str, x0: NDArray[np.int64], y0: NDArray[np.int64], rows: RowBuffer) -> None:
+        """Take the next cutouts of one plane, whose windows start at ``(x0, y0)`` and are still in ``rows``."""
+        self._planes[plane].add_cutouts(x0, y0, rows)
+
+    def add_slab(self, plane: str, number: int, slab: NDArray[np.generic]) -> None:
+        """Take a row of a plane's chunks, (bands, rows, nx), after all cutouts that touch it."""
+        self._planes[plane].add_slab(number, slab)
+
+    def finish(self, stored: ObjectTable, skipped: ObjectTable, reason: NDArray[np.uint8]) -> None:
+        """Write the tables, and flush everything to disk.
+
+        Parameters
+        ----------
+        stored : ObjectTable
+            In the order of the cutouts.
+        skipped : ObjectTable
+        reason : ndarray of uint8
+            The `Status` of each skipped object.
+        """
+        for layout in self._planes.values():
+            layout.finish()
+        for group, table in (("objects", stored), ("skipped", skipped)):
+            for field in fields(table):
+                write_table(self._file, f"{group}/{field.name}", getattr(table, field.name))
+        write_table(self._file, "skipped/reason", reason)
+        if wrong := Contents(self._file).violations():
+            raise ArchiveError(f"shard {self.path}: was about to be written wrong: {'; '.join(wrong)}")
+        self._file.close()
+        sync(self.draft)
+        self._finished = True
+
+
+def place_shard(draft: Path, path: Path) -> None:
+    """Give a finished shard its name, and have that on the disk."""
+    draft.rename(path)
+    sync(path.parent)
+
+
+def _bound_metadata_cache(file: h5py.File) -> None:
+    config = file.id.get_mdc_config()
+    config.set_initial_size = True
+    config.initial_size = config.min_size = config.max_size = METADATA_CACHE
+    file.id.set_mdc_config(config)
+
+
+def _write_attributes(file: h5py.File, info: ShardInfo) -> None:
+    spec = shard_format()
+    packages = {name: version(name) for name in ("archive-builder", "astropy", "h5py", "numpy", "sep")}
+    packages |= {"hdf5": h5py.version.hdf5_version, "python": sys.version.split()[0]}
+    values = {"format": spec["format"], "format_version": spec["format_version"], "software": json.dumps(packages)}
+    for name, value in {**values, **{field.name: getattr(info, field.name) for field in fields(info)}}.items():
+        if isinstance(value, str):
+            file.attrs[name] = fixed_strings([value])[0]
+        elif isinstance(value, tuple):
+            file.attrs[name] = fixed_strings(value)
+        else:
+            file.attrs[name] = np.int64(value) if isinstance(value, int) else value
+
+
+def fixed_strings(texts: Sequence[str]) -> NDArray[Any]:
+    """Return texts as an array of a fixed length each: HDF5 has checksums for those, and none for varying lengths."""
+    encoded = [text.encode() for text in texts]
+    return np.array(encoded, dtype=h5py.string_dtype("utf-8", max([1, *map(len, encoded)])))
+
+
+def checksum(path: Path) -> str:
+    """Return the CRC-32 of a file, as ``crc32:`` and eight hexadecimal digits."""
+    value = 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            value = zlib.crc32(block, value)
+    return f"crc32:{value:08x}"

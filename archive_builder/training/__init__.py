@@ -1,0 +1,1 @@
+"""Cutouts as batches for training."""

@@ -1,0 +1,242 @@
+"""The archive as PyTorch data sets; needs the extra ``torch``, and is imported only if you do.
+
+Pixels without data are NaN; ``transform=torch.nan_to_num`` makes them 0. Both data sets work in the workers of a
+`torch.utils.data.DataLoader`, forked or spawned: each opens the archive's files for itself. For spawned ones the
+transform must be picklable, a function of a module and no lambda.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from archive_builder.errors import RequestError
+from archive_builder.geometry import Size
+from archive_builder.measure.quality import Status
+from archive_builder.serve.archive import Archive
+from archive_builder.training.batches import Batch, BatchStream, part_of
+
+try:
+    import torch
+    from torch import Tensor, distributed
+    from torch.utils.data import Dataset, IterableDataset, get_worker_info
+except ModuleNotFoundError:
+    raise ImportError("archive_builder.training.torch needs PyTorch: pip install 'archive-builder[torch]'") from None
+
+Transform = Callable[[Tensor], Tensor]
+"""What is done to cutouts before they are handed out."""
+
+
+class CutoutDataset(Dataset[Tensor]):  # type: ignore[misc]
+    """The cutouts of the objects asked for, by their number in that list.
+
+    Parameters
+    ----------
+    archive : Archive, str or Path
+        The archive or its folder.
+    ids : array_like of int, (N,)
+        Object IDs; repeats are allowed.
+    size, bands
+        As for `Archive.get_many`.
+    transform : callable, optional
+        Called with each cutout, a float32 tensor (bands, ny, nx).
+
+    Raises
+    ------
+    ObjectNotFoundError, ObjectSkippedError
+        An object has no cutout: known here, and not hours later in a worker.
+    RequestError
+        The size, a band or the IDs make no sense.
+
+    Examples
+    --------
+    >>> dataset = CutoutDataset("archive", ids, size=64, transform=torch.nan_to_num)
+    >>> for data in DataLoader(dataset, batch_size=256, shuffle=True, num_workers=4):
+    ...     train(data)  # (256, bands, 64, 64)
+    """
+
+    def __init__(
+        self,
+        archive: Archive | str | Path,
+        ids: ArrayLike,
+        size: Size | None = None,
+        bands: Sequence[str] | None = None,
+        transform: Transform | None = None,
+    ) -> None:
+        self.archive = archive if isinstance(archive, Archive) else Archive(archive)
+        self.archive.common_form(size, bands)  # raises what is the matter with them
+        given = np.array(ids)
+        places = self.archive.find(given)
+        self.ids = given.astype(np.int64)
+        absent = np.flatnonzero((places.tile_id < 0) | (places.status != Status.STORED))
+        if len(absent):
+            self.archive.get(int(self.ids[absent[0]]))  # raises why there is none
+        self._size, self._bands, self._transform = size, bands, transform
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, number: int) -> Tensor:
+        return self.__getitems__([number])[0]
+
+    def __getitems__(self, numbers: Sequence[int]) -> list[Tensor]:
+        """Return several cutouts in the order asked, read together: every shard is opened once.
+
+        DataLoader calls this with the numbers of a whole batch.
+        """
+        data = torch.from_numpy(self.archive.get_many(self.ids[list(numbers)], self._size, self._bands))
+        cutouts = list(data.unbind())
+        return cutouts if self._transform is None else [self._transform(cutout) for cutout in cutouts]
+
+
+class CutoutStream(IterableDataset[tuple[Tensor, Tensor]]):  # type: ignore[misc]
+    """The cutouts of a whole archive in ready batches: ``DataLoader(stream, batch_size=None)``.
+
+    A batch is a pair: the object IDs, int64 (n,), and the cutouts, float32 (n, bands, ny, nx). The stream is that of
+    `archive_builder.training.batches.BatchStream`; every rank takes its share of the batches, and its loader's workers
+    share those. Over all ranks and workers every object comes once an epoch. All batches are full but for one, the
+    last of the last rank; some ranks may have one batch more than others.
+
+    To resume, make the stream with the same arguments, and the epoch and the position to go on from. The rest of the
+    epoch is then exact, batch by batch in the same order, if the archive, the arguments, the number of ranks and the
+    DataLoader's ``num_workers`` are the same, and its ``in_order`` is left True. With another ``num_workers`` an epoch
+    consists of other batches: resume at its start.
+
+    Parameters
+    ----------
+    archive : Archive, str or Path
+        The archive or its folder.
+    size, bands
+        As for `Archive.get_many`.
+    batch_size : int
+        Cutouts in a batch.
+    shuffle_seed : int, optional
+        Without it every worker's cutouts come as they are stored.
+    epoch : int
+        Another epoch has another order, with the same seed; see `set_epoch`.
+    position : int
+        How many batches this rank has taken from its loader in this epoch: those are left out.
+    rank, world_size : int, optional
+        This process and how many there are; as told by `torch.distributed` if that is initialized before, else the
+        only one.
+    transform : callable, optional
+        Called with the cutouts of each batch, a float32 tensor (n, bands, ny, nx).
+
+    Raises
+    ------
+    RequestError
+        The numbers, the size or a band make no sense.
+    ArchiveError
+        On the way: a tile was rebuilt and has another number of cutouts than when the stream was begun.
+
+    Examples
+    --------
+    >>> stream = CutoutStream("archive", size=64, shuffle_seed=1, transform=torch.nan_to_num)
+    >>> loader = DataLoader(stream, batch_size=None, num_workers=4, persistent_workers=True)
+    >>> for epoch in range(10):
+    ...     stream.set_epoch(epoch)
+    ...     for object_id, data in loader:
+    ...         train(data)  # (256, bands, 64, 64)
+    """
+
+    def __init__(
+        self,
+        archive: Archive | str | Path,
+        size: Size | None = None,
+        batch_size: int = 256,
+        shuffle_seed: int | None = None,
+        bands: Sequence[str] | None = None,
+        *,
+        epoch: int = 0,
+        position: int = 0,
+        rank: int | None = None,
+        world_size: int | None = None,
+        transform: Transform | None = None,
+    ) -> None:
+        self.archive = archive if isinstance(archive, Archive) else Archive(archive)
+        self._arguments = (size, batch_size, shuffle_seed, bands)
+        self._transform = transform
+        self._rank, self._world_size = _rank_and_world_size(rank, world_size)
+        # Shared with the workers, so that persistent ones learn of a new epoch.
+        self._now = torch.zeros(2, dtype=torch.int64).share_memory_()
+        self.set_epoch(epoch, position)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that the next iteration goes through."""
+        return int(self._now[0])
+
+    @property
+    def position(self) -> int:
+        """How many batches of this rank the next iteration leaves out."""
+        return int(self._now[1])
+
+    def set_epoch(self, epoch: int, position: int = 0) -> None:
+        """Choose the epoch, and where to begin in it, of the iterations that start from now on.
+
+        Raises
+        ------
+        RequestError
+            There is no such epoch or position.
+        """
+        batches = len(self._part(self._rank, self._world_size, epoch, position))
+        if position > batches:
+            raise RequestError(f"position {position}: this rank has {batches} batches an epoch, give no more")
+        self._now[:] = torch.tensor([epoch, position])
+
+    def __len__(self) -> int:
+        """How many batches this rank has in a whole epoch, those before the position included."""
+        return len(self._part(self._rank, self._world_size))
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        info = get_worker_info()
+        worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
+        parts, first = self._world_size * workers, self._rank * workers
+        total = len(self._part(0, 1))
+        taken, turn = _taken([len(part_of(total, first + w, parts)) for w in range(workers)], self.position)
+        mine = (worker + turn) % workers  # the loader asks worker 0 first: it goes on where the turn is
+        return map(self._tensors, self._part(first + mine, parts, self.epoch, taken[mine]))
+
+    def _part(self, part: int, parts: int, epoch: int = 0, skip: int = 0) -> BatchStream:
+        return BatchStream(self.archive, *self._arguments, epoch=epoch, part=part, parts=parts, skip=skip)
+
+    def _tensors(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        data = torch.from_numpy(batch.data)
+        return torch.from_numpy(batch.object_id), data if self._transform is None else self._transform(data)
+
+
+def _rank_and_world_size(rank: int | None, world_size: int | None) -> tuple[int, int]:
+    """Return what is given, or else what `torch.distributed` tells."""
+    if rank is None and world_size is None:
+        if distributed.is_available() and distributed.is_initialized():
+            return distributed.get_rank(), distributed.get_world_size()
+        return 0, 1
+    if rank is None or world_size is None or not 0 <= rank < world_size:
+        raise RequestError(f"rank {rank} of a world_size {world_size}: give both, with ranks from 0 to world_size - 1")
+    return rank, world_size
+
+
+def _taken(batches: Sequence[int], position: int) -> tuple[list[int], int]:
+    """Tell what a DataLoader has taken that takes a batch of each worker in turn, leaving out those who have none left.
+
+    Parameters
+    ----------
+    batches : sequence of int, (workers,)
+        How many each worker has.
+    position : int
+        How many were taken of all together; if there are fewer, all were.
+
+    Returns
+    -------
+    taken, turn : list of int, int
+        How many of each worker's batches; the worker whose turn is next.
+    """
+    rounds = min(position // len(batches), *batches)
+    taken, worker = [rounds] * len(batches), 0
+    while sum(taken) < min(position, sum(batches)):
+        taken[worker] += taken[worker] < batches[worker]
+        worker = (worker + 1) % len(batches)
+    return taken, worker

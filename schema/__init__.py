@@ -1,1 +1,0 @@
-"""The written formats: the tables of the index, the shard, the recipe."""

@@ -1,0 +1,299 @@
+"""What `status` tells of an archive and of a build at work, against the shards, SQLite and the process itself."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from astropy.io import fits
+from click.testing import CliRunner, Result
+
+from archive_builder.builder.driver import build
+from archive_builder.builder.lock import BuildLock, holder_of
+from archive_builder.builder.status import archive_status
+from archive_builder.cli.main import main
+from archive_builder.errors import ArchiveError, DamagedIndexError
+from archive_builder.survey.demo import make_survey
+
+HOST = socket.gethostname()
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
+
+
+def told(archive: Path) -> dict:
+    return json.loads(run("status", archive, "--json").stdout)
+
+
+def execute(archive: Path, statement: str) -> list[tuple]:
+    with closing(sqlite3.connect(archive / "index.sqlite")) as connection, connection:
+        return connection.execute(statement).fetchall()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with a survey of two small tiles in two bands, some of whose objects are skipped, and its archive."""
+    folder = tmp_path_factory.mktemp("status")
+    recipe = make_survey(folder / "survey", tiles=2, tile_size=400, objects=40, seed=2)
+    lines = [line for line in recipe.read_text().splitlines() if not line.startswith("color ")]
+    recipe.write_text("\n".join('bands = ["r", "i"]' if line.startswith("bands ") else line for line in lines))
+    assert build(recipe, folder / "archive", workers=2).built == 2
+    return folder
+
+
+@pytest.fixture
+def archive(place: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(place / "archive", tmp_path / "archive"))
+
+
+# ---- what is in it
+
+
+def test_counts_and_depth_are_those_of_the_shards(place: Path) -> None:
+    stored, reasons, depth = 0, {1: 0, 2: 0, 3: 0}, []
+    for path in (place / "archive/shards").glob("*.h5"):
+        with h5py.File(path) as shard:
+            stored += len(shard["objects/object_id"])
+            for reason in shard["skipped/reason"][...].tolist():
+                reasons[reason] += 1
+            rms = np.concatenate([shard["objects/rms"][...], shard["skipped/rms"][...]])
+            area = math.pi * (1.95 / 2 / shard.attrs["pixel_scale"]) ** 2
+            depth.append(30.0 - 2.5 * np.log10(5 * np.nanmedian(rms, axis=0) * math.sqrt(area)))
+    answer = told(place / "archive")
+    assert answer["stored"] == stored
+    assert answer["skipped_for"] == {"noise": reasons[1], "blank": reasons[2], "outside": reasons[3]}
+    assert 0 < answer["skipped"] == sum(reasons.values())
+    np.testing.assert_allclose([answer["depth"][band] for band in "ri"], np.median(depth, axis=0), atol=1e-3)
+
+
+def test_depth_is_as_deep_as_the_survey_was_made(place: Path) -> None:
+    """By the noise of the images, without this package's measure of it."""
+    answer = told(place / "archive")
+    for band in "ri":
+        differences = []
+        for path in sorted((place / "survey").glob(f"*/*_{band}.fits.fz")):
+            image = fits.getdata(path, "SCI").astype(float)
+            steps = (image[:, 4:] - image[:, :-4])[:, ::2]  # far enough apart to be independent
+            spread = np.nanpercentile(steps, [16, 84])
+            differences.append((spread[1] - spread[0]) / 2 / math.sqrt(2))
+        rough = 30.0 - 2.5 * math.log10(5 * np.mean(differences) * math.sqrt(math.pi) * 1.95 / 2 / 0.263)
+        assert answer["depth"][band] == pytest.approx(rough, abs=0.35)
+
+
+def test_status_does_not_read_the_objects(archive: Path) -> None:
+    before = archive_status(archive)
+    execute(archive, "DELETE FROM objects")
+    assert archive_status(archive) == before
+
+
+def test_finished_build_is_told_with_its_speed(place: Path) -> None:
+    state = told(place / "archive")["build"]
+    counts = {key: state[key] for key in ("state", "rebuild", "planned", "built", "failed", "left")}
+    assert counts == {
+        "state": "finished",
+        "rebuild": False,
+        "planned": 2,
+        "built": 2,
+        "failed": 0,
+        "left": 0,
+    }
+    assert state["seconds_left"] is None
+    if state["seconds"]:
+        assert state["objects_per_second"] == pytest.approx(80 / state["seconds"])
+        assert state["tiles_per_hour"] == pytest.approx(7200 / state["seconds"])
+
+
+def test_build_that_had_nothing_to_do_is_not_the_last_one(place: Path, archive: Path) -> None:
+    before = archive_status(archive).build
+    assert build(place / "survey/survey.toml", archive).unchanged == 2
+    assert archive_status(archive).build == before
+
+
+def test_failures_and_slowest_tiles_are_named(place: Path, tmp_path: Path) -> None:
+    survey = Path(shutil.copytree(place / "survey", tmp_path / "survey"))
+    bad = sorted(path.name for path in survey.iterdir() if path.is_dir())[0]
+    next(survey.glob(f"{bad}/*_r.fits.fz")).unlink()
+    archive = tmp_path / "archive"
+    report = build(survey / "survey.toml", archive)
+    status = archive_status(archive)
+    assert status.failures == report.failures
+    assert (status.build.built, status.build.failed, status.build.left) == (1, 1, 0)
+    ((good, seconds),) = execute(archive, "SELECT name, seconds FROM tiles WHERE state = 'built'")
+    assert status.slowest == {good: seconds}
+    lines = run("status", archive).stdout.splitlines()
+    assert lines[0] == "Demo: 1 tiles built, 1 failed"
+    assert lines[-1] == f"tile {bad} failed: {report.failures[bad]}"
+    assert any(line.startswith(f"slowest: {good} ") for line in lines)
+
+
+def test_index_made_anew_tells_the_same_but_for_the_builds(place: Path, archive: Path) -> None:
+    (archive / "index.sqlite").unlink()
+    assert run("reindex", archive).exit_code == 0
+    old, new = told(place / "archive"), told(archive)
+    assert new["build"] is None
+    assert new["slowest"] == {}
+    for key in ("built", "stored", "skipped", "skipped_for", "bytes", "depth", "failures"):
+        assert new[key] == old[key]
+
+
+def test_index_of_an_older_version_is_made_anew_as_the_error_says(place: Path, archive: Path) -> None:
+    execute(archive, "ALTER TABLE tiles DROP COLUMN depth")
+    result = run("status", archive)
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    assert result.stderr.endswith("reindex the archive\n")
+    assert run("reindex", archive).exit_code == 0
+    assert told(archive)["depth"] == told(place / "archive")["depth"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "skipped_for = '{}'",
+        'skipped_for = \'{"noise": -1, "blank": 0, "outside": 0}\'',
+        "skipped_for = NULL",
+        "depth = '[1]'",
+        "depth = '{\"r\": NaN}'",
+        f"depth = '{{\"r\": 1{'0' * 5000}}}'",
+        "seconds = 'long'",
+        "built_at = 'yesterday'",
+        "built_at = '2026-01-01T00:00:00'",
+        "build_id = 'last'",
+    ],
+)
+def test_tile_that_says_nonsense_is_an_error_of_one_line(archive: Path, change: str) -> None:
+    execute(archive, f"UPDATE tiles SET {change}")
+    with pytest.raises(DamagedIndexError, match="reindex the archive"):
+        archive_status(archive)
+    assert run("status", archive).stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "change", ["started = 'then'", "started = '2026-01-01'", "finished = 7", "planned = -1", "planned = 'all'"]
+)
+def test_build_that_says_nonsense_is_an_error_of_one_line(archive: Path, change: str) -> None:
+    execute(archive, f"UPDATE builds SET {change}")
+    with pytest.raises(DamagedIndexError, match="reindex the archive"):
+        archive_status(archive)
+
+
+# ---- a build at work
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    for _ in range(6000):
+        if condition():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it never came")
+
+
+@pytest.fixture
+def at_work(place: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], Path, Path]]:
+    """A real build that has built one of its two tiles and waits at a FIFO in place of the other's catalogue."""
+    survey, archive = Path(shutil.copytree(place / "survey", tmp_path / "survey")), tmp_path / "archive"
+    catalog = sorted(survey.glob("*/*_cat.fits"))[1]
+    catalog.rename(tmp_path / "catalogue")
+    os.mkfifo(catalog)
+    command = [sys.executable, "-c", "from archive_builder.cli.main import main; main()", "build"]
+    process = subprocess.Popen([*command, str(survey / "survey.toml"), str(archive)], start_new_session=True)
+    wait_for(lambda: (archive / "index.sqlite").is_file() and execute(archive, "SELECT * FROM tiles"))
+    yield process, archive, survey
+    if process.returncode is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def test_build_at_work_is_told_with_who_works_and_what_is_left(
+    at_work: tuple[subprocess.Popen[bytes], Path, Path],
+) -> None:
+    process, archive, _ = at_work
+    wait_for(lambda: archive_status(archive).build.seconds >= 1)
+    status = archive_status(archive)
+    assert (status.lock.host, status.lock.pid, status.lock.alive) == (HOST, process.pid, True)
+    state = status.build
+    assert (state.state, state.planned, state.built, state.failed, state.left) == ("at work", 2, 1, 0, 1)
+    assert state.objects_per_second == pytest.approx(40 / state.seconds)
+    assert state.seconds_left == pytest.approx(state.seconds)  # as much again
+    text = run("status", archive).stdout
+    assert f"a build is at work, by process {process.pid} on {HOST} since {status.lock.since}\n" in text
+    assert "  2 tiles to build: 1 built, 0 failed, 1 left (" in text
+    assert process.poll() is None
+
+
+def test_killed_build_is_told_as_interrupted_and_the_next_as_finished(
+    at_work: tuple[subprocess.Popen[bytes], Path, Path],
+) -> None:
+    process, archive, survey = at_work
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    status = archive_status(archive)
+    assert status.lock.alive is False
+    assert (status.build.state, status.build.left, status.build.seconds_left) == ("interrupted", 1, None)
+    assert "build again with the same recipe to go on" in run("status", archive).stdout
+    catalog = sorted(survey.glob("*/*_cat.fits"))[1]
+    catalog.unlink()
+    shutil.copy(survey.parent / "catalogue", catalog)
+    assert build(survey / "survey.toml", archive).built == 1
+    status = archive_status(archive)
+    assert (status.lock, status.build.state, status.build.planned, status.build.left) == (None, "finished", 1, 0)
+
+
+def test_whole_rebuild_is_told_while_the_archive_stays_as_it_was(place: Path, archive: Path, tmp_path: Path) -> None:
+    survey = Path(shutil.copytree(place / "survey", tmp_path / "survey"))
+    recipe = survey / "survey.toml"
+    recipe.write_text(recipe.read_text().replace("quantization = 16", "quantization = 4"))
+    catalog = next(survey.glob("*/*_cat.fits"))
+    catalog.write_bytes(b"")
+    with pytest.raises(ArchiveError, match="stays as it was"):
+        build(recipe, archive, force=True)
+    status = archive_status(archive)
+    assert (status.built, status.stored) == (2, archive_status(place / "archive").stored)
+    assert status.failures.keys() == {catalog.parent.name}
+    assert (status.build.rebuild, status.build.built, status.build.failed) == (True, 1, 1)
+    assert "build again with the same recipe and --force to go on" in run("status", archive).stdout
+
+
+# ---- the lock
+
+
+def test_nobody_holds_a_lock_that_is_free_or_not_there(archive: Path, tmp_path: Path) -> None:
+    assert holder_of(archive) is None
+    assert holder_of(tmp_path) is None
+    for strange in (b"[]", b"{", b'{"host": 1, "pid": 2, "since": "3"}', b'{"host": "h", "pid": -1, "since": "s"}'):
+        (archive / "build.lock").write_bytes(strange)
+        assert holder_of(archive) is None
+
+
+def test_process_that_only_has_the_number_of_a_dead_build_is_not_taken_for_it(archive: Path) -> None:
+    said = {"host": HOST, "pid": os.getpid(), "since": "2026-01-01T00:00:00+00:00"}
+    (archive / "build.lock").write_text(json.dumps(said))
+    assert holder_of(archive).alive is False
+    with BuildLock(archive):  # nor does the question keep the lock
+        assert holder_of(archive).alive is True
+
+
+def test_lock_of_another_host_is_believed(archive: Path) -> None:
+    said = {"host": "elsewhere.example", "pid": 1, "since": "2026-01-01T00:00:00+00:00"}
+    (archive / "build.lock").write_text(json.dumps(said))
+    execute(archive, "UPDATE builds SET finished = NULL")
+    status = archive_status(archive)
+    assert (status.lock.alive, status.build.state) == (None, "at work")
+    assert (
+        "by process 1 on elsewhere.example since 2026-01-01T00:00:00+00:00, as its lock says"
+        in run("status", archive).stdout
+    )

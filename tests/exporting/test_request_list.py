@@ -1,0 +1,235 @@
+"""Lists of bulk requests: every kind of file, every kind of row, and the names that positions get."""
+
+from __future__ import annotations
+
+import csv
+from decimal import Decimal
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from astropy.io import fits
+from astropy.table import MaskedColumn, Table
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pyarrow import parquet
+
+from archive_builder import RequestError
+from archive_builder.exporting import names
+from archive_builder.exporting.request_list import ColumnNames, Outcome, read_requests
+
+MOST = 2**63 - 1
+
+
+def csv_list(folder: Path, *lines: str, name: str = "list.csv") -> Path:
+    path = folder / name
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+def outcomes(path: Path) -> list[str]:
+    return [Outcome(code).name for code in read_requests(path).outcome]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("lists")
+
+
+id_texts = st.one_of(
+    st.integers(-(2**66), 2**66).map(str),
+    st.sampled_from([str(MOST), str(MOST + 1), str(-MOST - 1), str(-MOST - 2), "", "NaN", "-0", "+7", "007", "1.0"]),
+    st.text("0123456789+-. eE", max_size=25),
+)
+
+
+@settings(deadline=None, max_examples=200)
+@given(texts=st.lists(id_texts, min_size=1, max_size=20))
+def test_an_id_written_as_text_is_read_as_python_reads_it_or_not_at_all(folder: Path, texts: list[str]) -> None:
+    path = folder / "ids.csv"
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([["OBJECT_ID", "NOTE"], *([text, "x"] for text in texts)])
+    read = read_requests(path)
+    assert read.object_id is not None
+    assert len(read) == len(texts)
+    for text, outcome, object_id in zip(texts, read.outcome, read.object_id.tolist(), strict=True):
+        bare = text.strip()
+        if bare.lower() in ("", "nan", "--"):
+            assert outcome == Outcome.NO_ID
+        elif bare.lstrip("+-").isdigit() and len(bare) - len(bare.lstrip("+-")) < 2 and -MOST - 1 <= int(bare) <= MOST:
+            assert (outcome, object_id) == (Outcome.DONE, int(bare))
+        else:
+            assert outcome == Outcome.BAD_ID
+
+
+def test_all_kinds_of_file_say_the_same(tmp_path: Path) -> None:
+    ids, sizes = [MOST, -5, 0, 353000001], [0.5, np.nan, -1.0, 1.25]
+    mask = [False, False, True, False]
+    table = Table({"Coadd_Object_ID": MaskedColumn(ids, mask=mask), "xsize": sizes})
+    table.write(tmp_path / "list.ecsv")
+    table.write(tmp_path / "list.fits")
+    table.write(tmp_path / "list.fits.gz")
+    arrow = pa.table({"Coadd_Object_ID": pa.array(ids, mask=np.array(mask)), "xsize": sizes})
+    parquet.write_table(arrow, tmp_path / "list.parquet")
+    csv_list(tmp_path, "Coadd_Object_ID,xsize", f"{MOST},0.5", "-5,", ",-1", "353000001,1.25", "")
+    csv_list(tmp_path, "Coadd_Object_ID\txsize", f"{MOST}\t0.5", "-5\t", "\t-1", "353000001\t1.25", "", name="t.tsv")
+    lists = {path.name: read_requests(path) for path in tmp_path.iterdir()}
+    assert len(lists) == 6
+    for read in lists.values():
+        assert read.object_id is not None
+        assert read.object_id.tolist() == [MOST, -5, 0, 353000001]
+        assert read.outcome.tolist() == [Outcome.DONE, Outcome.DONE, Outcome.NO_ID, Outcome.DONE]
+        assert read.sizes is not None
+        np.testing.assert_array_equal(read.sizes.y, sizes)  # one side given: square
+    assert len({read.fingerprint() for read in lists.values()}) == 1
+
+
+def test_the_fingerprint_tells_lists_apart(tmp_path: Path) -> None:
+    several = [("ID", "1", "2"), ("ID", "2", "1"), ("ID", "1"), ("ID", "1", "x"), ("ID", "1", "y"), ("RA,DEC", "1,2")]
+    several += [("ID,XSIZE", "1,1", "2,1"), ("ID,YSIZE,XSIZE", "1,1,2", "2,1,1")]
+    prints = {read_requests(csv_list(tmp_path, *lines)).fingerprint() for lines in several}
+    assert len(prints) == len(several)
+
+
+@pytest.mark.parametrize("column", ["COADD_OBJECT_ID", "coadd_object_id", "Object_Id", "id", "objid"])
+def test_usual_columns_of_ids_are_found_in_any_case(tmp_path: Path, column: str) -> None:
+    read = read_requests(csv_list(tmp_path, f'dec,"{column}" ,ra', "1,17,2"))
+    assert read.object_id is not None
+    assert read.object_id.tolist() == [17]  # and not the position
+
+
+@pytest.mark.parametrize(("ra", "dec"), [("RA", "DEC"), ("ra", "Dec"), ("alphawin_j2000", "DELTAWIN_J2000")])
+def test_usual_columns_of_positions_are_found_in_any_case(tmp_path: Path, ra: str, dec: str) -> None:
+    read = read_requests(csv_list(tmp_path, f"{dec};{ra}", "-28.25;1e1"))
+    assert read.ra is not None
+    assert read.dec is not None
+    assert (read.ra.tolist(), read.dec.tolist()) == ([10.0], [-28.25])
+
+
+def test_columns_can_be_named(tmp_path: Path) -> None:
+    path = csv_list(tmp_path, "ID,other,x,y", "1,2,3,4")
+    assert read_requests(path, ColumnNames(object_id="other")).object_id == [2]
+    positions = read_requests(path, ColumnNames(ra="x", dec="Y"))
+    assert positions.object_id is None
+    assert (positions.ra, positions.dec) == ([3.0], [4.0])
+
+
+def test_a_blank_line_is_a_row_but_not_at_the_end(tmp_path: Path) -> None:
+    assert outcomes(csv_list(tmp_path, "ID", "1", "", '""', "4", "", "")) == ["DONE", "NO_ID", "NO_ID", "DONE"]
+    assert outcomes(csv_list(tmp_path, "N,ID\r", "a,1\r", "\r", "b,\r", "\r", "")) == ["DONE", "NO_ID", "NO_ID"]
+    assert outcomes(csv_list(tmp_path, "ID")) == []
+
+
+def test_rows_without_a_position_on_the_sky_say_so(tmp_path: Path) -> None:
+    rows = ["10,90", "-10,-90", "360,0", "10,90.1", "361,0", ",1", "1,", "nan,1", "inf,1", "12:30:00,1", "1e400,2"]
+    assert outcomes(csv_list(tmp_path, "RA,DEC", *rows)) == ["DONE"] * 3 + ["NO_POSITION"] * 8
+
+
+def test_rows_with_an_impossible_size_say_so(tmp_path: Path) -> None:
+    rows = ["1,0.5,1", "1,,1", "1,1,nan", "1,,", "1,0,1", "1,1,-2", "1,big,1", "1,inf,1", ",0,0"]
+    read = read_requests(csv_list(tmp_path, "ID,XSIZE,YSIZE", *rows))
+    assert [Outcome(code).name for code in read.outcome] == ["DONE"] * 4 + ["BAD_SIZE"] * 4 + ["NO_ID"]
+    assert read.sizes is not None
+    np.testing.assert_array_equal(
+        np.column_stack([read.sizes.x, read.sizes.y])[:4], [[0.5, 1], [1, 1], [1, 1], [np.nan] * 2]
+    )
+
+
+@pytest.mark.parametrize(
+    ("column", "named"),
+    [(pa.array([1.0, 2.0]), "float"), (pa.array([True, False]), "bool"), (pa.array([[1], [2]]), "object")],
+)
+def test_ids_that_are_no_integers_are_refused(tmp_path: Path, column: pa.Array, named: str) -> None:
+    parquet.write_table(pa.table({"ID": column}), tmp_path / "list.parquet")
+    with pytest.raises(RequestError, match=f"list.parquet: .*{named}.*not integers"):
+        read_requests(tmp_path / "list.parquet")
+
+
+def test_ids_beyond_64_bits_or_as_text_in_a_table_are_read_digit_by_digit(tmp_path: Path) -> None:
+    parquet.write_table(pa.table({"ID": pa.array([2**63, MOST], pa.uint64())}), tmp_path / "u.parquet")
+    assert outcomes(tmp_path / "u.parquet") == ["BAD_ID", "DONE"]
+    fits.BinTableHDU.from_columns([fits.Column("ID", "20A", array=[str(MOST), "x", ""])]).writeto(tmp_path / "t.fits")
+    read = read_requests(tmp_path / "t.fits")
+    assert read.object_id is not None
+    assert read.object_id[0] == MOST
+    assert outcomes(tmp_path / "t.fits") == ["DONE", "BAD_ID", "NO_ID"]
+    parquet.write_table(pa.table({"ID": pa.nulls(2)}), tmp_path / "n.parquet")
+    assert outcomes(tmp_path / "n.parquet") == ["NO_ID", "NO_ID"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("gone.csv", None, "cannot be read"),
+        ("list.csv", b"", "no column"),
+        ("list.csv", b"\xff\xfe\x00", "cannot be read"),
+        ("list.csv", b"NAME,MAG\na,1\n", "no column of object IDs.*NAME, MAG.*--id-column"),
+        ("list.csv", b"RA\n1\n", "no column"),
+        ("list.csv", b"Id,id,x\n1,2,3\n", "2 columns ID"),
+        ("list.csv", b"ID,B\n1,2\n1,2,3\n", "cannot be read"),
+        ("list.parquet", b"ID\n1\n", "cannot be read"),
+        ("list.fits", b"ID\n1\n", "cannot be read"),
+        ("list.ecsv", b"ID\n1\n", "cannot be read"),
+        ("list.doc", b"ID\n1\n", r"\.csv, \.parquet, \.fits or \.ecsv"),
+    ],
+)
+def test_a_list_that_cannot_be_used_is_refused_in_one_line(
+    tmp_path: Path, name: str, content: bytes | None, says: str
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(RequestError, match=f"{name}: .*{says}") as caught:
+        read_requests(tmp_path / name)
+    assert "\n" not in str(caught.value)
+
+
+def sexagesimal(value: Decimal) -> str:
+    """Write seconds as hhmmss.ssss, truncated."""
+    whole = int(value * 10_000)
+    return f"{whole // 36_000_000:02d}{whole // 600_000 % 60:02d}{whole // 10_000 % 60:02d}.{whole % 10_000:04d}"
+
+
+@settings(deadline=None, max_examples=500)
+@given(
+    ra=st.decimals(-360, 360, places=9, allow_nan=False),
+    dec=st.decimals(-90, 90, places=9, allow_nan=False),
+)
+def test_a_position_is_named_by_its_truncated_coordinates(ra: Decimal, dec: Decimal) -> None:
+    sign = "-" if dec < 0 else "+"
+    expected = f"DESJ{sexagesimal((ra + 360) % 360 * 240)}{sign}{sexagesimal(abs(dec) * 3600)}"
+    key = int(names.position_keys(np.array([float(ra)]), np.array([float(dec)]))[0])
+    assert names.designation(key) == expected
+    assert names.folder_name(key, True) == expected[:8] + expected[expected.index(sign) :][:5]
+
+
+@pytest.mark.parametrize(
+    ("ra", "dec", "name"),
+    [
+        (359.99999999999, 0.0, "DESJ235959.9999+000000.0000"),
+        (-1e-13, -0.0, "DESJ000000.0000+000000.0000"),
+        (360.0, -1e-9, "DESJ000000.0000-000000.0000"),
+        (0.0, 90.0, "DESJ000000.0000+900000.0000"),
+        (187.70593075, 12.39112331, "DESJ123049.4233+122328.0439"),  # M 87
+    ],
+)
+def test_a_position_at_the_wrap_or_the_pole_has_a_proper_name(ra: float, dec: float, name: str) -> None:
+    assert names.designation(int(names.position_keys(np.array([ra]), np.array([dec]))[0])) == name
+
+
+@pytest.mark.parametrize(
+    ("object_id", "folder"), [(0, "0"), (999, "0"), (1000, "1"), (-1, "-1"), (-1000, "-1"), (-1001, "-2")]
+)
+def test_a_thousand_ids_share_a_folder(object_id: int, folder: str) -> None:
+    assert names.folder_name(object_id, False) == folder
+
+
+@pytest.mark.parametrize("prefix", ["/", "a/b", "..", "a..", ".a", "a;b", "a b", "a\n", "ä", "\0", "\\", "x" * 101])
+def test_a_prefix_that_is_no_beginning_of_a_name_is_refused(prefix: str) -> None:
+    with pytest.raises(RequestError, match="prefix"):
+        names.check_prefix(prefix)
+
+
+@pytest.mark.parametrize("prefix", ["", "des_", "Y6.A2-", "x" * 100])
+def test_a_plain_prefix_is_taken(prefix: str) -> None:
+    names.check_prefix(prefix)
