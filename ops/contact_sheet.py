@@ -14,7 +14,8 @@ from astropy.table import Table, vstack
 from PIL import Image
 
 from archive_builder import Archive, Cutout, ObjectSkippedError
-from archive_builder.serve.pictures import Style, picture
+from archive_builder.serve.pictures import picture
+from archive_builder.serve.style import Style
 
 COLUMNS, ROWS, SIDE, GAP = 8, 2, 114, 4
 """Objects across and down; pixels of each and between them."""

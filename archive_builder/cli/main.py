@@ -37,7 +37,8 @@ from archive_builder.maintain.verify import Finding, Survey, verify
 from archive_builder.run.engines import ENGINES, choose_engine
 from archive_builder.run.machine import available_cpus, parse_memory
 from archive_builder.serve.archive import Archive
-from archive_builder.serve.pictures import FORMATS, Style, write_cutout
+from archive_builder.serve.pictures import FORMATS, write_cutout
+from archive_builder.serve.style import Style
 from archive_builder.survey.demo import make_survey
 from archive_builder.survey.discovery import discover
 from archive_builder.survey.recipe import load_recipe

@@ -33,7 +33,8 @@ from archive_builder.exporting.request_list import (
 from archive_builder.geometry import Size, parse_shape
 from archive_builder.run.pool import end_if_starting, run_jobs
 from archive_builder.serve.archive import Archive
-from archive_builder.serve.pictures import FORMATS, Style
+from archive_builder.serve.pictures import FORMATS
+from archive_builder.serve.style import USUAL_STYLE, Style
 from archive_builder.store.index import Index
 
 ROWS_PER_JOB = 1000
@@ -47,9 +48,6 @@ POSITIONS_AT_ONCE = 50_000
 
 OPTIONS_NAME = "export.json"
 """The file that remembers what an export makes."""
-
-USUAL_STYLE = Style()
-"""How pictures look if nothing is said."""
 
 
 @dataclass

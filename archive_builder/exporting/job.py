@@ -29,7 +29,7 @@ from archive_builder.geometry import Shape, parse_shape
 from archive_builder.measure.quality import Status
 from archive_builder.serve.archive import Archive
 from archive_builder.serve.cutout import Cutout
-from archive_builder.serve.pictures import Style
+from archive_builder.serve.style import Style
 from archive_builder.store.shard_reader import Shard
 
 SKIPPED = {Status.NOISE: Outcome.NOISE, Status.BLANK: Outcome.BLANK, Status.OUTSIDE: Outcome.OUTSIDE}

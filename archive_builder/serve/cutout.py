@@ -177,9 +177,10 @@ class Cutout:
         path : str or Path
             Its ending decides: ``.fits``, ``.png``, ``.tiff``, ``.npy``, ``.npz``.
         **style
-            How a picture looks: see :class:`archive_builder.serve.pictures.Style`.
+            How a picture looks: see :class:`archive_builder.serve.style.Style`.
         """
-        from archive_builder.serve.pictures import Style, write_cutout  # it imports this module
+        from archive_builder.serve.pictures import write_cutout  # it imports this module
+        from archive_builder.serve.style import Style
 
         write_cutout(self, Path(path), Style(**style))
 

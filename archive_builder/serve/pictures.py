@@ -5,9 +5,8 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 from astropy.visualization import make_lupton_rgb
@@ -17,6 +16,7 @@ from PIL import Image
 from archive_builder.atomic import write_whole
 from archive_builder.errors import RequestError
 from archive_builder.serve.cutout import Cutout
+from archive_builder.serve.style import USUAL_STYLE, Style
 
 GALAXY = {"u": 8.0, "g": 2.3, "r": 1.5, "i": 1.0, "z": 0.8, "Y": 0.7, "y": 0.7}
 """By what a band is multiplied in a composite: the inverse flux of a typical galaxy, which so comes out white."""
@@ -24,56 +24,8 @@ GALAXY = {"u": 8.0, "g": 2.3, "r": 1.5, "i": 1.0, "z": 0.8, "Y": 0.7, "y": 0.7}
 BLUE_TO_RED = ("u", "g", "r", "i", "z", "y", "Y")
 """The bands whose order in wavelength is known by name."""
 
-Color = Literal["auto", "survey", "lupton"]
-"""Where a picture's colours come from: the survey's own picture, Lupton's composite, or the first of them there is."""
 
-Compression = Literal["jpeg", "lzw", "none"]
-"""How a TIFF is packed."""
-
-
-@dataclass(frozen=True)
-class Style:
-    """How a picture looks."""
-
-    color: Color = "auto"
-    """``survey``: the tile's own picture, as STIFF made it; ``lupton``: a composite of three bands; ``auto``:
-    the survey's own if the archive has it."""
-
-    rgb: str | tuple[str, ...] | None = None
-    """The composite's three bands, red first; by default i, r, g, or else three of the cutout's."""
-
-    stretch: float = 60.0
-    """Lupton's linear stretch, in units of flux at zero point 30: the sky's noise in DES is 2 to 5 of them."""
-
-    softening: float = 8.0
-    """Lupton's Q: how early the stretch turns from linear to logarithmic."""
-
-    minimum: float = -5.0
-    """What is black, in the same units."""
-
-    compression: Compression = "jpeg"
-    """Of a TIFF."""
-
-    def __post_init__(self) -> None:
-        """Refuse what no picture can look like.
-
-        Raises
-        ------
-        RequestError
-            A name is none of those above, or a number is out of its range.
-        """
-        for name, choices in (("color", get_args(Color)), ("compression", get_args(Compression))):
-            if getattr(self, name) not in choices:
-                raise RequestError(f"{name} is {getattr(self, name)!r}: give one of {', '.join(choices)}")
-        numbers = self.stretch, self.softening, self.minimum
-        if not (np.isfinite(numbers).all() and self.stretch > 0 and self.softening >= 0):
-            raise RequestError(
-                f"a composite of stretch {self.stretch}, softening {self.softening} and minimum {self.minimum} "
-                "cannot be made: give a stretch above 0, a softening of at least 0 and a finite minimum"
-            )
-
-
-def picture(cutout: Cutout, style: Style = Style()) -> NDArray[np.uint8]:
+def picture(cutout: Cutout, style: Style = USUAL_STYLE) -> NDArray[np.uint8]:
     """Return a colour picture of a cutout, north up as DES shows it.
 
     Parameters
@@ -96,7 +48,7 @@ def picture(cutout: Cutout, style: Style = Style()) -> NDArray[np.uint8]:
     return lupton_rgb(cutout, style)
 
 
-def lupton_rgb(cutout: Cutout, style: Style = Style()) -> NDArray[np.uint8]:
+def lupton_rgb(cutout: Cutout, style: Style = USUAL_STYLE) -> NDArray[np.uint8]:
     """Return the composite of three bands after Lupton et al. (2004, PASP 116, 133); see :func:`picture`."""
     bands = _three_bands(cutout, style.rgb)
     unit = 10 ** (0.4 * (30.0 - cutout.zero_point))
@@ -128,7 +80,7 @@ def _three_bands(cutout: Cutout, wanted: str | tuple[str, ...] | None) -> tuple[
     return ordered[-1], ordered[len(ordered) // 2], ordered[0]
 
 
-def write_cutout(cutout: Cutout, path: Path, style: Style = Style()) -> None:
+def write_cutout(cutout: Cutout, path: Path, style: Style = USUAL_STYLE) -> None:
     """Write a cutout in the format its name ends in, whole or not at all.
 
     Raises

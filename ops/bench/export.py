@@ -24,7 +24,7 @@ import table
 from table import Quantity
 
 from archive_builder.exporting.export import export
-from archive_builder.serve.pictures import Style
+from archive_builder.serve.style import Style
 
 KINDS: dict[str, tuple[int, dict[str, object]]] = {
     "cached": (1, {"formats": ["fits"]}),

@@ -29,7 +29,7 @@ from archive_builder import Archive, ArchiveBuilderError, RequestError
 from archive_builder.builder.driver import build
 from archive_builder.cli.main import main
 from archive_builder.exporting.export import ROWS_PER_JOB, _edges, export
-from archive_builder.serve.pictures import Style
+from archive_builder.serve.style import Style
 from archive_builder.store.shard_reader import Shard
 
 

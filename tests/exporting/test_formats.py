@@ -23,7 +23,8 @@ from archive_builder.cli.main import main
 from archive_builder.errors import TileError
 from archive_builder.serve.cutout import Cutout
 from archive_builder.serve.headers import TileHeaders
-from archive_builder.serve.pictures import FORMATS, Style, write_bands
+from archive_builder.serve.pictures import FORMATS, write_bands
+from archive_builder.serve.style import Style
 from archive_builder.survey.demo import make_survey
 from archive_builder.survey.tile import Tile
 

@@ -24,7 +24,8 @@ from archive_builder.builder.driver import build
 from archive_builder.builder.one_tile import TileJob, run_job
 from archive_builder.errors import TileError
 from archive_builder.serve.cutout import Cutout
-from archive_builder.serve.pictures import GALAXY, Style, lupton_rgb, picture
+from archive_builder.serve.pictures import GALAXY, lupton_rgb, picture
+from archive_builder.serve.style import Style
 from archive_builder.store.color import write_color
 from archive_builder.store.format import Contents
 from archive_builder.store.shard_reader import Shard
