@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from archive_builder.errors import RecipeError, TileError
+from archive_builder.store.records import TileRow
 from archive_builder.survey.discovery import Discovery, TileFiles
 from archive_builder.survey.recipe import Recipe
 
@@ -57,7 +57,7 @@ class Changes:
 
 def find_changes(
     found: Discovery,
-    known: Mapping[str, Mapping[str, Any]],
+    known: Mapping[str, TileRow],
     recipe: Recipe,
     archive: Path,
     *,
@@ -114,25 +114,23 @@ def find_changes(
     return Changes(tuple(tasks), tuple(unchanged), touched, incomplete, gone)
 
 
-def _reason(
-    old: Mapping[str, Any] | None, files: TileFiles, recipe: Recipe, archive: Path, contents: bool
-) -> str | None:
+def _reason(old: TileRow | None, files: TileFiles, recipe: Recipe, archive: Path, contents: bool) -> str | None:
     """Say why a tile is to be built; None if its shard is what a new build would make again."""
-    if old is None or old["shard"] is None:
+    if old is None or old.shard is None:
         return "new" if old is None else "failed before"
-    if old["state"] != "built":
+    if old.state != "built":
         return "failed before"
-    if not (archive / old["shard"]).is_file():
+    if not (archive / old.shard).is_file():
         return "without their shard"
-    if old["recipe_fingerprint"] != recipe.fingerprint():
+    if old.recipe_fingerprint != recipe.fingerprint():
         return "by other settings"
-    same_files = old["input_fingerprint"] == files.fingerprint()
-    if contents and old["input_hash"]:
-        return None if old["input_hash"] == files.content_hash() else "with changed contents"
+    same_files = old.input_fingerprint == files.fingerprint()
+    if contents and old.input_hash:
+        return None if old.input_hash == files.content_hash() else "with changed contents"
     return None if same_files else "with changed files"
 
 
-def _new_fingerprints(old: Mapping[str, Any], files: TileFiles) -> dict[str, tuple[str, str]]:
+def _new_fingerprints(old: TileRow, files: TileFiles) -> dict[str, tuple[str, str]]:
     """Return the fingerprints of an unchanged tile by its name, if the index does not have them."""
-    fresh = files.fingerprint(), old["input_hash"] or files.content_hash()
-    return {} if fresh == (old["input_fingerprint"], old["input_hash"]) else {files.tile: fresh}
+    fresh = files.fingerprint(), old.input_hash or files.content_hash()
+    return {} if fresh == (old.input_fingerprint, old.input_hash) else {files.tile: fresh}

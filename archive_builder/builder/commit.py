@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from archive_builder.builder.one_tile import TileResult
 from archive_builder.errors import ArchiveBuilderError, ArchiveError, DuplicateObjectError, one_line
 from archive_builder.measure.quality import count_reasons
-from archive_builder.store.index import Index, TileEntry, shard_name, utc_now
+from archive_builder.store.index import Index, shard_name, utc_now
+from archive_builder.store.records import TileEntry, TileRecord, TileRow
 from archive_builder.store.shard_reader import Shard
 from archive_builder.store.shard_writer import place_shard
 
@@ -45,7 +46,7 @@ class Committer:
         self,
         index: Index,
         archive: Path,
-        known: Mapping[str, Mapping[str, Any]],
+        known: Mapping[str, TileRow],
         pending: Iterable[str],
         build_id: int,
     ) -> None:
@@ -106,9 +107,9 @@ class Committer:
         self._index.commit_tiles([self._entry(result) for result in results])
         for result in results:
             old = self._known.get(result.tile)
-            if old and old["shard"] and old["shard"] != result.shard:
+            if old and old.shard and old.shard != result.shard:
                 with suppress(OSError):  # the next build removes what cannot be removed now
-                    (self._archive / old["shard"]).unlink()
+                    (self._archive / old.shard).unlink()
 
     def _refuse(self, result: TileResult, error: ArchiveBuilderError) -> str:
         """Remove a shard that the archive does not take."""
@@ -119,41 +120,41 @@ class Committer:
 
     def _entry(self, result: TileResult) -> TileEntry:
         old = self._known.get(result.tile)
-        old_shard = self._archive / old["shard"] if old and old["shard"] else None
+        old_shard = self._archive / old.shard if old and old.shard else None
         with Shard(self._archive / result.shard) as shard:
             return TileEntry(
-                tile={
-                    **tile_row(shard, result.checksum),
-                    "input_hash": result.input_hash,
-                    "seconds": round(result.seconds, 3),
-                    "peak_memory": result.peak_memory,
-                    "built_at": utc_now(),
-                    "build_id": self._build_id,
-                },
+                tile=tile_record(
+                    shard,
+                    checksum=result.checksum,
+                    input_hash=result.input_hash,
+                    seconds=round(result.seconds, 3),
+                    peak_memory=result.peak_memory,
+                    built_at=utc_now(),
+                    build_id=self._build_id,
+                ),
                 **objects_of(shard),
                 replaced=objects_of_shard(old_shard),
             )
 
 
-def tile_row(shard: Shard, checksum: str) -> dict[str, Any]:
-    """Return a tile's row of the index, as far as its shard tells."""
+def tile_record(shard: Shard, **others: Any) -> TileRecord:
+    """Return a tile's row of the index from its shard, and from the columns that no shard holds."""
     info = shard.info
-    return {
-        "name": info.tile,
-        "state": "built",
-        "error": None,
-        "shard": shard_name(info.tile, info.generation),
-        "generation": info.generation,
-        "stored": len(shard.stored_ids),
-        "skipped": len(shard.skipped_ids),
-        "skipped_for": json.dumps(count_reasons(shard.reason)),
-        "depth": json.dumps(shard.depth),
-        "input_fingerprint": info.input_fingerprint,
-        "recipe_fingerprint": hashlib.sha256(info.recipe.encode()).hexdigest()[:16],
-        "footprint": json.dumps(info.footprint.tolist()),
-        "bytes": shard.path.stat().st_size,
-        "checksum": checksum,
-    }
+    return TileRecord(
+        name=info.tile,
+        state="built",
+        shard=shard_name(info.tile, info.generation),
+        generation=info.generation,
+        stored=len(shard.stored_ids),
+        skipped=len(shard.skipped_ids),
+        skipped_for=json.dumps(count_reasons(shard.reason)),
+        depth=json.dumps(shard.depth),
+        input_fingerprint=info.input_fingerprint,
+        recipe_fingerprint=hashlib.sha256(info.recipe.encode()).hexdigest()[:16],
+        footprint=json.dumps(info.footprint.tolist()),
+        bytes=shard.path.stat().st_size,
+        **others,
+    )
 
 
 def objects_of(shard: Shard) -> dict[str, NDArray[Any]]:

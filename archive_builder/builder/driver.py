@@ -21,7 +21,9 @@ from archive_builder.run import machine
 from archive_builder.run.engines import Engine, LocalEngine, Lost, run_with_retries
 from archive_builder.run.pool import end_if_starting
 from archive_builder.store.format import shard_format
-from archive_builder.store.index import INDEX_NAME, SHARD_FOLDER, Index, put_in_place
+from archive_builder.store.index import INDEX_NAME, SHARD_FOLDER, Index
+from archive_builder.store.index_file import replace_index
+from archive_builder.store.records import Settings, TileRow
 from archive_builder.survey.discovery import Discovery, TileFiles, discover
 from archive_builder.survey.recipe import Recipe, load_recipe
 from archive_builder.survey.tile import Tile
@@ -202,10 +204,10 @@ def plan_changes(
     _check_index_is_there(archive)
     rebuild = _settings_differ(recipe, archive, Options(tuple(tiles), force=force))
     name = NEXT_INDEX_NAME if rebuild else INDEX_NAME
-    known: dict[str, dict[str, Any]] = {}
+    known: dict[str, TileRow] = {}
     if (archive / name).is_file() and not (rebuild and _is_given_up(archive, recipe)):
         with Index(archive, name=name) as index:
-            known = _by_name(index)
+            known = index.tiles_by_name()
     force = force and not rebuild
     changes = find_changes(found, known, recipe, archive, tiles=tiles, force=force, contents=contents)
     return replace(changes, gone=_gone_tiles(archive, found)) if rebuild else changes
@@ -217,7 +219,7 @@ def clear_leftovers(archive: Path) -> None:
     for name in (INDEX_NAME, NEXT_INDEX_NAME):
         if (archive / name).is_file():
             with Index(archive, name=name) as index:
-                kept |= {tile["shard"] for tile in index.tiles()}
+                kept |= {tile.shard for tile in index.tiles()}
     for path in [*archive.iterdir(), *(archive / SHARD_FOLDER).iterdir()]:
         is_shard = path.suffix == ".h5" and path.parent.name == SHARD_FOLDER
         is_ours = is_shard or TEMPORARY.fullmatch(path.name)
@@ -250,7 +252,7 @@ class _Build:
 
     def run(self, found: Discovery, on_plan: Callable[[Changes], None], rebuild: bool) -> BuildReport:
         """Build what has to be built."""
-        known = _by_name(self._index)
+        known = self._index.tiles_by_name()
         # A whole rebuild goes on where the last one stopped: its own index knows what is built already.
         force = self._options.force and not rebuild
         tiles, contents = self._options.tiles, self._options.contents
@@ -276,9 +278,7 @@ class _Build:
         budget = self._options.memory or machine.available_memory()
         return share_out(files, self._recipe, size, budget, machine.available_cpus(), self._options.workers)
 
-    def _build_all(
-        self, changes: Changes, known: Mapping[str, Mapping[str, Any]], size: int, load: Load | None
-    ) -> None:
+    def _build_all(self, changes: Changes, known: Mapping[str, TileRow], size: int, load: Load | None) -> None:
         """Build what has to be built; the index knows how much that is."""
         planned = len(changes.tasks) + len(changes.incomplete)
         self._build_id = self._index.begin_build(planned)
@@ -287,7 +287,7 @@ class _Build:
         self._run_jobs(changes, known, size, load)
         self._index.end_build(self._build_id)
 
-    def _run_jobs(self, changes: Changes, known: Mapping[str, Mapping[str, Any]], size: int, load: Load | None) -> None:
+    def _run_jobs(self, changes: Changes, known: Mapping[str, TileRow], size: int, load: Load | None) -> None:
         """Have the tiles built, and commit them as they come."""
         engine = self._engine or LocalEngine(load.workers if load else 0)
         names = [task.files.tile for task in changes.tasks]
@@ -332,12 +332,12 @@ class _Build:
         report.skipped = {reason: report.skipped.get(reason, 0) + n for reason, n in skipped.items()}
         self._on_tile(BuildEvent(result.tile, result.stored, sum(skipped.values()), None))
 
-    def _prune(self, gone: tuple[str, ...], known: Mapping[str, Mapping[str, Any]]) -> None:
+    def _prune(self, gone: tuple[str, ...], known: Mapping[str, TileRow]) -> None:
         """Remove tiles from the archive, the index first."""
         for name in gone:
             tile = known[name]
-            path = self._archive / tile["shard"] if tile["shard"] else None
-            self._index.remove_tile(tile["tile_id"], objects_of_shard(path))
+            path = self._archive / tile.shard if tile.shard else None
+            self._index.remove_tile(tile.tile_id, objects_of_shard(path))
             if path is not None:
                 with suppress(OSError):  # the next build removes what cannot be removed now
                     path.unlink()
@@ -347,29 +347,11 @@ class _Build:
         """Return the cutouts' size in pixels: the archive's own, or for a new one by the first tile's pixel scale."""
         settings = self._index.settings
         if settings:
-            return int(settings["size"])
+            return settings.size
         recipe = self._recipe
         size = size_in_pixels(recipe, found.tiles)
-        self._index.set_settings(archive_settings(recipe.pixel_settings(), size))
+        self._index.set_settings(Settings.of(recipe.pixel_settings(), size))
         return size
-
-
-def archive_settings(recipe: Mapping[str, Any], size: int) -> dict[str, Any]:
-    """Return the index's settings: what all shards of an archive share.
-
-    Parameters
-    ----------
-    recipe : mapping
-        `Recipe.pixel_settings`.
-    size : int
-        Side of the cutouts in pixels.
-    """
-    version = shard_format()["format_version"]
-    return {"format_version": version, "recipe": recipe, "size": size, "bands": recipe["survey"]["bands"]}
-
-
-def _by_name(index: Index) -> dict[str, dict[str, Any]]:
-    return {tile["name"]: tile for tile in index.tiles()}
 
 
 def _result(outcome: TileResult | Lost[TileJob]) -> TileResult:
@@ -402,11 +384,11 @@ def _settings_differ(recipe: Recipe, archive: Path, options: Options) -> bool:
         return False
     with Index(archive) as index:
         settings = index.settings
-    if not settings:
+    if settings is None:
         return False
-    changes = list(_differences(settings["recipe"], recipe.pixel_settings()))
-    if settings["format_version"] != shard_format()["format_version"]:
-        changes.append(f"format_version was {settings['format_version']}")
+    changes = list(_differences(settings.recipe, recipe.pixel_settings()))
+    if settings.format_version != shard_format()["format_version"]:
+        changes.append(f"format_version was {settings.format_version}")
     if changes and (options.tiles or not options.force):
         raise RecipeError(
             f"the archive {archive} was built with other settings: {'; '.join(changes)}: restore the recipe, "
@@ -419,7 +401,7 @@ def _gone_tiles(archive: Path, found: Discovery) -> tuple[str, ...]:
     """Return the tiles with a shard that the survey has no longer."""
     there = {files.tile for files in found.tiles} | set(found.incomplete)
     with Index(archive) as index:
-        return tuple(tile["name"] for tile in index.tiles() if tile["shard"] and tile["name"] not in there)
+        return tuple(tile.name for tile in index.tiles() if tile.shard and tile.name not in there)
 
 
 def _begin_index(archive: Path, recipe: Recipe, rebuild: bool) -> None:
@@ -435,19 +417,19 @@ def _is_given_up(archive: Path, recipe: Recipe) -> bool:
     """Tell whether the whole rebuild that was begun was one with other settings than are wanted now."""
     with Index(archive, name=NEXT_INDEX_NAME) as index:
         settings = index.settings
-    return bool(settings) and any(_differences(settings["recipe"], recipe.pixel_settings()))
+    return settings is not None and any(_differences(settings.recipe, recipe.pixel_settings()))
 
 
 def _switch_index(archive: Path, report: BuildReport) -> None:
     """Let a whole rebuild's index take the place of the old one, unless a tile that was good is missing from it."""
     with Index(archive) as index:
-        good = {tile["name"] for tile in index.tiles() if tile["shard"]}
+        good = {tile.name for tile in index.tiles() if tile.shard}
     if lost := sorted(good & report.failures.keys()):
         raise ArchiveError(
             f"archive {archive}: stays as it was, for {len(lost)} of its tiles cannot be built anew "
             f"({lost[0]}: {report.failures[lost[0]]}): mend them and build with --force again, which goes on from here"
         )
-    put_in_place(archive / NEXT_INDEX_NAME, archive / INDEX_NAME)
+    replace_index(archive / NEXT_INDEX_NAME, archive / INDEX_NAME)
     clear_leftovers(archive)
 
 
@@ -458,8 +440,8 @@ def _first_generations(archive: Path, names: list[str]) -> dict[str, int]:
         if (archive / name).is_file():
             with Index(archive, name=name) as index:
                 for tile in index.tiles():
-                    if tile["name"] in generations:
-                        generations[tile["name"]] = max(generations[tile["name"]], tile["generation"])
+                    if tile.name in generations:
+                        generations[tile.name] = max(generations[tile.name], tile.generation)
     return {name: generation + 1 for name, generation in generations.items()}
 
 

@@ -33,8 +33,10 @@ from archive_builder.measure.quantize import (
     step_for,
     step_without_noise,
 )
+from archive_builder.store.format import checksum
 from archive_builder.store.index import shard_name
-from archive_builder.store.shard_writer import ObjectTable, ShardInfo, ShardWriter, checksum
+from archive_builder.store.records import ObjectTable, ShardInfo
+from archive_builder.store.shard_writer import ShardWriter
 from archive_builder.survey.catalog import Catalog, read_catalog
 from archive_builder.survey.color_image import Picture
 from archive_builder.survey.discovery import TileFiles

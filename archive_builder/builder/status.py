@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal
+from typing import Literal
 
 from archive_builder.builder.driver import NEXT_INDEX_NAME
 from archive_builder.builder.lock import Holder, holder_of
 from archive_builder.errors import NoArchiveError
 from archive_builder.measure.quality import REASON_NAMES
 from archive_builder.store.index import Index
+from archive_builder.store.records import BuildRow, TileRow
 
 SLOWEST = 5
 """How many of the slowest tiles are named."""
@@ -112,26 +113,27 @@ def archive_status(archive: Path) -> ArchiveStatus:
     lock = holder_of(archive)
     with Index(archive) as index:
         settings, tiles = index.settings, index.tiles()
-        if not settings:
+        if settings is None:
             raise NoArchiveError(f"{archive} is an archive in which nothing has been built yet")
-        kept = [tile for tile in tiles if tile["shard"]]
+        kept = [tile for tile in tiles if tile.shard]
         reasons = [index.skipped_for(tile) for tile in kept]
         depths = [index.depth(tile) for tile in kept]
         build = _build_state(index, tiles, lock, rebuild=False)
     rebuild, rebuild_failures = _rebuild_state(archive, lock)
-    slowest = sorted((tile for tile in kept if tile["seconds"] is not None), key=lambda tile: -tile["seconds"])
+    seconds = {tile.name: tile.seconds for tile in kept if tile.seconds is not None}
+    slowest = sorted(seconds, key=lambda name: -seconds[name])[:SLOWEST]
     return ArchiveStatus(
-        survey=settings["recipe"]["survey"]["name"],
-        size=settings["size"],
-        bands=tuple(settings["bands"]),
+        survey=settings.survey,
+        size=settings.size,
+        bands=settings.bands,
         built=len(kept),
-        stored=sum(tile["stored"] for tile in kept),
-        skipped=sum(tile["skipped"] for tile in kept),
+        stored=sum(tile.stored for tile in kept),
+        skipped=sum(tile.skipped for tile in kept),
         skipped_for={reason: sum(counts[reason] for counts in reasons) for reason in REASON_NAMES},
-        bytes=sum(tile["bytes"] or 0 for tile in kept),
-        depth={band: _median([depth.get(band) for depth in depths]) for band in settings["bands"]},
+        bytes=sum(tile.bytes or 0 for tile in kept),
+        depth={band: _median([depth.get(band) for depth in depths]) for band in settings.bands},
         failures=_failures(tiles) | rebuild_failures,
-        slowest={tile["name"]: tile["seconds"] for tile in slowest[:SLOWEST]},
+        slowest={name: seconds[name] for name in slowest},
         build=rebuild or build,
         lock=lock,
     )
@@ -143,8 +145,8 @@ def _median(values: Sequence[float | None]) -> float | None:
     return round(median(known), 4) if known else None
 
 
-def _failures(tiles: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    return {tile["name"]: tile["error"] for tile in tiles if tile["state"] == "failed"}
+def _failures(tiles: Sequence[TileRow]) -> dict[str, str]:
+    return {tile.name: tile.error or "" for tile in tiles if tile.state == "failed"}
 
 
 def _rebuild_state(archive: Path, lock: Holder | None) -> tuple[BuildState | None, dict[str, str]]:
@@ -159,24 +161,22 @@ def _rebuild_state(archive: Path, lock: Holder | None) -> tuple[BuildState | Non
         return None, {}
 
 
-def _build_state(
-    index: Index, tiles: Sequence[Mapping[str, Any]], lock: Holder | None, rebuild: bool
-) -> BuildState | None:
+def _build_state(index: Index, tiles: Sequence[TileRow], lock: Holder | None, rebuild: bool) -> BuildState | None:
     """Return how far the last build in an index is."""
     build = index.last_build()
     if build is None:
         return None
-    tried = [tile for tile in tiles if tile["build_id"] == build["build_id"]]
-    built = [tile for tile in tried if tile["state"] == "built"]
-    is_at_work = build["finished"] is None and lock is not None and lock.alive is not False
-    seconds = (_end(build, built, is_at_work) - datetime.fromisoformat(build["started"])).total_seconds()
-    objects = sum(tile["stored"] + tile["skipped"] for tile in built)
-    left = max(0, build["planned"] - len(tried))
+    tried = [tile for tile in tiles if tile.build_id == build.build_id]
+    built = [tile for tile in tried if tile.state == "built"]
+    is_at_work = build.finished is None and lock is not None and lock.alive is not False
+    seconds = (_end(build, built, is_at_work) - datetime.fromisoformat(build.started)).total_seconds()
+    objects = sum(tile.stored + tile.skipped for tile in built)
+    left = max(0, build.planned - len(tried))
     return BuildState(
-        state="finished" if build["finished"] else "at work" if is_at_work else "interrupted",
+        state="finished" if build.finished else "at work" if is_at_work else "interrupted",
         rebuild=rebuild,
-        started=build["started"],
-        planned=build["planned"],
+        started=build.started,
+        planned=build.planned,
         built=len(built),
         failed=len(tried) - len(built),
         left=left,
@@ -187,9 +187,9 @@ def _build_state(
     )
 
 
-def _end(build: Mapping[str, Any], built: Sequence[Mapping[str, Any]], is_at_work: bool) -> datetime:
+def _end(build: BuildRow, built: Sequence[TileRow], is_at_work: bool) -> datetime:
     """Return until when a build has been at work."""
     if is_at_work:
         return datetime.now(UTC)
-    times = [build["finished"]] if build["finished"] else [tile["built_at"] for tile in built]
-    return datetime.fromisoformat(max([build["started"], *times]))
+    times = [build.finished] if build.finished else [tile.built_at for tile in built if tile.built_at]
+    return datetime.fromisoformat(max([build.started, *times]))

@@ -21,8 +21,9 @@ from archive_builder.geometry import nearest_pixel, window_origin
 from archive_builder.measure.noise import NoiseMesh
 from archive_builder.measure.quality import Status, Thresholds, judge
 from archive_builder.measure.quantize import Codec, UnstorableError
+from archive_builder.store.records import ObjectTable
 from archive_builder.store.rows import RowBuffer
-from archive_builder.store.shard_writer import ObjectTable, ShardWriter
+from archive_builder.store.shard_writer import ShardWriter
 from archive_builder.survey.tile import Tile
 
 BLOCK = 512

@@ -60,16 +60,16 @@ def read_coverage(archive: Path) -> Coverage:
     build = archive_status(archive).build
     with Index(archive) as index:
         settings, tiles = index.settings, index.tiles()
-        kept = [tile for tile in tiles if tile["shard"]]
-        if not kept:
+        kept = [tile for tile in tiles if tile.shard]
+        if settings is None or not kept:
             raise NoArchiveError(f"{archive} is an archive in which nothing has been built yet: there is no footprint")
         depth = [index.depth(tile) for tile in kept]
         return Coverage(
-            survey=settings["recipe"]["survey"]["name"],
-            bands=tuple(settings["bands"]),
+            survey=settings.survey,
+            bands=settings.bands,
             corners=np.array([index.footprint(tile) for tile in kept]),
-            failed=np.array([tile["state"] == "failed" for tile in kept]),
-            depth=np.array([[of.get(band) for band in settings["bands"]] for of in depth], dtype=np.float64),
+            failed=np.array([tile.state == "failed" for tile in kept]),
+            depth=np.array([[of.get(band) for band in settings.bands] for of in depth], dtype=np.float64),
             not_drawn=(
                 *([f"{build.left:,} tiles left to build"] if build and build.left else ()),
                 *([f"{len(tiles) - len(kept):,} that failed and never had a shard"] if len(tiles) > len(kept) else ()),

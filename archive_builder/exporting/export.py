@@ -36,6 +36,7 @@ from archive_builder.serve.archive import Archive
 from archive_builder.serve.pictures import FORMATS
 from archive_builder.serve.style import USUAL_STYLE, Style
 from archive_builder.store.index import Index
+from archive_builder.store.records import TileRow
 
 ROWS_PER_JOB = 1000
 """Rows of the list in one job, at most, but for the rows of one object: they stay together."""
@@ -208,7 +209,7 @@ class Plan:
     answers: Answers
     """Of the rows that need no pixels to be answered; the others' are ``FAILED`` so far."""
 
-    tiles: dict[int, dict[str, Any]]
+    tiles: dict[int, TileRow]
     """The index's row of every tile."""
 
     order: NDArray[np.int64]
@@ -228,7 +229,7 @@ class Plan:
     def _job(self, number: int, rows: NDArray[np.int64]) -> ExportJob:
         requests, answers = self.requests, self.answers
         tile_id = answers.tile_id[rows]
-        shards = {tile: self.output.archive / self.tiles[tile]["shard"] for tile in np.unique(tile_id).tolist()}
+        shards = {tile: self.output.archive / str(self.tiles[tile].shard) for tile in np.unique(tile_id).tolist()}
         ra = dec = None
         if self.stand_in is not None and requests.ra is not None and requests.dec is not None:
             ra, dec = np.mod(requests.ra[self.stand_in[rows]], 360.0), requests.dec[self.stand_in[rows]]
@@ -266,8 +267,8 @@ def make_plan(archive: Archive, requests: RequestList, output: Output) -> Plan:
     answers.outcome[order] = Outcome.FAILED
     edges = _edges(answers.tile_id[order], place)
     with Index(archive.path) as index:
-        tiles = {tile["tile_id"]: tile for tile in index.tiles()}
-        if not by_id and index.settings["recipe"]["storage"]["layout"] != "mosaic":
+        tiles = {tile.tile_id: tile for tile in index.tiles()}
+        if not by_id and index.settings and index.settings.layout != "mosaic":
             raise RequestError(f"the archive {archive.path} is no mosaic and cannot cut at positions: give object IDs")
     plan = Plan(requests, output, answers, tiles, order, stand_in, edges)
     return _with_one_size(plan) if output.pack == "hdf5" else plan
@@ -350,14 +351,14 @@ def _with_one_size(plan: Plan) -> Plan:
     if size is None:
         return plan
     tile = plan.tiles[int(plan.answers.tile_id[plan.order[0]])]
-    shape = parse_shape(size, pixel_scale(plan.output.archive / tile["shard"]))
+    shape = parse_shape(size, pixel_scale(plan.output.archive / str(tile.shard)))
     return replace(plan, output=replace(plan.output, size=shape))
 
 
 def _options(plan: Plan) -> dict[str, Any]:
     """Return what decides on the content of the files."""
     output = plan.output
-    built = [[tile["name"], tile["shard"], tile["checksum"]] for tile in plan.tiles.values() if tile["shard"]]
+    built = [[tile.name, tile.shard, tile.checksum] for tile in plan.tiles.values() if tile.shard]
     return {
         "list": plan.requests.fingerprint(),
         "archive": str(output.archive.absolute()),
@@ -447,7 +448,7 @@ def _run(plan: Plan, workers: int, on_start: Callable[[int], None], on_rows: Cal
         report.made += result.made
         report.kept += result.kept
         on_rows(len(result.rows))
-    tile_names = {tile_id: tile["name"] for tile_id, tile in plan.tiles.items()}
+    tile_names = {tile_id: tile.name for tile_id, tile in plan.tiles.items()}
     write_manifest(plan.requests, plan.answers, tile_names, plan.output)
     counts = np.bincount(plan.answers.outcome, minlength=len(Outcome)).tolist()
     report.done = counts[Outcome.DONE]

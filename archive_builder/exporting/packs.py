@@ -21,7 +21,7 @@ from archive_builder.exporting.names import BANDS_FORMAT, Sample, file_names, sa
 from archive_builder.serve.cutout import Cutout
 from archive_builder.serve.pictures import FORMATS
 from archive_builder.serve.style import Style
-from archive_builder.store.shard_writer import HDF5_VERSIONS
+from archive_builder.store.format import HDF5_VERSIONS
 
 WRITE_ERRORS = (OSError, RuntimeError, ValueError)
 """What h5py and tarfile raise when the disk is full, some of it while they close the file."""

@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 
 from archive_builder.builder.commit import Committer
-from archive_builder.builder.driver import archive_settings, size_in_pixels
+from archive_builder.builder.driver import size_in_pixels
 from archive_builder.builder.one_tile import TileJob, TileResult
 from archive_builder.errors import RecipeError, RequestError, TileError, one_line
 from archive_builder.forecast.forecast import Forecast, Taken, make_forecast
 from archive_builder.forecast.sample import SampleJob, TileSample, run_sample
 from archive_builder.run.pool import end_if_starting, run_jobs
 from archive_builder.store.index import INDEX_NAME, SHARD_FOLDER, Index
+from archive_builder.store.records import Settings
 from archive_builder.survey.discovery import Discovery, TileFiles, discover
 from archive_builder.survey.recipe import Recipe, StorageSection, load_recipe
 
@@ -125,7 +126,7 @@ def _take_samples(
     with _temporary_folder(work) as folder:
         (folder / SHARD_FOLDER).mkdir()
         with Index(folder, writable=True) as index:
-            index.set_settings(archive_settings(recipe.pixel_settings(), size))
+            index.set_settings(Settings.of(recipe.pixel_settings(), size))
             committer = Committer(index, folder, {}, [files.tile for files in chosen], 0)
             empty = (folder / INDEX_NAME).stat().st_size
             others = other_storages(recipe.storage)

@@ -15,8 +15,9 @@ from archive_builder.builder.one_tile import TileJob, TileResult, attempt, make_
 from archive_builder.builder.sweep import Verdict
 from archive_builder.forecast.trial import Trial, touched_chunks, try_storages
 from archive_builder.measure.quality import Status
+from archive_builder.store.format import pixel_planes, plane_group
+from archive_builder.store.records import ObjectTable
 from archive_builder.store.shard_reader import Shard
-from archive_builder.store.shard_writer import PLANE_GROUPS, ObjectTable
 from archive_builder.survey.recipe import StorageSection
 from archive_builder.survey.tile import Tile
 
@@ -182,6 +183,8 @@ def _parts(path: Path) -> tuple[int, int, int]:
                 sizes.update({f"/{name}": item.id.get_storage_size()}) if isinstance(item, h5py.Dataset) else None
             )
         )
-    pixels = sum(sizes.get(f"{group.rstrip('/')}/{name}", 0) for group in PLANE_GROUPS.values() for name in PIXELS)
+    pixels = sum(
+        sizes.get(f"{plane_group(plane).rstrip('/')}/{name}", 0) for plane in pixel_planes() for name in PIXELS
+    )
     color = sum(size for name, size in sizes.items() if name.startswith("/color/"))
     return pixels, color, sum(sizes.values()) - pixels - color

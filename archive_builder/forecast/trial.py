@@ -16,9 +16,10 @@ from archive_builder.atomic import sync
 from archive_builder.builder.one_tile import choose_codecs
 from archive_builder.geometry import window_origin
 from archive_builder.measure.quantize import Codec, UnstorableError
+from archive_builder.store.format import HDF5_VERSIONS, checksum
 from archive_builder.store.layout import LAYOUTS, chunk_grid, touch_chunks
+from archive_builder.store.records import ObjectTable
 from archive_builder.store.rows import CHUNK, RowBuffer
-from archive_builder.store.shard_writer import HDF5_VERSIONS, ObjectTable, checksum
 from archive_builder.survey.recipe import StorageSection
 from archive_builder.survey.tile import Tile
 

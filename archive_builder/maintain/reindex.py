@@ -11,14 +11,15 @@ from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 
-from archive_builder.builder.commit import objects_of, tile_row
-from archive_builder.builder.driver import archive_settings
+from archive_builder.builder.commit import objects_of, tile_record
 from archive_builder.builder.lock import BuildLock
 from archive_builder.errors import ArchiveError, DuplicateObjectError, NoArchiveError, one_line
 from archive_builder.run.pool import MOST_TOGETHER, end_if_starting, files_together, run_in_batches
-from archive_builder.store.index import INDEX_NAME, SHARD_FOLDER, Index, TileEntry, is_shard_name, put_in_place
+from archive_builder.store.format import checksum
+from archive_builder.store.index import INDEX_NAME, SHARD_FOLDER, Index, is_shard_name
+from archive_builder.store.index_file import replace_index
+from archive_builder.store.records import Settings, ShardInfo, TileEntry
 from archive_builder.store.shard_reader import Shard
-from archive_builder.store.shard_writer import ShardInfo, checksum
 
 FRESH_INDEX_NAME = "index.fresh.sqlite"
 """The index being made, until it takes the place of the archive's."""
@@ -120,8 +121,8 @@ def reindex(
             if not report.tiles:
                 raise _nothing_readable(archive, report)
             info = tiles[0][0].info  # all candidates have the same settings
-            index.set_settings(archive_settings(json.loads(info.recipe), info.size))
-        put_in_place(archive / FRESH_INDEX_NAME, archive / INDEX_NAME)
+            index.set_settings(Settings.of(json.loads(info.recipe), info.size))
+        replace_index(archive / FRESH_INDEX_NAME, archive / INDEX_NAME)
     return report
 
 
@@ -248,7 +249,7 @@ def _entry(candidate: _Candidate) -> TileEntry:
     path = candidate.path
     written = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="seconds")
     with Shard(path) as shard:
-        tile = {**tile_row(shard, checksum(path)), "built_at": written}
+        tile = tile_record(shard, checksum=checksum(path), built_at=written)
         return TileEntry(tile, **objects_of(shard), replaced=shard.stored_ids[:0])
 
 

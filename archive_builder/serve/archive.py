@@ -35,9 +35,9 @@ from archive_builder.measure.quality import Status
 from archive_builder.serve.cutout import Cutout
 from archive_builder.serve.headers import TileHeaders
 from archive_builder.serve.sky import Footprints, Position, ra_dec, separation, to_degrees, unit_vectors
-from archive_builder.store.index import Index, Places, is_shard_name
+from archive_builder.store.index import Index, is_shard_name
+from archive_builder.store.records import ObjectTable, Places, TileRow
 from archive_builder.store.shard_reader import Shard
-from archive_builder.store.shard_writer import ObjectTable
 from archive_builder.training.batches import Batch, BatchStream
 
 P = ParamSpec("P")
@@ -129,15 +129,15 @@ class Archive:
         """Open the index; nothing else is open yet."""
         self._shards: OrderedDict[str, Shard] = OrderedDict()
         self._headers: dict[str, TileHeaders] = {}
-        self._tiles: dict[int, dict[str, Any]] = {}
+        self._tiles: dict[int, TileRow] = {}
         self._sky: tuple[NDArray[np.int64], Footprints] | None = None
         self._open_index: Index | None = Index(self.path)
         settings = self._index.settings
-        if not settings:
+        if settings is None:
             raise NoArchiveError(f"{self.path} is an archive in which nothing has been built yet")
-        self.bands: tuple[str, ...] = tuple(settings["bands"])
-        self.size: int = settings["size"]
-        self.has_color = bool(settings["recipe"].get("color"))
+        self.bands: tuple[str, ...] = settings.bands
+        self.size: int = settings.size
+        self.has_color = settings.has_color
 
     def __getstate__(self) -> dict[str, Any]:
         return {"path": self.path, "_open_shards": self._open_shards}
@@ -198,7 +198,7 @@ class Archive:
         if tile_id < 0:
             raise ObjectNotFoundError(object_id, self.path)
         shard = self._shard_path(tile_id, generation)
-        return Location(object_id, self._tile(tile_id)["name"], row, Status(status).name.lower(), shard)
+        return Location(object_id, self._tile(tile_id).name, row, Status(status).name.lower(), shard)
 
     @_up_to_date
     def find(self, object_ids: ArrayLike) -> Places:
@@ -220,7 +220,7 @@ class Archive:
     def tile_name(self, tile_id: int) -> str:
         """Return the name of a tile, by its number in :meth:`find` and :meth:`tiles_at`."""
         with self._lock:
-            return str(self._tile(tile_id)["name"])
+            return self._tile(tile_id).name
 
     @_up_to_date
     def get(self, object_id: int, size: Size | None = None, bands: Sequence[str] | None = None) -> Cutout:
@@ -526,7 +526,7 @@ class Archive:
     def stored_rows(self) -> list[tuple[int, int]]:
         """Return the number of every tile that has a shard, and how many cutouts are in it."""
         with self._lock:
-            return [(tile["tile_id"], tile["stored"]) for tile in self._index.tiles() if tile["shard"]]
+            return [(tile.tile_id, tile.stored) for tile in self._index.tiles() if tile.shard]
 
     @_up_to_date
     def common_form(self, size: Size | None, bands: Sequence[str] | None) -> tuple[Shape, list[int]]:
@@ -640,7 +640,7 @@ class Archive:
             raise RequestError(f"no band was asked for: the archive {self.path} has {', '.join(self.bands)}")
         return [self.bands.index(band) for band in bands]
 
-    def _tile(self, tile_id: int) -> dict[str, Any]:
+    def _tile(self, tile_id: int) -> TileRow:
         if tile_id not in self._tiles:
             self._tiles[tile_id] = self._index.tile(tile_id)
         return self._tiles[tile_id]
@@ -648,18 +648,18 @@ class Archive:
     def _shard_path(self, tile_id: int, generation: int | None = None) -> Path:
         """Return a tile's shard, of the generation that an object was found in."""
         tile = self._tile(tile_id)
-        if generation is not None and generation != tile["generation"]:
-            raise ArchiveError(f"tile {tile['name']} was replaced while it was read: ask again")
-        if not is_shard_name(tile["shard"], tile["name"], tile["generation"]):
-            raise ArchiveError(f"index {self.path}: tile {tile['name']} has its shard at {tile['shard']!r}: reindex it")
-        return self.path / str(tile["shard"])
+        if generation is not None and generation != tile.generation:
+            raise ArchiveError(f"tile {tile.name} was replaced while it was read: ask again")
+        if not is_shard_name(tile.shard, tile.name, tile.generation):
+            raise ArchiveError(f"index {self.path}: tile {tile.name} has its shard at {tile.shard!r}: reindex it")
+        return self.path / str(tile.shard)
 
     def _footprints(self) -> tuple[NDArray[np.int64], Footprints]:
         """Return the tiles that have a shard, by number, and their footprints."""
         if self._sky is None:
-            tiles = [tile for tile in self._index.tiles() if tile["shard"]]
+            tiles = [tile for tile in self._index.tiles() if tile.shard]
             corners = np.array([self._index.footprint(tile) for tile in tiles]).reshape(-1, 4, 2)
-            self._sky = np.array([tile["tile_id"] for tile in tiles], dtype=np.int64), Footprints(corners)
+            self._sky = np.array([tile.tile_id for tile in tiles], dtype=np.int64), Footprints(corners)
         return self._sky
 
     def _around(self, tile_id: int, ra: float, dec: float, limit: float) -> tuple[NDArray[Any], ...]:

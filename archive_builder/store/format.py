@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -30,6 +31,25 @@ def shard_format() -> Mapping[str, Any]:
     return json.loads(schema_text("shard.json"))  # type: ignore[no-any-return]
 
 
+def plane_group(plane: str) -> str:
+    """Return the group of a shard that holds a plane of the tile's pixels."""
+    return str(shard_format()["planes"]["groups"][plane])
+
+
+def pixel_planes() -> tuple[str, ...]:
+    """Return the planes that hold pixels, the image first."""
+    return tuple(shard_format()["planes"]["groups"])
+
+
+def checksum(path: Path) -> str:
+    """Return the CRC-32 of a file, as ``crc32:`` and eight hexadecimal digits."""
+    value = 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            value = zlib.crc32(block, value)
+    return f"crc32:{value:08x}"
+
+
 def _as_text(value: Any) -> Any:
     if isinstance(value, bytes):
         return value.decode()
@@ -37,6 +57,9 @@ def _as_text(value: Any) -> Any:
         return tuple(_as_text(one) for one in value.tolist())
     return value
 
+
+HDF5_VERSIONS = ("v110", "v110")
+"""The format's bounds: HDF5 1.10, which most sites and Debian's h5dump have, must be able to read a shard."""
 
 FILTERS = {32008, h5py.h5z.FILTER_FLETCHER32}
 """The filters a shard uses: Bitshuffle, and HDF5's checksum. Any other would have a reader load a plugin."""

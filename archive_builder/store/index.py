@@ -1,12 +1,11 @@
-"""The index: one SQLite file that leads from an object ID to a row of a shard."""
+"""The index of an archive: one SQLite file that leads from an object ID to a row of a shard."""
 
 from __future__ import annotations
 
 import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -15,117 +14,75 @@ import numpy as np
 import sqlite_utils
 from numpy.typing import NDArray
 
-from archive_builder.atomic import sync, whole_file
 from archive_builder.errors import ArchiveError, DamagedIndexError, DuplicateObjectError, NoArchiveError, one_line
 from archive_builder.measure.quality import Status
-from archive_builder.store.sound import (
-    NonsenseError,
-    check_status,
-    check_tables,
-    depth_of,
-    footprint_of,
-    schema,
-    skipped_for_of,
-    sound_build,
-    sound_columns,
-    sound_place,
-    sound_settings,
-    sound_tile,
+from archive_builder.store.index_file import check_tables, create_index, is_half_written, open_index
+from archive_builder.store.records import (
+    BuildRow,
+    InvalidRecordError,
+    Places,
+    Settings,
+    TileEntry,
+    TileRecord,
+    TileRow,
+    parse_row,
+    parse_settings,
+    skip_counts,
+    tile_corners,
+    tile_depth,
 )
 from archive_builder.survey.discovery import TILE_NAME
 
 INDEX_NAME = "index.sqlite"
-"""The index's file in the archive's folder."""
+"""File name of the index in the archive's folder."""
 
-BUSY_SECONDS = 60.0
-"""How long a reader waits while a tile is committed, and the builder for a reader."""
+SHARD_FOLDER = "shards"
+"""Folder of the shards in the archive's folder."""
 
 BATCH = 10_000
 """Object IDs in one statement."""
 
 DENSE = 4
-"""IDs of which every fourth or more may be asked for are read as one stretch: that is three times as fast."""
+"""Range-scan when at least one ID in this many is wanted: three times as fast."""
 
 FIRST_SHARE = 0.503
-"""Of a tile's rows, those put in first; with 0.5 and 0.51 the pages are 2% less full."""
+"""Share of a tile's rows that are inserted first; with 0.5 and 0.51 the pages are 2% less full."""
 
 ROWS_AT_ONCE = 100
-"""Rows that one statement inserts: Python hands them over in 0.6 of the time that they take one by one."""
+"""Rows in one INSERT: 0.6 of the time of single rows."""
 
 CACHE_KIB = 16384
-"""Pages that a connection keeps: those of a tile's objects, 6 MB, are then not written before they are committed."""
+"""Page cache of a connection, KiB: the 6 MB of a tile's objects stay in memory until the commit."""
 
 LOOKUP = "SELECT tile_id, row, status, generation FROM objects JOIN tiles USING (tile_id) WHERE object_id = ?"
-"""Where one object is."""
+"""Query for the place of one object."""
 
 LOOKUP_MANY = """
 SELECT group_concat(object_id), group_concat(tile_id), group_concat(row), group_concat(status)
 FROM objects WHERE object_id
 """
-"""Where objects are, up to which: columns as texts, which are read in a third of the time that rows take."""
+"""Query for the places of objects, without its last condition. Columns come as text: a third of the time of rows."""
 
 AMONG = "IN (SELECT value FROM json_each(?))"
-"""Among numbers given as JSON."""
+"""Condition for numbers given as JSON."""
 
-SHARD_FOLDER = "shards"
-"""The folder of the shards in an archive."""
+NOT_JSON = (ValueError, TypeError, RecursionError, OverflowError)
+"""Errors of reading numbers from JSON."""
 
 
 def utc_now() -> str:
-    """Return the time as the index has it: UTC, ISO 8601, to the second."""
+    """Return the time in the form of the index: UTC, ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def shard_name(tile: str, generation: int) -> str:
-    """Return where a tile's shard lies below the archive."""
+    """Return the path of a tile's shard below the archive."""
     return f"{SHARD_FOLDER}/{tile}.{generation}.h5"
 
 
 def is_shard_name(name: object, tile: str, generation: int) -> bool:
-    """Tell whether a tile's shard is where it belongs: an index from somebody else might lead anywhere."""
+    """Return True if a tile's shard is where it belongs: a foreign index might lead anywhere."""
     return name == shard_name(tile, generation) and TILE_NAME.fullmatch(tile) is not None
-
-
-@dataclass(frozen=True)
-class Places:
-    """Where objects are; parallel arrays in the order of the IDs asked for."""
-
-    tile_id: NDArray[np.int64]
-    """-1 for an ID that is not in the index."""
-
-    row: NDArray[np.int64]
-    """In the shard's ``/cutouts``, or its ``/skipped``."""
-
-    status: NDArray[np.int64]
-    """See `archive_builder.measure.quality.Status`."""
-
-    generation: NDArray[np.int64]
-    """Of the tile's shard that the row is in."""
-
-
-@dataclass(frozen=True)
-class TileEntry:
-    """A tile's new shard, for the index."""
-
-    tile: Mapping[str, Any]
-    """Its row in ``tiles``, without the ``tile_id``."""
-
-    stored: NDArray[np.int64]
-    """Object IDs in the order of the shard's ``/cutouts``."""
-
-    skipped: NDArray[np.int64]
-    """Object IDs in the order of its ``/skipped``."""
-
-    reason: NDArray[np.uint8]
-    """The `Status` of each of those."""
-
-    replaced: NDArray[np.int64] | None
-    """Object IDs of the tile's old shard; None if they cannot be told: then the index has to find them."""
-
-    @property
-    def objects(self) -> NDArray[np.int64]:
-        """All its object IDs."""
-        return np.concatenate([self.stored, self.skipped])
 
 
 class Index:
@@ -134,16 +91,16 @@ class Index:
     Parameters
     ----------
     archive : Path
-        The archive's folder.
+        Folder of the archive.
     writable : bool
-        Open it for the builder, and make it if it is not there.
+        Open the index for a build, and create it if it is missing.
     name : str
-        Its file's name: another than the usual for an index in the making.
+        File name of the index; another than `INDEX_NAME` for an index that is being made.
 
     Raises
     ------
     ArchiveError
-        There is no index, or it cannot be read.
+        The index is missing or cannot be read.
     """
 
     def __init__(self, archive: Path, writable: bool = False, name: str = INDEX_NAME) -> None:
@@ -152,9 +109,9 @@ class Index:
             raise NoArchiveError(f"{archive} is no cutout archive: it has no {INDEX_NAME}")
         with self._explained():
             if writable and not self.path.is_file():
-                _make(self.path)
-            self._db = sqlite_utils.Database(_open(self.path, writable), execute_plugins=False)
-            # A view or trigger in somebody else's file must not run functions.
+                create_index(self.path)
+            self._db = sqlite_utils.Database(open_index(self.path, writable), execute_plugins=False)
+            # A view or trigger in a foreign file must not run functions.
             self._db.execute("PRAGMA trusted_schema = OFF")
             self._db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
             check_tables(self._db.conn)
@@ -172,82 +129,83 @@ class Index:
         self._db.close()
 
     def has_changed(self) -> bool:
-        """Tell whether anybody else has written to the index since the last time this was asked."""
+        """Return True if another process has written to the index since the last call."""
         with self._explained():
             if self.path.stat().st_ino != self._file:
                 return True
             try:
                 before, self._version = self._version, self._data_version()
             except sqlite3.OperationalError as error:
-                if _is_half_written(error):
-                    return True  # opening it anew mends it
+                if is_half_written(error):
+                    return True  # opening the file again undoes the transaction
                 raise
             return before != self._version
 
     def _data_version(self) -> int:
         return int(self._db.execute("PRAGMA data_version").fetchone()[0])
 
+    # ---- reading
+
     @property
-    def settings(self) -> dict[str, Any]:
-        """What all shards share; empty for a new archive."""
+    def settings(self) -> Settings | None:
+        """Settings that all shards share; None for a new archive."""
         with self._explained():
-            return sound_settings(self._db["settings"].rows)
+            return parse_settings({str(row["key"]): row["value"] for row in self._db["settings"].rows})
 
-    def set_settings(self, settings: Mapping[str, Any]) -> None:
-        """Store what all shards share."""
-        rows = [{"key": key, "value": json.dumps(value)} for key, value in settings.items()]
-        with self._explained(), self._db.atomic():
-            self._db["settings"].upsert_all(rows, pk="key")
-
-    def tiles(self) -> list[dict[str, Any]]:
+    def tiles(self) -> list[TileRow]:
         """Return the rows of the table ``tiles``, by name."""
         with self._explained():
-            return [sound_tile(row) for row in self._db["tiles"].rows_where(order_by="name")]
+            return [_tile_row(row) for row in self._db["tiles"].rows_where(order_by="name")]
+
+    def tiles_by_name(self) -> dict[str, TileRow]:
+        """Return the rows of the table ``tiles`` by the tile's name."""
+        return {tile.name: tile for tile in self.tiles()}
+
+    def tile(self, tile_id: int) -> TileRow:
+        """Return one row of the table ``tiles``."""
+        with self._explained():
+            rows = [_tile_row(row) for row in self._db["tiles"].rows_where("tile_id = ?", [tile_id])]
+        if not rows:
+            raise ArchiveError(f"index {self.path}: tile number {tile_id} is gone: retry")
+        return rows[0]
+
+    def footprint(self, tile: TileRecord) -> NDArray[np.float64]:
+        """Return the corners of a tile, RA and Dec in deg (ICRS), float64 (4, 2)."""
+        with self._explained():
+            return tile_corners(tile)
+
+    def has_footprint(self, tile: TileRecord, corners: NDArray[np.float64]) -> bool:
+        """Return True if a row of the table ``tiles`` gives these corners."""
+        return np.allclose(self.footprint(tile), corners, rtol=0, atol=1e-9)
+
+    def skipped_for(self, tile: TileRecord) -> dict[str, int]:
+        """Return the number of a tile's objects without a cutout, by reason."""
+        with self._explained():
+            return skip_counts(tile)
+
+    def depth(self, tile: TileRecord) -> dict[str, float | None]:
+        """Return the depth of a tile per band, AB mag; None where not measured."""
+        with self._explained():
+            return tile_depth(tile)
+
+    def last_build(self) -> BuildRow | None:
+        """Return the newest row of the table ``builds``; None if there has been no build."""
+        with self._explained():
+            rows = self._db["builds"].rows_where(order_by="-build_id", limit=1)
+            return next((parse_row(BuildRow, row, f"build {row['build_id']}") for row in rows), None)
 
     def count_objects(self) -> int:
-        """Return how many objects there are."""
+        """Return the number of objects."""
         with self._explained():
             return int(self._db["objects"].count)
 
     def damage(self) -> list[str]:
-        """Return what SQLite finds wrong with the file's structure; every page is read."""
+        """Return the faults that SQLite finds in the file's structure; every page is read."""
         with self._explained():
             lines = [row[0] for row in self._db.execute("PRAGMA integrity_check")]
         return [] if lines == ["ok"] else [" ".join(str(line).split()) for line in lines]
 
-    def tile(self, tile_id: int) -> dict[str, Any]:
-        """Return one row of the table ``tiles``."""
-        with self._explained():
-            rows = [sound_tile(row) for row in self._db["tiles"].rows_where("tile_id = ?", [tile_id])]
-        if not rows:
-            raise ArchiveError(f"index {self.path}: has no tile number {tile_id} any more: ask again")
-        return rows[0]
-
-    def footprint(self, tile: Mapping[str, Any]) -> NDArray[np.float64]:
-        """Return the corners that a row of the table ``tiles`` gives, RA and Dec in deg, (4, 2)."""
-        with self._explained():
-            return footprint_of(tile)
-
-    def has_footprint(self, tile: Mapping[str, Any], corners: NDArray[np.float64]) -> bool:
-        """Tell whether a row of the table ``tiles`` gives these corners."""
-        return np.allclose(self.footprint(tile), corners, rtol=0, atol=1e-9)
-
-    def skipped_for(self, tile: Mapping[str, Any]) -> dict[str, int]:
-        """Return how many objects without a cutout a row of the table ``tiles`` gives, by reason."""
-        with self._explained():
-            return skipped_for_of(tile)
-
-    def depth(self, tile: Mapping[str, Any]) -> dict[str, float | None]:
-        """Return the depth that a row of the table ``tiles`` gives, per band, AB mag; None where not measured."""
-        with self._explained():
-            return depth_of(tile)
-
-    def last_build(self) -> dict[str, Any] | None:
-        """Return the row of the table ``builds`` that is the newest, if there has been any build."""
-        with self._explained():
-            return next(
-                (sound_build(row) for row in self._db["builds"].rows_where(order_by="-build_id", limit=1)), None
-            )
+    # ---- looking objects up
 
     def find(self, object_id: NDArray[np.int64]) -> Places:
         """Look objects up.
@@ -255,15 +213,19 @@ class Index:
         Parameters
         ----------
         object_id : ndarray of int64, (N,)
-            In any order, repeats allowed.
+            In any order; repeats are allowed.
+
+        Returns
+        -------
+        Places
+            In the order given, all as of one moment.
         """
-        if len(object_id) == 1:  # the usual lookup, four times faster without the batch's machinery
+        if len(object_id) == 1:  # the usual lookup: four times faster than as a batch
             with self._explained():
                 row = self._db.execute(LOOKUP, [int(object_id[0])]).fetchone()
-                return Places(*np.array([sound_place(row) if row else [-1] * 4]).T)
+                return Places(*np.array([_place(row) if row else [-1] * 4]).T)
         unique, inverse = np.unique(object_id, return_inverse=True)
         found = np.full((len(unique), 4), -1, dtype=np.int64)
-        # In one transaction: all of them as they are at one moment.
         with self._explained(), self._db.atomic():
             for first in range(0, len(unique), BATCH):
                 ids = unique[first : first + BATCH]
@@ -273,49 +235,57 @@ class Index:
         return Places(*found[inverse].T)
 
     def _rows_of(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return ID, tile, row and status of those of some objects that there are, (n, 4); their IDs must rise."""
+        """Return ID, tile, row and status of the known ones among rising IDs, (n, 4)."""
         low, high = int(ids[0]), int(ids[-1])
         if high - low >= DENSE * len(ids):
             return self._rows(AMONG, [json.dumps(ids.tolist())])
         rows = self._rows("BETWEEN ? AND ?", [low, high])
         if (np.diff(rows[:, 0]) <= 0).any():
-            raise NonsenseError("its objects are not in order")
+            raise InvalidRecordError("its objects are not in order")
         rows = rows[np.isin(rows[:, 0], ids)]
-        # A damaged ID may end the stretch early: what is not on it is not there only if it is not found alone either.
+        # A damaged page may end a range early: an ID missing from the range is looked up alone.
         rest = ids[~np.isin(ids, rows[:, 0])]
         return np.concatenate([rows, self._rows(AMONG, [json.dumps(rest.tolist())])]) if len(rest) else rows
 
-    def _rows(self, which: str, values: list[Any]) -> NDArray[np.int64]:
+    def _rows(self, condition: str, values: list[Any]) -> NDArray[np.int64]:
         """Return ID, tile, row and status of objects, (n, 4)."""
-        rows = sound_columns(self._db.execute(f"{LOOKUP_MANY} {which}", values).fetchone())
-        check_status(rows[:, 3])
+        rows = _number_columns(self._db.execute(f"{LOOKUP_MANY} {condition}", values).fetchone())
+        _check_status(rows[:, 3])
         return rows
 
     def _add_generations(self, found: NDArray[np.int64]) -> None:
-        """Add its tile's generation to the place of each object; an object without a tile is nowhere."""
+        """Add the tile's generation to the place of each object; an object without a tile has no place."""
         tiles = self._generations(np.unique(found[:, 0]))
         is_known = np.isin(found[:, 0], tiles[:, 0])
         found[~is_known] = -1
         found[is_known, 3] = tiles[np.searchsorted(tiles[:, 0], found[is_known, 0]), 1]
 
     def _generations(self, tile_id: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return number and generation of those of some tiles that there are, by number, (n, 2)."""
-        question = f"SELECT group_concat(tile_id), group_concat(generation) FROM tiles WHERE tile_id {AMONG}"
-        tiles = sound_columns(self._db.execute(question, [json.dumps(tile_id.tolist())]).fetchone())
+        """Return number and generation of the known ones among tiles, by number, (n, 2)."""
+        query = f"SELECT group_concat(tile_id), group_concat(generation) FROM tiles WHERE tile_id {AMONG}"
+        tiles = _number_columns(self._db.execute(query, [json.dumps(tile_id.tolist())]).fetchone())
         return tiles[np.argsort(tiles[:, 0])]
 
+    # ---- writing
+
+    def set_settings(self, settings: Settings) -> None:
+        """Store the settings that all shards share."""
+        rows = [{"key": key, "value": json.dumps(value)} for key, value in settings.model_dump().items()]
+        with self._explained(), self._db.atomic():
+            self._db["settings"].upsert_all(rows, pk="key")
+
     def commit_tiles(self, entries: Sequence[TileEntry]) -> None:
-        """Put tiles' new shards in the place of their old ones, in one transaction.
+        """Replace the old shards of tiles by new ones, in one transaction.
 
         Raises
         ------
         DuplicateObjectError
-            An object belongs to another tile already; nothing has been changed.
+            An object belongs to another tile; nothing has changed.
         """
         with self._explained(), self._db.atomic():
             for entry in entries:
                 self._remove_replaced(entry)
-            numbers = [self._put_tile(entry.tile) for entry in entries]
+            numbers = [self._put_tile(**entry.tile.model_dump()) for entry in entries]
             for tile_id, entry in zip(numbers, entries, strict=True):
                 try:
                     self._insert(_object_rows(entry, tile_id))
@@ -323,7 +293,7 @@ class Index:
                     raise self._conflict(entry, tile_id) from None
 
     def remove_tile(self, tile_id: int, objects: NDArray[np.int64] | None) -> None:
-        """Forget a tile and its objects; None if they cannot be told: then the whole index is searched for them."""
+        """Remove a tile and its objects; with None the whole index is searched for its objects."""
         with self._explained(), self._db.atomic():
             if objects is None:
                 self._remove_all_objects(tile_id)
@@ -332,24 +302,30 @@ class Index:
             self._db["tiles"].delete(tile_id)
 
     def record_fingerprints(self, fingerprints: Mapping[str, tuple[str, str]]) -> None:
-        """Note new fingerprints of tiles that have not changed: of their files, and of the contents."""
+        """Store new fingerprints of unchanged tiles: of their files, and of the contents."""
         with self._explained(), self._db.atomic():
             for name, (files, contents) in fingerprints.items():
-                self._put_tile({"name": name, "input_fingerprint": files, "input_hash": contents})
+                self._put_tile(name, input_fingerprint=files, input_hash=contents)
 
     def record_failure(self, name: str, error: str, build_id: int | None = None) -> None:
-        """Note that the last attempt at a tile failed; what was kept of it stays."""
+        """Store that the last attempt at a tile failed; its old shard stays."""
         with self._explained(), self._db.atomic():
-            self._put_tile({"name": name, "state": "failed", "error": error, "build_id": build_id})
+            self._put_tile(name, state="failed", error=error, build_id=build_id)
 
     def begin_build(self, planned: int) -> int:
-        """Note that a build of so many tiles begins; return its number."""
+        """Store the start of a build, and return its number.
+
+        Parameters
+        ----------
+        planned : int
+            Tiles to build.
+        """
         row = {"started": utc_now(), "planned": planned}
         with self._explained(), self._db.atomic():
             return int(self._db["builds"].insert(row).last_pk)
 
     def end_build(self, build_id: int) -> None:
-        """Note that a build is over."""
+        """Store the end of a build."""
         with self._explained(), self._db.atomic():
             self._db["builds"].update(build_id, {"finished": utc_now()})
 
@@ -363,48 +339,48 @@ class Index:
 
     def _remove_replaced(self, entry: TileEntry) -> None:
         """Remove the objects of a tile's old shard."""
-        known = self._tile_named(entry.tile["name"])
+        known = self._tile_named(entry.tile.name)
         if known is None:
             return
         if entry.replaced is not None:
-            self._remove_objects(known["tile_id"], entry.replaced)
-        # Where they cannot be told, they mostly are the new shard's, and the tile's row knows how many there were.
-        elif self._remove_objects(known["tile_id"], entry.objects) != known["stored"] + known["skipped"]:
-            self._remove_all_objects(known["tile_id"])
+            self._remove_objects(known.tile_id, entry.replaced)
+        # Most unknown objects are also in the new shard, and the tile's row has their number.
+        elif self._remove_objects(known.tile_id, entry.objects) != known.stored + known.skipped:
+            self._remove_all_objects(known.tile_id)
 
     def _remove_objects(self, tile_id: int, ids: NDArray[np.int64]) -> int:
-        """Remove those of some objects that are a tile's; return how many."""
+        """Remove the objects of a tile among these IDs, and return their number."""
         statement = "DELETE FROM objects WHERE object_id = ? AND tile_id = ?"
         rows = zip(np.sort(ids).tolist(), [tile_id] * len(ids), strict=True)
         return int(self._db.conn.executemany(statement, rows).rowcount)
 
     def _remove_all_objects(self, tile_id: int) -> None:
-        """Remove a tile's objects, whichever they are: the whole table is searched."""
+        """Remove all objects of a tile by a search through the whole table."""
         self._db.execute("DELETE FROM objects WHERE tile_id = ?", [tile_id])
 
-    def _put_tile(self, tile: Mapping[str, Any]) -> int:
-        """Insert a tile's row, or update it; return its ``tile_id``."""
-        known = self._tile_named(tile["name"])
+    def _put_tile(self, name: str, **columns: Any) -> int:
+        """Insert or update columns of a tile's row, and return its ``tile_id``."""
+        known = self._tile_named(name)
         if known is not None:
-            self._db["tiles"].update(known["tile_id"], dict(tile))
-            return int(known["tile_id"])
-        return int(self._db["tiles"].insert(dict(tile)).last_pk)
+            self._db["tiles"].update(known.tile_id, columns)
+            return known.tile_id
+        return int(self._db["tiles"].insert({"name": name, **columns}).last_pk)
 
-    def _tile_named(self, name: str) -> dict[str, Any] | None:
-        """Return a tile's row, if there is one."""
-        return next((sound_tile(row) for row in self._db["tiles"].rows_where("name = ?", [name])), None)
+    def _tile_named(self, name: str) -> TileRow | None:
+        """Return the row of a tile; None if there is none."""
+        return next((_tile_row(row) for row in self._db["tiles"].rows_where("name = ?", [name])), None)
 
     def _conflict(self, entry: TileEntry, tile_id: int) -> DuplicateObjectError:
-        """Return the error that names the first object that another tile has."""
-        ids, name = np.unique(entry.objects), entry.tile["name"]
+        """Return the error that names the first object of another tile."""
+        ids, name = np.unique(entry.objects), entry.tile.name
         for first in range(0, len(ids), BATCH):
             rows = self._rows_of(ids[first : first + BATCH])
             others = rows[rows[:, 1] != tile_id]
             if len(others):
                 object_id, other = (int(value) for value in others[0, :2])
                 if not len(self._generations(others[:1, 1])):
-                    raise NonsenseError(f"object {object_id} is on tile number {other}, which it does not have")
-                return DuplicateObjectError(object_id, name, self.tile(other)["name"])
+                    raise InvalidRecordError(f"object {object_id} is on tile number {other}, which the index lacks")
+                return DuplicateObjectError(object_id, name, self.tile(other).name)
         return DuplicateObjectError(None, name, name)
 
     @contextmanager
@@ -417,88 +393,74 @@ class Index:
                 f"{self.path.parent} is no cutout archive any more: its {INDEX_NAME} is gone"
             ) from None
         except sqlite3.OperationalError as error:
-            if _is_half_written(error):
+            if is_half_written(error):
                 raise ArchiveError(
-                    f"index {self.path}: a build died while it wrote to it: "
-                    "build again, as somebody who may write there"
+                    f"index {self.path}: a build was killed during a commit: "
+                    "build again as a user with write access to the archive"
                 ) from None
             raise ArchiveError(f"index {self.path}: {one_line(error)}: is the disk full or the file locked?") from None
-        except NonsenseError as error:
+        except InvalidRecordError as error:
             raise DamagedIndexError(f"index {self.path}: {error}: reindex the archive") from None
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # SQLite quotes what it cannot read
-            raise ArchiveError(f"index {self.path}: {one_line(error)}: the file is damaged") from None
-
-
-def put_in_place(fresh: Path, index: Path) -> None:
-    """Let a new index take the place of an old one.
-
-    A journal that a dying builder left is the old one's: SQLite would undo the new one's pages by it.
-    """
-    _remove_journal(index)
-    fresh.replace(index)
-    sync(index.parent)
-
-
-def _remove_journal(index: Path) -> None:
-    """Remove the journal of an index that is to be replaced."""
-    index.with_name(f"{index.name}-journal").unlink(missing_ok=True)
-
-
-def _open(path: Path, writable: bool) -> sqlite3.Connection:
-    """Open an index; what a builder that died had half written is undone by whoever opens it next and may."""
-    if not writable:
-        connection = _connect(path, "ro")
-        try:
-            connection.execute("PRAGMA data_version").fetchone()
-            return connection
-        except sqlite3.Error as error:
-            connection.close()
-            if not _is_half_written(error):
-                raise
-        with closing(_connect(path, "rw")) as mender:
-            mender.execute("PRAGMA data_version").fetchone()
-    return _connect(path, "rw" if writable else "ro")
-
-
-def _is_half_written(error: sqlite3.Error) -> bool:
-    """Tell whether SQLite refuses a file because it would have to undo a transaction there, and may not write."""
-    return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_READONLY_ROLLBACK
-
-
-def _connect(path: Path, mode: str) -> sqlite3.Connection:
-    # Without check_same_thread: whoever shares an Index between threads must take turns.
-    uri = f"{path.absolute().as_uri()}?mode={mode}"
-    return sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, check_same_thread=False)
-
-
-def _make(path: Path) -> None:
-    """Make an empty index, with all its tables or not at all."""
-    _remove_journal(path)
-    with whole_file(path, durable=True) as fresh, closing(_connect(fresh, "rwc")) as connection:
-        connection.executescript(schema())
+            raise ArchiveError(
+                f"index {self.path}: {one_line(error)}: the file is damaged: reindex the archive"
+            ) from None
 
 
 def object_places(
     stored: NDArray[np.int64], skipped: NDArray[np.int64], reason: NDArray[np.uint8]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Return ID, row and status of all objects of a tile, as the index has them."""
+    """Return ID, row and status of all objects of a tile in the form of the index."""
     row = np.concatenate([np.arange(len(stored)), np.arange(len(skipped))])
     return np.concatenate([stored, skipped]), row, np.concatenate([np.full(len(stored), int(Status.STORED)), reason])
 
 
 def _object_rows(entry: TileEntry, tile_id: int) -> NDArray[np.int64]:
-    """Return a tile's rows of the table ``objects`` in the order to put them in, (n, 4)."""
+    """Return a tile's rows of the table ``objects`` in the order of insertion, (n, 4)."""
     ids, row, status = object_places(entry.stored, entry.skipped, entry.reason)
     return np.stack([ids, np.full(len(ids), tile_id), row, status], axis=1)[_order_to_insert(ids)]
 
 
 def _order_to_insert(ids: NDArray[np.int64]) -> NDArray[np.intp]:
-    """Return an order of IDs in which they leave SQLite's pages full.
+    """Return an order of IDs that leaves SQLite's pages full.
 
-    The IDs of a tile lie close together, and most tiles come between others. There SQLite leaves its pages 88% full
-    behind rows that are put in one after another, and half full if they come from the last to the first. So half of
-    them come so, and the others fill the pages: 97% full, with no row moved twice.
+    The IDs of a tile lie close together, mostly between those of other tiles. There SQLite leaves its pages 88% full
+    after rows in rising order, and half full after rows in falling order. So half of the rows are inserted in falling
+    order, and the others fill the pages: 97% full, and no row is moved twice.
     """
     rising = np.argsort(ids)
     is_first = np.diff(np.floor(np.arange(len(ids) + 1) * FIRST_SHARE)) > 0
     return np.concatenate([rising[is_first][::-1], rising[~is_first]])
+
+
+# ---- checks of values that are read by the million: plain code, a record each would be too slow
+
+
+def _tile_row(row: Mapping[str, Any]) -> TileRow:
+    return parse_row(TileRow, row, f"tile {row['name']}")
+
+
+def _place(row: Sequence[Any]) -> list[int]:
+    """Return tile, row, status and generation of an object, if they are integers."""
+    if not all(isinstance(value, int) for value in row):
+        raise InvalidRecordError("an object's place is no integer")
+    _check_status(np.array(row[2]))
+    return list(row)
+
+
+def _number_columns(texts: Sequence[str | None]) -> NDArray[np.int64]:
+    """Return columns of integers, each a text of numbers and commas, as an array (n, columns)."""
+    try:
+        columns = [json.loads(f"[{text or ''}]", parse_float=_refuse, parse_constant=_refuse) for text in texts]
+        return np.array(columns, dtype=np.int64).reshape(len(texts), len(columns[0])).T
+    except NOT_JSON:
+        raise InvalidRecordError("an object's place is no integer") from None
+
+
+def _check_status(status: NDArray[np.int64]) -> None:
+    if ((status < 0) | (status > max(Status))).any():
+        raise InvalidRecordError("an object has an unknown status")
+
+
+def _refuse(text: str) -> None:
+    raise ValueError(f"{text} is no integer")

@@ -19,9 +19,9 @@ from archive_builder.geometry import Shape, recrop_offset, window_origin, window
 from archive_builder.measure.noise import depth
 from archive_builder.measure.quantize import Codec, codec_of
 from archive_builder.store.color import ColorReader
-from archive_builder.store.format import Contents, shard_format
+from archive_builder.store.format import Contents, pixel_planes, plane_group, shard_format
+from archive_builder.store.records import ObjectTable, ShardInfo
 from archive_builder.store.rows import CHUNK
-from archive_builder.store.shard_writer import PLANE_GROUPS, ObjectTable, ShardInfo
 
 READ_CACHE = 4 * 2**20
 """Bytes of HDF5's own chunk cache: larger than a stamp, which otherwise gets fresh memory at every read."""
@@ -58,8 +58,8 @@ class Shard:
             if wrong := [*contents.foreign_parts(), *contents.violations()]:
                 raise ArchiveError(f"shard {path}: is no shard as it should be ({wrong[0]}): rebuild its tile")
             self._planes = {
-                plane: _Plane(contents, group.rstrip("/"), self.info, plane)
-                for plane, group in PLANE_GROUPS.items()
+                plane: _Plane(contents, plane_group(plane).rstrip("/"), self.info, plane)
+                for plane in pixel_planes()
                 if plane in self.info.planes
             }
             shape = (self.info.height, self.info.width)

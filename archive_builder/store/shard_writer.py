@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import os
 import sys
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
@@ -24,98 +23,16 @@ from archive_builder.errors import ArchiveError
 from archive_builder.geometry import Shape
 from archive_builder.measure.quantize import Codec
 from archive_builder.store.color import write_color
-from archive_builder.store.format import Contents, shard_format
+from archive_builder.store.format import HDF5_VERSIONS, Contents, plane_group, shard_format
 from archive_builder.store.layout import LAYOUTS, write_table
+from archive_builder.store.records import ObjectTable, ShardInfo
 from archive_builder.store.rows import RowBuffer
-
-HDF5_VERSIONS = ("v110", "v110")
-"""The format's bounds: HDF5 1.10, which most sites and Debian's h5dump have, must be able to read a shard."""
 
 METADATA_CACHE = 1 << 18
 """Bytes of HDF5's cache of metadata; it counts them as on disk.
 
 In memory a list of virtual windows is 60 times as large: by default, 2 MB, the lists of 20,000 cutouts, 130 MB, stay.
 """
-
-PLANE_GROUPS = {"SCI": "/", "WGT": "/weight", "MSK": "/mask"}
-"""In which group each plane of the tile's pixels lies: the image itself, its weights, its mask."""
-
-
-@dataclass(frozen=True)
-class ShardInfo:
-    """What a shard says of itself: its attributes, but for format and software."""
-
-    survey: str
-    """The survey's name."""
-
-    tile: str
-    """The tile's name."""
-
-    generation: int
-    """Counts the shards this tile has had."""
-
-    bands: tuple[str, ...]
-    """In the order of every band axis."""
-
-    planes: tuple[str, ...]
-    """``SCI``, the image itself, and what else is kept of ``WGT``, ``MSK`` and ``COLOR``."""
-
-    layout: str
-    """``mosaic`` or ``stamps``."""
-
-    quantization: str
-    """Steps per background RMS, or ``lossless``."""
-
-    size: int
-    """Side of a cutout in pixels."""
-
-    height: int
-    """Rows of the tile."""
-
-    width: int
-    """Columns of the tile."""
-
-    pixel_scale: float
-    """Arcsec."""
-
-    zero_point: float
-    """AB magnitude of one image unit."""
-
-    footprint: NDArray[np.float64]
-    """RA and Dec of the tile's corners, (4, 2), deg, ICRS."""
-
-    input_fingerprint: str
-    """Of the files the shard was made from."""
-
-    recipe: str
-    """JSON: the settings it was made with, which all shards of an archive share."""
-
-
-@dataclass(frozen=True)
-class ObjectTable:
-    """Objects of a tile, a row each."""
-
-    object_id: NDArray[np.int64]
-    """The survey's IDs, (N,)."""
-
-    ra: NDArray[np.float64]
-    """Deg, ICRS, (N,)."""
-
-    dec: NDArray[np.float64]
-    """Deg, ICRS, (N,)."""
-
-    x: NDArray[np.float64]
-    """Pixel column on the tile, from 0, (N,)."""
-
-    y: NDArray[np.float64]
-    """Pixel row on the tile, from 0, (N,)."""
-
-    rms: NDArray[np.float32]
-    """Background RMS, image units, (N, bands)."""
-
-    def take(self, rows: NDArray[np.intp]) -> ObjectTable:
-        """Return some rows, in the order given."""
-        return ObjectTable(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 
 class ShardWriter:
@@ -146,7 +63,7 @@ class ShardWriter:
             write_table(self._file, "headers", fixed_strings(headers))
             shape = (len(info.bands), info.height, info.width)
             self._planes = {
-                plane: LAYOUTS[info.layout](self._file.require_group(PLANE_GROUPS[plane]), shape, info.size, codec)
+                plane: LAYOUTS[info.layout](self._file.require_group(plane_group(plane)), shape, info.size, codec)
                 for plane, codec in codecs.items()
             }
         except BaseException:
@@ -238,12 +155,3 @@ def fixed_strings(texts: Sequence[str]) -> NDArray[Any]:
     """Return texts as an array of a fixed length each: HDF5 has checksums for those, and none for varying lengths."""
     encoded = [text.encode() for text in texts]
     return np.array(encoded, dtype=h5py.string_dtype("utf-8", max([1, *map(len, encoded)])))
-
-
-def checksum(path: Path) -> str:
-    """Return the CRC-32 of a file, as ``crc32:`` and eight hexadecimal digits."""
-    value = 0
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            value = zlib.crc32(block, value)
-    return f"crc32:{value:08x}"

@@ -127,7 +127,7 @@ def measure(engine: str, options: argparse.Namespace) -> m.Values:
         if report.failures:
             raise RuntimeError(f"the build failed: {report.failures}")
         with Index(archive) as index:
-            seconds = {tile["name"]: tile["seconds"] for tile in index.tiles()}
+            seconds = {tile.name: tile.seconds for tile in index.tiles()}
         begin = min(done[tile] - seconds[tile] for tile in done)
         values = {
             "seconds": max(done.values()) - begin,

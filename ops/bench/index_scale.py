@@ -28,11 +28,11 @@ from survey_scale import BANDS, RECIPE, SIZE
 from table import Quantity
 
 from archive_builder import Archive
-from archive_builder.builder.driver import archive_settings
 from archive_builder.builder.one_tile import peak_memory
 from archive_builder.builder.status import archive_status
 from archive_builder.measure.quality import Status, count_reasons
-from archive_builder.store.index import INDEX_NAME, Index, TileEntry, object_places, shard_name
+from archive_builder.store.index import INDEX_NAME, Index, object_places, shard_name
+from archive_builder.store.records import Settings, TileEntry, TileRecord
 from archive_builder.survey.catalog import read_csv
 from archive_builder.survey.recipe import load_recipe
 
@@ -142,23 +142,23 @@ def entries(survey: Survey) -> Iterator[TileEntry]:
         ids = firsts[n] + rng.choice(blocks[n], counts[n], replace=False)
         stored, skipped = np.split(ids, [round(len(ids) * (1 - SKIPPED))])
         reason = rng.integers(1, max(Status) + 1, len(skipped), dtype=np.uint8)
-        tile = {
-            "name": names[n],
-            "state": "built",
-            "shard": shard_name(names[n], 1),
-            "generation": 1,
-            "stored": len(stored),
-            "skipped": len(skipped),
-            "skipped_for": json.dumps(count_reasons(reason)),
-            "depth": json.dumps(dict.fromkeys(BANDS, 24.123456)),
-            "input_fingerprint": "0123456789abcdef",
-            "recipe_fingerprint": "0123456789abcdef",
-            "footprint": footprint(corners[n]),
-            "bytes": 440_000_000,
-            "checksum": "crc32:01234567",
-            "seconds": 12.0,
-            "built_at": "2026-01-01T00:00:00+00:00",
-        }
+        tile = TileRecord(
+            name=names[n],
+            state="built",
+            shard=shard_name(names[n], 1),
+            generation=1,
+            stored=len(stored),
+            skipped=len(skipped),
+            skipped_for=json.dumps(count_reasons(reason)),
+            depth=json.dumps(dict.fromkeys(BANDS, 24.123456)),
+            input_fingerprint="0123456789abcdef",
+            recipe_fingerprint="0123456789abcdef",
+            footprint=footprint(corners[n]),
+            bytes=440_000_000,
+            checksum="crc32:01234567",
+            seconds=12.0,
+            built_at="2026-01-01T00:00:00+00:00",
+        )
         yield TileEntry(tile, stored, skipped, reason, ids[:0])
 
 
@@ -171,7 +171,7 @@ def fill(archive: Path, survey: Survey) -> m.Values:
     recipe_path.write_text(RECIPE, encoding="ascii")
     seconds, cpu, rows, tiles = 0.0, 0.0, 0, 0
     with Index(archive, writable=True) as index:
-        index.set_settings(archive_settings(load_recipe(recipe_path).pixel_settings(), SIZE))
+        index.set_settings(Settings.of(load_recipe(recipe_path).pixel_settings(), SIZE))
         for entry in entries(survey):
             started, cpu_started = time.perf_counter(), time.process_time()
             index.commit_tiles([entry])
@@ -267,7 +267,7 @@ def measure_verify(archive: Path, survey: Survey, seed: int) -> m.Values:
             places = index.find(ids)
             seconds += time.perf_counter() - started
             if not ((places.row == row) & (places.status == status)).all():
-                raise RuntimeError(f"tile {entry.tile['name']} is not as it was committed")
+                raise RuntimeError(f"tile {entry.tile.name} is not as it was committed")
         count_seconds = _seconds(index.count_objects)
     tiles = len(read_tiles(survey.table)[0])
     return {

@@ -19,17 +19,19 @@ import numpy as np
 import table
 from table import Quantity
 
-from archive_builder.builder.commit import objects_of, tile_row
-from archive_builder.builder.driver import archive_settings, build
+from archive_builder.builder.commit import objects_of, tile_record
+from archive_builder.builder.driver import build
 from archive_builder.builder.status import archive_status
 from archive_builder.maintain.reindex import reindex
 from archive_builder.maintain.verify import verify
 from archive_builder.measure.quantize import NoiseScaled
 from archive_builder.run.machine import available_cpus
-from archive_builder.store.index import Index, TileEntry, shard_name
+from archive_builder.store.format import checksum
+from archive_builder.store.index import Index, shard_name
+from archive_builder.store.records import ObjectTable, Settings, ShardInfo, TileEntry
 from archive_builder.store.rows import RowBuffer
 from archive_builder.store.shard_reader import Shard
-from archive_builder.store.shard_writer import ObjectTable, ShardInfo, ShardWriter, checksum, place_shard
+from archive_builder.store.shard_writer import ShardWriter, place_shard
 from archive_builder.survey.catalog import read_csv
 from archive_builder.survey.discovery import TileFiles, discover
 from archive_builder.survey.recipe import Recipe, load_recipe
@@ -102,7 +104,7 @@ def make_archive(recipe_path: Path, archive: Path) -> None:
     recipe = load_recipe(recipe_path)
     (archive / "shards").mkdir(parents=True)
     with Index(archive, writable=True) as index:
-        index.set_settings(archive_settings(recipe.pixel_settings(), SIZE))
+        index.set_settings(Settings.of(recipe.pixel_settings(), SIZE))
         for number, files in enumerate(discover(recipe).tiles):
             index.commit_tiles([make_shard(archive, files, recipe, number)])
 
@@ -130,7 +132,7 @@ def make_shard(archive: Path, files: TileFiles, recipe: Recipe, number: int) -> 
         shard.finish(objects, objects.take(np.empty(0, dtype=np.intp)), np.empty(0, np.uint8))
     place_shard(shard.draft, path)
     with Shard(path) as made:
-        return TileEntry(tile_row(made, checksum(path)), **objects_of(made), replaced=ids[:0])
+        return TileEntry(tile_record(made, checksum=checksum(path)), **objects_of(made), replaced=ids[:0])
 
 
 def measure(folder: Path) -> m.Values:

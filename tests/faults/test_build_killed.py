@@ -389,9 +389,10 @@ def test_the_workers_of_a_driver_that_is_killed_leave_their_tiles_at_once(survey
 LONG_COMMIT = """
 import sys, numpy as np
 from pathlib import Path
-from archive_builder.store.index import Index, TileEntry
+from archive_builder.store.index import Index
+from archive_builder.store.records import TileEntry, TileRecord
 ids = np.arange(10**12, 10**12 + 2 * 10**6)
-entry = TileEntry({"name": "LONG", "state": "built"}, ids, ids[:0], ids[:0].astype(np.uint8), ids[:0])
+entry = TileEntry(TileRecord(name="LONG", state="built"), ids, ids[:0], ids[:0].astype(np.uint8), ids[:0])
 with Index(Path(sys.argv[1]), writable=True) as index:
     index.commit_tiles([entry])
 print("committed")

@@ -12,16 +12,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from archive_builder.errors import ArchiveError, DuplicateObjectError, NoArchiveError
-from archive_builder.store.index import INDEX_NAME, Index, TileEntry
+from archive_builder.store.index import INDEX_NAME, Index
+from archive_builder.store.records import Settings, TileEntry, TileRecord
 
 ids = st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=30, unique=True)
 
 
 def commit(index: Index, name: str, stored: list[int], skipped: list[int], replaced: list[int] | None = ()) -> None:  # type: ignore[assignment]
-    row = {"name": name, "state": "built", "shard": f"shards/{name}.h5", "generation": 1, "error": None}
-    row |= {"stored": len(stored), "skipped": len(skipped)}
     entry = TileEntry(
-        row,
+        TileRecord(
+            name=name,
+            state="built",
+            shard=f"shards/{name}.h5",
+            generation=1,
+            stored=len(stored),
+            skipped=len(skipped),
+        ),
         np.array(stored, dtype=np.int64),
         np.array(skipped, dtype=np.int64),
         np.full(len(skipped), 2, dtype=np.uint8),
@@ -55,7 +61,7 @@ def test_every_id_is_found_where_it_was_put_and_no_other(
         for key, tile, row, status in zip(question, places.tile_id, places.row, places.status, strict=True):
             if key in expected:
                 assert (row, status) == expected[key]
-                assert index.tile(int(tile))["name"] == "a"
+                assert index.tile(int(tile)).name == "a"
             else:
                 assert tile == -1
         assert contents(Path(folder)) == {(key, *place) for key, place in expected.items()}
@@ -77,7 +83,7 @@ def test_replaced_tile_leaves_nothing_of_its_old_objects(tmp_path: Path, replace
         commit(index, "b", [7], [])
         commit(index, "a", [2, 5], [], replaced)
         assert contents(tmp_path) == {(2, 0, 0), (5, 1, 0), (7, 0, 0)}
-        assert [tile["name"] for tile in index.tiles()] == ["a", "b"]
+        assert [tile.name for tile in index.tiles()] == ["a", "b"]
 
 
 @settings(max_examples=25, deadline=None)
@@ -94,7 +100,7 @@ def test_tiles_of_many_close_ids_are_found_whole(sizes: list[int], spread: int, 
             commit(index, f"t{number}", stored.tolist(), skipped.tolist())
             expected |= {key: (f"t{number}", row, 0) for row, key in enumerate(stored.tolist())}
             expected |= {key: (f"t{number}", row, 2) for row, key in enumerate(skipped.tolist())}
-        names = {tile["tile_id"]: tile["name"] for tile in index.tiles()}
+        names = {tile.tile_id: tile.name for tile in index.tiles()}
         question = rng.permutation(np.arange(universe.min(initial=0) - 3, universe.max(initial=0) + 4))
         places = index.find(question)
         answer = zip(places.tile_id.tolist(), places.row.tolist(), places.status.tolist(), strict=True)
@@ -150,7 +156,7 @@ def test_id_of_another_tile_is_refused_by_name_and_nothing_is_kept(tmp_path: Pat
         with pytest.raises(DuplicateObjectError, match=r"object 3 of tile b belongs to tile a"):
             commit(index, "b", [10, 3], [11])
         assert contents(tmp_path) == {(1, 0, 0), (2, 1, 0), (3, 0, 2)}
-        assert [tile["name"] for tile in index.tiles()] == ["a"]
+        assert [tile.name for tile in index.tiles()] == ["a"]
 
 
 def test_failure_is_recorded_and_keeps_what_was_good(tmp_path: Path) -> None:
@@ -159,14 +165,14 @@ def test_failure_is_recorded_and_keeps_what_was_good(tmp_path: Path) -> None:
         index.record_failure("a", "a lorry ran over it")
         index.record_failure("b", "so did a bus")
         a, b = index.tiles()
-        assert (a["state"], a["error"], a["shard"]) == ("failed", "a lorry ran over it", "shards/a.h5")
-        assert (b["state"], b["shard"]) == ("failed", None)
+        assert (a.state, a.error, a.shard) == ("failed", "a lorry ran over it", "shards/a.h5")
+        assert (b.state, b.shard) == ("failed", None)
         assert contents(tmp_path) == {(1, 0, 0)}
 
 
 def test_settings_come_back(tmp_path: Path) -> None:
     recipe = {"survey": {"name": "S"}, "storage": {"layout": "mosaic"}}
-    settings = {"size": 228, "bands": ["g", "r"], "format_version": 1, "recipe": recipe}
+    settings = Settings(size=228, bands=("g", "r"), format_version=1, recipe=recipe)
     with Index(tmp_path, writable=True) as index:
         index.set_settings(settings)
     with Index(tmp_path) as index:
