@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from archive_builder.errors import RecipeError, TileError, one_line
-from archive_builder.survey.catalog import READ_ERRORS, read_csv
+from archive_builder.errors import RecipeError, TableError, TileError
 from archive_builder.survey.recipe import Recipe
+from archive_builder.survey.tables import as_text, open_table
 
 TILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 """What a tile may be called: its shard is a file of that name."""
@@ -122,24 +122,31 @@ def discover(recipe: Recipe) -> Discovery:
 
 
 def tile_table(recipe: Recipe) -> dict[str, dict[str, str]]:
-    """Return the rows of the tile table, which the recipe must name, by tile: all values as text.
+    """Return the rows of the recipe's tile table by tile, all values as text.
+
+    The recipe must name a tile table: any format of `archive_builder.survey.tables`, CSV if the ending is of none.
 
     Raises
     ------
     RecipeError
-        The tile table cannot be used.
+        The tile table cannot be read, lacks the column ``tile``, or lists a tile twice.
     """
     path = recipe.survey.tiles
     assert path is not None
     try:
-        table = read_csv(path)
-    except READ_ERRORS as error:
-        raise RecipeError(f"tile table {path}: cannot be read: {one_line(error)}") from None
-    if "tile" not in table.column_names:
-        raise RecipeError(f"tile table {path}: has no column tile (it has {', '.join(table.column_names)})")
-    rows = {row["tile"]: row for row in table.to_pylist()}
-    if len(rows) != table.num_rows:
-        raise RecipeError(f"tile table {path}: a tile stands in it twice")
+        table = open_table(path, otherwise="csv")
+        # A column whose name is repeated cannot be told from the other, and no pattern can use it.
+        names = [name for name in table.names if name == "tile" or table.names.count(name) == 1]
+        if "tile" not in names:
+            raise TableError(f"has no column tile (it has {', '.join(table.names)}): name the column of tiles so")
+        columns = {name: as_text(column).to_pylist() for name, column in table.read(names, text=True).items()}
+    except TableError as error:
+        raise RecipeError(f"tile table {path}: {error}") from None
+    every = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    listed = [row for row in every if any(row.values())]
+    rows = {row["tile"]: row for row in listed}
+    if len(rows) != len(listed):
+        raise RecipeError(f"tile table {path}: lists a tile twice: keep one row for each tile")
     return rows
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from archive_builder import geometry
 from archive_builder.errors import TileError, one_line
-from archive_builder.survey.fits_warnings import no_remarks
+from archive_builder.survey.fits_warnings import quiet_astropy
 
 WCS_TOLERANCE = 0.01
 """Largest distance in pixels between where two bands of a tile put the same sky."""
@@ -166,7 +166,7 @@ class Tile:
 def _readable(path: Path, trouble: str = "cannot be read as FITS", remedy: str = "replace the file") -> Iterator[None]:
     """Turn what astropy raises into an error that names the file and the remedy."""
     try:
-        with no_remarks():
+        with quiet_astropy():
             yield
     except (TileError, MemoryError):
         raise

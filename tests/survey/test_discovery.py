@@ -143,7 +143,7 @@ def test_brackets_in_a_table_are_no_pattern(tmp_path: Path) -> None:
     ("table", "message"),
     [
         ("name,path\nA,x\n", "has no column tile (it has name, path)"),
-        ("tile\nA\nB\nA\n", "a tile stands in it twice"),
+        ("tile\nA\nB\nA\n", "lists a tile twice"),
         ("tile,path\nA\n", "cannot be read"),
         ("", "cannot be read"),
         (None, "cannot be read"),
