@@ -352,13 +352,10 @@ class _Parquet(TableFile):
 
     def _read(self, wanted: list[str], where: Where | None, text: bool) -> Columns:
         with parquet.ParquetFile(self.path, pre_buffer=False) as file:
-            parts = [file.schema_arrow.empty_table().select(wanted)]
-            for number in range(file.num_row_groups):
-                if where is None or _may_hold(file.metadata.row_group(number), where):
-                    group = file.read_row_group(number, columns=wanted, use_threads=False)
-                    rows = pa.array(_matches(_from_arrow(group[where.column]), where.value)) if where else None
-                    parts.append(group if rows is None else group.filter(rows))
-        table = pa.concat_tables(parts)
+            if where is None:
+                table = file.read_row_groups(list(range(file.num_row_groups)), columns=wanted, use_threads=False)
+            else:
+                table = _filtered(file, wanted, where)
         return {name: _from_arrow(table[name]) for name in wanted}
 
     def count(self, column: str) -> Counter[str]:
@@ -373,13 +370,25 @@ class _Parquet(TableFile):
         return counts
 
 
+def _filtered(file: parquet.ParquetFile, wanted: list[str], where: Where) -> pa.Table:
+    """Return the matching rows; only one row group is in memory at once."""
+    parts = [file.schema_arrow.empty_table().select(wanted)]
+    for number in range(file.num_row_groups):
+        if _may_hold(file.metadata.row_group(number), where):
+            group = file.read_row_group(number, columns=wanted, use_threads=False)
+            parts.append(group.filter(pa.array(_matches(_from_arrow(group[where.column]), where.value))))
+    return pa.concat_tables(parts)
+
+
 def _may_hold(group: parquet.RowGroupMetaData, where: Where) -> bool:
     """Return False if the range of a row group's values excludes a text."""
     columns = (group.column(number) for number in range(group.num_columns))
     ranges = [column.statistics for column in columns if column.path_in_schema == where.column]
     if not ranges or ranges[0] is None or not ranges[0].has_min_max or not isinstance(ranges[0].min, str):
         return True
-    return bool(ranges[0].min <= where.value <= ranges[0].max)
+    low, high = ranges[0].min, ranges[0].max
+    # The range is of texts with their spaces, and not of missing values, which match an empty text.
+    return not where.value or low[:1].isspace() or bool(low.rstrip() <= where.value <= high)
 
 
 FORMATS: dict[str, type[TableFile]] = {
