@@ -113,6 +113,10 @@ class PositionOutsideError(RequestError):
     """A position that lies on no tile of the archive."""
 
 
+class TableError(ArchiveBuilderError):
+    """A table cannot be read. The message names no file: the reader of the catalogue or list adds that."""
+
+
 class CutoutTooLargeError(RequestError):
     """A size that the archive cannot serve."""
 

@@ -1,4 +1,4 @@
-"""What a bulk request calls its files: by object ID, or by position as the IAU names sources."""
+"""File names of a bulk request: by object ID, or by position in the IAU style of source names."""
 
 from __future__ import annotations
 
@@ -13,49 +13,52 @@ from archive_builder.errors import RequestError
 from archive_builder.geometry import Shape
 
 IDS_PER_FOLDER = 1000
-"""Files of so many consecutive IDs share a folder."""
+"""Consecutive IDs that share a folder."""
 
 DESIGNATION = "DESJ"
-"""What the name of a position begins with."""
+"""First letters of the name of a position."""
 
 SECONDS = 240 * 10_000
-"""Ten-thousandths of a second of time in a degree of RA."""
+"""Units of 0.0001 s of time in a degree of RA."""
 
 ARCSECONDS = 3600 * 10_000
-"""Ten-thousandths of an arcsecond in a degree."""
+"""Units of 0.0001 arcsec in a degree."""
 
 CIRCLE = 360 * SECONDS
-"""Ten-thousandths of a second of time in a whole circle."""
+"""Units of 0.0001 s of time in a circle."""
 
 FLOAT_NOISE = 1e-5
-"""Of the last digit: what a decimal number may lose on its way through float64 before it is truncated."""
+"""Rounding error allowed before truncation, units of the last digit: float64 may lose this much of a decimal."""
 
 PREFIX = re.compile(r"[A-Za-z0-9_+=@,-][A-Za-z0-9_+=@,.-]{0,99}|")
-"""Prefixes that cannot lead out of a folder, hide a file or break the manifest."""
+"""Valid prefixes: they cannot lead out of a folder, hide a file or break the manifest."""
 
 
 def check_prefix(prefix: str) -> None:
-    """Refuse a prefix that is no plain beginning of a file's name.
+    """Refuse a prefix that cannot begin a file name.
 
     Raises
     ------
     RequestError
+        The prefix has a forbidden character, or is too long.
     """
     if not PREFIX.fullmatch(prefix) or ".." in prefix:
-        raise RequestError(
-            f"prefix {prefix!r} cannot begin a file's name: use letters, digits, and any of _ + = @ , - ."
-        )
+        raise RequestError(f"prefix {prefix!r} cannot begin a file name: use only letters, digits and _ + = @ , - .")
 
 
 def position_keys(ra: NDArray[np.float64], dec: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return a number for each position's designation; positions of the same designation have the same.
+    """Return a number for the designation of each position; equal designations give equal numbers.
 
     RA and Dec are truncated, not rounded, to 0.0001 s and 0.0001 arcsec (IAU Recommendations for Nomenclature).
 
     Parameters
     ----------
     ra, dec : ndarray of float64, (N,)
-        Deg, finite; RA of any turn, ``abs(dec) <= 90``.
+        Deg, finite; RA in any turn, ``abs(dec) <= 90``.
+
+    Returns
+    -------
+    ndarray of int64, (N,)
     """
     alpha = np.floor(np.mod(ra, 360.0) * SECONDS + FLOAT_NOISE).astype(np.int64) % CIRCLE
     size = np.floor(np.abs(dec) * ARCSECONDS + FLOAT_NOISE).astype(np.int64)
@@ -72,7 +75,7 @@ def designation(key: int) -> str:
 
 
 def _sexagesimal(value: int) -> str:
-    """Write ten-thousandths of a second as ``hhmmss.ssss``."""
+    """Return a number of units of 0.0001 s as ``hhmmss.ssss``."""
     seconds, fraction = divmod(value, 10_000)
     minutes, second = divmod(seconds, 60)
     hour, minute = divmod(minutes, 60)
@@ -80,48 +83,48 @@ def _sexagesimal(value: int) -> str:
 
 
 _SPAN = 2 * 90 * ARCSECONDS + 2
-"""How many values a truncated Dec can have, both zeros counted."""
+"""Number of values of a truncated Dec, with both zeros."""
 
 
 BANDS_FORMAT = "fits-bands"
-"""The format of one FITS file a band."""
+"""Name of the format with one FITS file per band."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One cutout to be made, for all rows of the list that ask for it."""
+    """One cutout to write, for all rows of the list that request it."""
 
     key: int
-    """Object ID, or the number of the position's designation."""
+    """Object ID, or the number of a position from `position_keys`."""
 
     position: tuple[float, float] | None
     """RA and Dec in deg; None for an object."""
 
     shape: Shape
-    """In pixels."""
+    """(ny, nx), px."""
 
     plain: bool
-    """Called after the object alone, without the size."""
+    """True if the file name has no size."""
 
     numbers: list[int]
-    """Which rows of the job ask for it."""
+    """Rows of the job that request this cutout."""
 
     row: int
-    """The first of them, in the list."""
+    """First of these rows, counted in the list."""
 
     @property
     def name(self) -> str:
-        """What its files are called, without prefix and suffix."""
+        """File name without prefix and suffix."""
         return sample_name(self.key, self.position is not None, None if self.plain else self.shape)
 
     @property
     def folder(self) -> str:
-        """Where its files are."""
+        """Folder of the files."""
         return folder_name(self.key, self.position is not None)
 
 
 def folder_name(key: int, is_position: bool) -> str:
-    """Return the folder of an object's or a position's files, of at most a few thousand."""
+    """Return the folder of an object or a position; a folder holds at most a few thousand files."""
     if not is_position:
         return str(key // IDS_PER_FOLDER)
     name = designation(key)
@@ -129,29 +132,30 @@ def folder_name(key: int, is_position: bool) -> str:
 
 
 def sample_name(key: int, is_position: bool, shape: Shape | None) -> str:
-    """Return what a cutout's files are called, without prefix and suffix.
+    """Return the file name of a cutout, without prefix and suffix.
 
     Parameters
     ----------
     key : int
-        Object ID, or what :func:`position_keys` gives.
+        Object ID, or a number from `position_keys`.
     is_position : bool
+        True if `key` is the number of a position.
     shape : (ny, nx), optional
-        To be named too, for a second cutout of the same object.
+        Size to add to the name, px, for a second cutout of the same object.
     """
     name = designation(key) if is_position else str(key)
     return name if shape is None else f"{name}_{shape[1]}x{shape[0]}"
 
 
 def sample_key(name: str) -> str:
-    """Return a name as the key of a WebDataset sample, which ends at its first dot."""
+    """Return a name as the key of a WebDataset sample, without dots: a key ends at its first dot."""
     return name.replace(".", "_")
 
 
 def file_names(
     name: str, prefix: str, formats: Sequence[str], bands: Sequence[str], before_band: str = "_"
 ) -> list[str]:
-    """Return the files of one cutout, those of each format in the order of the formats."""
+    """Return the file names of one cutout, in the order of the formats."""
     found: list[str] = []
     for kind in formats:
         per_band = kind == BANDS_FORMAT

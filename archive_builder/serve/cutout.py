@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from archive_builder.errors import RequestError
 from archive_builder.geometry import Shape
 from archive_builder.serve.headers import BLOCK, Card, TileHeaders, image_cards, to_block
-from archive_builder.survey.fits_warnings import no_remarks
+from archive_builder.survey.fits_warnings import quiet_astropy
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Cutout:
     @cached_property
     def wcs(self) -> WCS:
         """The WCS of the cutout's pixels; all bands share it."""
-        with no_remarks():
+        with quiet_astropy():
             return WCS(self.header(self.bands[0]))
 
     @cached_property

@@ -17,7 +17,7 @@ from astropy.io.fits.verify import VerifyWarning
 from astropy.wcs import WCS
 
 from archive_builder.geometry import Shape
-from archive_builder.survey.fits_warnings import no_remarks
+from archive_builder.survey.fits_warnings import quiet_astropy
 
 FILE_CARDS = re.compile(
     r"SIMPLE|XTENSION|BITPIX|NAXIS\d*|EXTEND|PCOUNT|GCOUNT|GROUPS|BSCALE|BZERO|BLANK|CHECKSUM|DATASUM|END|"
@@ -97,7 +97,7 @@ class HeaderTemplate:
     @classmethod
     def of_tile(cls, text: str) -> HeaderTemplate:
         """Make the template from a tile's header, a card a line."""
-        with no_remarks():
+        with quiet_astropy():
             header = fits.Header.fromstring(text, sep="\n")
             versions = [match[1] for keyword in header if (match := WCS_VERSION.fullmatch(keyword))]
             for version in sorted({"", *versions}):
@@ -151,7 +151,7 @@ class TileHeaders:
     @cached_property
     def wcs(self) -> WCS:
         """The tile's WCS, by its first band."""
-        with no_remarks():
+        with quiet_astropy():
             return WCS(fits.Header.fromstring(next(iter(self._texts.values())), sep="\n"))
 
     def template(self, band: str) -> HeaderTemplate:

@@ -1,1 +1,1 @@
-"""The survey's files: recipe, tiles, images, catalogues."""
+"""Input files of a survey: recipe, tables, images and pictures."""

@@ -1,4 +1,4 @@
-"""A tile's colour picture, as STIFF makes it, some rows at a time."""
+"""Colour picture of a tile, read some rows at a time."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ from archive_builder.geometry import Shape
 
 IMAGE_LENGTH, COMPRESSION, STRIP_OFFSETS, ORIENTATION = 257, 259, 273, 274
 ROWS_PER_STRIP, STRIP_BYTE_COUNTS, PLANAR_CONFIGURATION = 278, 279, 284
-"""Tags of TIFF that say where its strips are."""
+"""TIFF tags with the places of the strips."""
 
 STRIP_TAGS = (256, 258, 259, 262, 266, 277, 284, 317, 338, 339, 347, 530, 531, 532)
-"""Tags that say how a strip is to be read: its width, its samples, their compression and their colours."""
+"""TIFF tags for decoding a strip: width, samples, compression and colours."""
 
 BY_ITSELF = (1, 5, 7, 8, 32773, 32946)
-"""Compressions that can be undone strip by strip: none, LZW, JPEG, Deflate and PackBits."""
+"""Compressions that allow decoding of single strips: none, LZW, JPEG, Deflate, PackBits."""
 
 
 class Picture:
-    """A tile's colour picture, open for reading; its first row is the sky's top.
+    """The colour picture of a tile, open for reading; the first row is the top of the sky, as STIFF writes it.
 
-    Of a TIFF in strips only the strips asked for are decoded. Any other file is read whole.
+    From a TIFF in strips, only the requested strips are decoded. Any other file is decoded whole.
 
     Parameters
     ----------
     path : Path
         A TIFF, PNG or JPEG.
     shape : (ny, nx)
-        Of the tile, which the picture must have too.
+        Size of the tile, px; the picture must have the same size.
 
     Raises
     ------
     TileError
-        The file cannot be read, or is not the tile's size.
+        The file cannot be read, or has another size than the tile.
     """
 
     def __init__(self, path: Path, shape: Shape) -> None:
@@ -70,7 +70,7 @@ class Picture:
 
     @property
     def strip_rows(self) -> int:
-        """How many rows are decoded together: all of a file that has no strips."""
+        """Rows that are decoded together: all rows of a file without strips."""
         height: int = self._file.size[1]
         tags = self._file.tag_v2 if isinstance(self._file, TiffImageFile) else {}
         rows = min(tags.get(ROWS_PER_STRIP, height), height)
@@ -89,7 +89,7 @@ class Picture:
         Raises
         ------
         TileError
-            They cannot be read.
+            The rows cannot be read.
         """
         (width, height), step = self._file.size, self.strip_rows
         with self._readable():
@@ -102,7 +102,7 @@ class Picture:
             return out
 
     def _strip(self, number: int, rows: int) -> Image.Image:
-        """Return one strip as a TIFF of its own: Pillow decodes whole files only."""
+        """Return one strip as a separate TIFF, since Pillow decodes only whole files."""
         file: Any = self._file
         tags, size = file.tag_v2, file.tag_v2[STRIP_BYTE_COUNTS][number]
         directory = ImageFileDirectory_v2()
@@ -110,7 +110,7 @@ class Picture:
             if tag in tags:
                 directory.tagtype[tag] = tags.tagtype[tag]
                 directory[tag] = tags[tag]
-        # The strip follows the directory, which adds its own length to the offset.
+        # The strip follows the directory; Pillow adds the length of the directory to the offset.
         for tag, value in ((IMAGE_LENGTH, rows), (ROWS_PER_STRIP, rows), (STRIP_OFFSETS, 0), (STRIP_BYTE_COUNTS, size)):
             directory.tagtype[tag] = TiffTags.LONG
             directory[tag] = value
@@ -122,38 +122,38 @@ class Picture:
         return Image.open(strip, formats=["TIFF"])
 
     def _check(self, shape: Shape) -> None:
-        """Refuse a picture of another size than the tile's, or of no colours."""
+        """Refuse a picture of another size than the tile, or of an unknown mode."""
         width, height = self._file.size
         if (width, height) != shape[::-1]:
             raise TileError(
                 f"{self._path}: the colour picture is {width} x {height} px but the tile "
-                f"{shape[1]} x {shape[0]}: make it anew, or leave out survey.color"
+                f"{shape[1]} x {shape[0]}: make the picture again, or remove survey.color"
             )
         if self._file.mode not in ("RGB", "RGBA", "L"):
             raise TileError(
-                f"{self._path}: the colour picture is of mode {self._file.mode}, not 8-bit RGB: make it anew"
+                f"{self._path}: the colour picture has mode {self._file.mode}, not 8-bit RGB: make the picture again"
             )
 
     @contextmanager
     def _readable(self) -> Iterator[None]:
-        """Turn what Pillow raises into an error that names the file and the remedy."""
-        # Pillow refuses large pictures by their size alone, and a tile is one; here the size is known beforehand.
+        """Turn an error of Pillow into one that names the file and the remedy."""
+        # Pillow refuses large pictures by default, and a tile is large. The size is checked against the tile instead.
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
             with warnings.catch_warnings():
-                # Of a damaged file it also warns, before it gives up or goes on.
+                # Pillow also warns about a damaged file, before it raises an error or continues.
                 warnings.simplefilter("ignore", UserWarning)
                 yield
         except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
             raise TileError(
-                f"{self._path}: the colour picture cannot be read ({one_line(error)}): make it anew"
+                f"{self._path}: the colour picture cannot be read ({one_line(error)}): make the picture again"
             ) from None
         finally:
             Image.MAX_IMAGE_PIXELS = limit
 
 
 def _rgb(picture: Image.Image) -> Image.Image:
-    """Return a picture's pixels as 8-bit RGB."""
+    """Return the pixels of a picture as 8-bit RGB."""
     if picture.mode != "RGB":
         return picture.convert("RGB")
     picture.load()

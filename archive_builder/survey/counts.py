@@ -1,4 +1,4 @@
-"""How many objects the catalogues have, where that can be told without reading them."""
+"""Object counts of catalogues, without reading the catalogues."""
 
 from __future__ import annotations
 
@@ -6,19 +6,14 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-import pyarrow.compute as pc
-from astropy.io import fits
-from pyarrow import parquet
-
-from archive_builder.errors import TileError
-from archive_builder.survey.catalog import READ_ERRORS, fits_table, format_of, is_compressed
+from archive_builder.errors import TableError
 from archive_builder.survey.discovery import TileFiles
-from archive_builder.survey.fits_warnings import no_remarks
 from archive_builder.survey.recipe import CatalogSection
+from archive_builder.survey.tables import open_table
 
 
 def count_objects(tiles: Sequence[TileFiles], columns: CatalogSection) -> dict[str, int] | None:
-    """Count the rows of every tile's catalogue by the headers of FITS files and the metadata of Parquet files.
+    """Count the rows of every tile's catalogue, from the headers of FITS files and the metadata of Parquet files.
 
     Parameters
     ----------
@@ -28,45 +23,18 @@ def count_objects(tiles: Sequence[TileFiles], columns: CatalogSection) -> dict[s
     Returns
     -------
     dict of str to int, or None
-        Each tile's objects; None if the catalogues would have to be read for it: text, compressed FITS, a FITS
-        table that serves several tiles. A tile whose catalogue cannot be read is left out.
+        Objects by tile, without the tiles whose catalogue cannot be read. None if counting would read a whole
+        catalogue: text, compressed FITS, a FITS table of several tiles.
     """
-    if not all(_is_countable(path, columns) for path in {files.catalog for files in tiles}):
-        return None
-    by_path: dict[Path, Counter[str]] = {}
-    counts: dict[str, int] = {}
-    for files in tiles:
+    counts: dict[Path, int | Counter[str]] = {}
+    for path in dict.fromkeys(files.catalog for files in tiles):
         try:
-            if columns.tile is None:
-                counts[files.tile] = _rows(files.catalog, columns)
-            else:
-                if files.catalog not in by_path:
-                    by_path[files.catalog] = _rows_by_tile(files.catalog, columns.tile)
-                counts[files.tile] = by_path[files.catalog][files.tile]
-        except (*READ_ERRORS, TileError):  # a build says what is wrong with it
+            table = open_table(path, [columns.object_id, columns.ra, columns.dec], otherwise="fits")
+            rows = table.count(columns.tile) if columns.tile else table.rows
+        except TableError:  # a build reports the error
             continue
-    return counts
-
-
-def _is_countable(path: Path, columns: CatalogSection) -> bool:
-    kind = format_of(path)
-    return kind == "parquet" or (kind == "fits" and not is_compressed(path) and columns.tile is None)
-
-
-def _rows(path: Path, columns: CatalogSection) -> int:
-    """Return the rows of a catalogue of one tile."""
-    if format_of(path) == "parquet":
-        return int(parquet.read_metadata(path).num_rows)
-    with no_remarks(), fits.open(path, memmap=False) as hdus:
-        return int(fits_table(hdus, [columns.object_id, columns.ra, columns.dec]).header["NAXIS2"])
-
-
-def _rows_by_tile(path: Path, column: str) -> Counter[str]:
-    """Return the rows of each tile in a Parquet file that serves several, by its column of their names alone."""
-    counts: Counter[str] = Counter()
-    with parquet.ParquetFile(path, read_dictionary=[column], pre_buffer=False) as file:
-        for group in range(file.num_row_groups):
-            names = file.read_row_group(group, columns=[column], use_threads=False)[column]
-            for name, rows in (pair.values() for pair in pc.value_counts(names).to_pylist()):
-                counts[str(name).strip()] += rows
-    return counts
+        if rows is None:
+            return None
+        counts[path] = rows
+    found = {files.tile: counts[files.catalog] for files in tiles if files.catalog in counts}
+    return {tile: rows if isinstance(rows, int) else rows[tile] for tile, rows in found.items()}

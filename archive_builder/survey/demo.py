@@ -1,4 +1,4 @@
-"""A sky survey made up: tiles, catalogues and a recipe in the file layout of the Dark Energy Survey."""
+"""A synthetic sky survey in the file layout of the Dark Energy Survey: tiles, catalogues and a recipe."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -15,19 +15,19 @@ from PIL import Image
 BANDS = ("g", "r", "i", "z", "Y")
 
 PIXEL_SCALE = 0.263
-"""Arcsec per pixel of DECam and of the DES coadds."""
+"""Pixel scale of DECam and of the DES coadds, arcsec."""
 
 ZERO_POINT = 30.0
 """AB magnitude of one count, as in the DES coadds."""
 
 BACKGROUND_RMS = {"g": 2.0, "r": 2.6, "i": 4.6, "z": 8.8, "Y": 32.0}
-"""Typical pixel noise of a DES coadd at zero point 30, in counts."""
+"""Typical background RMS of a DES coadd at zero point 30, counts."""
 
 SATURATION = 1.0e5
-"""Counts at which a pixel is full; what is above runs along the column."""
+"""Saturation level of a pixel, counts; the charge above it runs along the column."""
 
 NO_DATA_BIT, SATURATED_BIT = 1, 2
-"""Bits of the MSK image, DES's BADPIX_BPM and BADPIX_SATURATE."""
+"""Bits of the MSK image: BADPIX_BPM and BADPIX_SATURATE of DES."""
 
 FILTER_CARDS = {
     "g": "g DECam SDSS c0001 4720.0 1520.0",
@@ -38,39 +38,39 @@ FILTER_CARDS = {
 }
 
 SURVEY_RA, SURVEY_DEC = 54.0, -28.0
-"""Centre of the first tile in degrees: the Chandra Deep Field South, inside DES."""
+"""Centre of the first tile, deg: the Chandra Deep Field South, inside DES."""
 
 OVERLAP = round(60.0 / PIXEL_SCALE)
-"""Pixels by which neighbouring tiles overlap: an arcminute, as in DES."""
+"""Overlap of neighbouring tiles, px: an arcminute, as in DES."""
 
 SMALLEST_TILE = 256
-"""Pixels: a cutout of an arcminute (228 px) and two background meshes (128 px) fit."""
+"""Minimum side of a tile, px: a cutout of an arcminute (228 px) and two background cells (128 px) fit."""
 
 NOISE_CELL = 32
-"""Pixels a side of the cells in which the noise level is constant."""
+"""Side of the cells of constant noise level, px."""
 
 QUANTIZE_LEVEL = 16.0
-"""Steps per noise RMS, fpack's `-q 16`."""
+"""Quantization steps per background RMS, as with `fpack -q 16`."""
 
 PSF_FWHM = 0.9 / PIXEL_SCALE
-"""Pixels."""
+"""Full width of the PSF at half maximum, px."""
 
 STAR_FRACTION = 0.15
 SATURATED_STAR_MAG = 12.0
 FAINTEST_MAG = 24.5
-"""i-band AB magnitude at which the catalogue ends, about 5 sigma for a point source."""
+"""Faintest i-band AB magnitude of the catalogue, about 5 sigma for a point source."""
 
 FIRST_OBJECT_ID = 353_000_000
 
 # Exponential and de Vaucouleurs profiles of unit half-light radius as sums of Gaussians (Hogg & Lang 2013,
-# PASP 125, 719, "lux" and "luv"): convolution with a PSF made of Gaussians is then only a sum of variances.
+# PASP 125, 719, "lux" and "luv"). Convolution with a PSF of Gaussians then adds only the variances.
 DISK_FLUX = np.array([0.0023485, 0.0307995, 0.223364, 1.17949, 4.33874, 5.99821])
 DISK_VARIANCE = np.array([0.00120079, 0.00884526, 0.0391463, 0.139977, 0.460963, 1.50160])
 BULGE_FLUX = np.array([0.0426348, 0.240127, 0.685908, 1.51937, 2.83627, 4.46468, 5.72441, 5.60989])
 BULGE_VARIANCE = np.array([0.00022376, 0.0010022, 0.00418731, 0.0169433, 0.068485, 0.287207, 1.3332, 8.4022])
 
 # A Moffat profile of beta = 3 is an integral over Gaussians of variance alpha^2 / (2 t) and of flux
-# t exp(-t) dt; four nodes of Gauss-Laguerre quadrature stand in for the integral.
+# t exp(-t) dt. Gauss-Laguerre quadrature with four nodes approximates the integral.
 _NODES, _WEIGHTS = np.polynomial.laguerre.laggauss(4)
 MOFFAT_ALPHA = PSF_FWHM / (2.0 * sqrt(2.0 ** (1.0 / 3.0) - 1.0))
 PSF_FLUX = _NODES * _WEIGHTS / np.sum(_NODES * _WEIGHTS)
@@ -78,28 +78,28 @@ PSF_VARIANCE = MOFFAT_ALPHA**2 / (2.0 * _NODES)
 PSF_HALF_LIGHT = MOFFAT_ALPHA * sqrt(sqrt(2.0) - 1.0)
 
 HALO_FLUX, HALO_SCALE = 0.05, 4.0
-"""Light scattered far from a star, a Moffat profile of beta = 1.5: share of the flux, and pixels."""
+"""Scattered light around a star, a Moffat profile of beta = 1.5: fraction of the flux, and scale in px."""
 
 STAMP_RADII = np.unique(np.round(6.0 * 1.2 ** np.arange(21))).astype(np.int64)
 STAMP_EDGE = 0.04
-"""A source is drawn out to where it sinks below this share of the noise RMS in every band."""
+"""Brightness at the edge of a stamp, in units of the background RMS; the largest of all bands."""
 
 NOISE_KERNEL = 0.15
-"""Weight of the next pixel in the noise: a correlation of 0.29 with it, as resampling leaves."""
+"""Weight of the next pixel in the noise: neighbours have a correlation of 0.29, as after resampling."""
 
 COLOR_SCALE = {"i": 1.65, "r": 1.1, "g": 0.72}
-"""Counts of one display unit in red, green and blue: a typical galaxy comes out a warm white."""
+"""Counts per display unit in red, green and blue: a typical galaxy becomes warm white."""
 
 MAX_RMS_R = 3.8
 MIN_DEPTH_I = 24.15
-"""Thresholds of the recipe: 1.45 times the typical noise. Only the shallow corner of a tile fails them."""
+"""Thresholds of the recipe: 1.45 times the typical background RMS. Only the shallow corner of a tile fails them."""
 
 FloatArray = NDArray[np.float64]
 PixelArray = NDArray[np.float32]
 
 
 class _Draw(IntEnum):
-    """What a stream of random numbers is for; of the last two there is one a band."""
+    """Purpose of a stream of random numbers; the last two are the first of one per band."""
 
     STAR = 0
     CORNER = 1
@@ -111,7 +111,7 @@ class _Draw(IntEnum):
 
 @dataclass(frozen=True)
 class _Tile:
-    """One tile: its place in the survey, its side in pixels and its centre in degrees."""
+    """One tile: number, name, side in px, centre in deg, and seed of the survey."""
 
     index: int
     name: str
@@ -121,12 +121,12 @@ class _Tile:
     seed: int
 
     def rng(self, purpose: int) -> np.random.Generator:
-        """Random numbers of this tile for one purpose, whatever other tiles there are."""
+        """Return the random numbers of this tile for one purpose, independent of other tiles."""
         seed = np.random.SeedSequence(self.seed, spawn_key=(self.index, purpose))
         return np.random.Generator(np.random.PCG64(seed))
 
     def wcs_cards(self) -> fits.Header:
-        """The astrometry as DES writes it: a tangent plane touching the sky at the tile's centre."""
+        """Return the astrometry in the form of DES: a tangent plane that touches the sky at the tile centre."""
         centre, step = (self.size + 1) / 2.0, PIXEL_SCALE / 3600.0
         return fits.Header(
             [
@@ -148,18 +148,18 @@ class _Tile:
         )
 
     def pixels(self, ra: FloatArray, dec: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """0-based pixel positions x, y of positions on the sky in degrees."""
+        """Return 0-based pixel positions x, y of positions on the sky in deg."""
         x, y = WCS(self.wcs_cards()).all_world2pix(ra, dec, 0)
         return x, y
 
     def depth(self, ra: FloatArray, dec: FloatArray) -> FloatArray:
-        """How far inside the tile's edge positions lie, in pixels; negative outside."""
+        """Return the distances of positions from the tile edge, px; negative outside the tile."""
         x, y = self.pixels(ra, dec)
         middle = (self.size - 1) / 2.0
         return self.size / 2.0 - np.maximum(np.abs(x - middle), np.abs(y - middle))
 
     def star_place(self) -> FloatArray:
-        """Where the saturated star stands, as fractions (x, y) of the side: in one of the four quarters."""
+        """Return the place of the saturated star, as fractions (x, y) of the side, inside one quarter of the tile."""
         rng = self.rng(_Draw.STAR)
         from_edge = rng.uniform(0.2, 0.35, 2)
         return np.where(rng.random(2) < 0.5, from_edge, 1.0 - from_edge)
@@ -167,37 +167,39 @@ class _Tile:
 
 @dataclass(frozen=True)
 class _Sources:
-    """N sources on the sky: where they are, what they look like, how bright they are."""
+    """N sources: positions, shapes and brightness."""
 
     ra: FloatArray
-    """(N,) deg."""
+    """(N,) RA, deg."""
     dec: FloatArray
-    """(N,) deg."""
+    """(N,) Dec, deg."""
     mag: FloatArray
-    """(N, bands) AB."""
+    """(N, bands) AB magnitudes."""
     is_star: NDArray[np.bool_]
+    """(N,) True for a star."""
     half_light: FloatArray
     """(N,) half-light radius along the major axis before the PSF, px; 0 for a star."""
     bulge: FloatArray
-    """(N,) share of the light in a de Vaucouleurs profile, the rest is exponential."""
+    """(N,) fraction of the flux in a de Vaucouleurs profile; the rest is exponential."""
     axis_ratio: FloatArray
+    """(N,) minor axis / major axis."""
     angle: FloatArray
-    """(N,) rad from the x axis to the major axis."""
+    """(N,) angle from the x axis to the major axis, rad."""
 
     @property
     def flux(self) -> FloatArray:
-        """(N, bands) counts."""
+        """(N, bands) fluxes, counts."""
         flux: FloatArray = 10.0 ** (0.4 * (ZERO_POINT - self.mag))
         return flux
 
     def take(self, chosen: NDArray[np.bool_]) -> "_Sources":
-        """The chosen ones."""
+        """Return the chosen sources."""
         return _Sources(*(getattr(self, field.name)[chosen] for field in fields(self)))
 
 
 @dataclass(frozen=True)
 class _Stamp:
-    """One source as it falls on a tile: a profile of unit flux and the counts it has in each band."""
+    """One source on a tile: corner in px, profile of unit flux, and counts in each band."""
 
     x0: int
     y0: int
@@ -207,47 +209,47 @@ class _Stamp:
 
 @dataclass(frozen=True)
 class _Hole:
-    """Pixels without data: a box on the tile and which of its pixels they are. Empty on most tiles."""
+    """Pixels without data: a box on the tile, and its pixels without data. Empty on most tiles."""
 
     box: tuple[slice, slice]
     inside: NDArray[np.bool_]
 
 
 def make_survey(directory: Path, *, tiles: int = 4, tile_size: int = 1000, objects: int = 400, seed: int = 1) -> Path:
-    """Make a synthetic survey: images in five bands, a colour picture and a catalogue a tile, and a recipe.
+    """Write a synthetic survey: a recipe, and for each tile images in five bands, a colour picture and a catalogue.
 
     The same arguments give the same files, byte for byte.
 
     Parameters
     ----------
     directory : Path
-        Where the survey goes; made if it is not there. It must not hold a survey already.
+        Folder of the survey, created if missing. It must not hold a survey.
     tiles : int
-        How many tiles, on a near-square grid of overlapping neighbours.
+        Number of tiles, on a near-square grid of overlapping neighbours.
     tile_size : int
-        Side of a tile in pixels of 0.263 arcsec; 10000 in DES.
+        Side of a tile, px of 0.263 arcsec; 10000 in DES.
     objects : int
-        Catalogued objects a tile, exactly; 40000 in DES. Each is in one catalogue only, that of the tile it
-        lies deepest in.
+        Exact number of catalogued objects per tile; 40000 in DES. An object is only in the catalogue of the tile
+        with the greatest distance between the object and the tile edge.
     seed : int
-        Another seed makes another sky.
+        Seed of the random numbers; another seed gives another sky.
 
     Returns
     -------
     Path
-        The recipe, ``directory/survey.toml``. It is written last: where it is, the survey is whole.
+        The recipe, ``directory/survey.toml``. It is written last: if it exists, the survey is complete.
 
     Raises
     ------
     ValueError
-        If the arguments make no survey.
+        An argument is out of range.
     FileExistsError
-        If the directory holds a survey or a part of one.
+        The directory holds a survey or a part of one.
     """
     _check(tiles, tile_size, objects, seed)
     recipe = directory / "survey.toml"
     if recipe.exists() or any(directory.glob("DEM*")):
-        raise FileExistsError(f"{directory} holds a synthetic survey already: remove it or give another")
+        raise FileExistsError(f"{directory} already holds a synthetic survey: remove it, or give another folder")
     layout = _lay_out(tiles, tile_size, seed)
     for tile in layout:
         _make_tile(directory / tile.name, tile, layout, objects)
@@ -257,23 +259,23 @@ def make_survey(directory: Path, *, tiles: int = 4, tile_size: int = 1000, objec
 
 def _check(tiles: int, tile_size: int, objects: int, seed: int) -> None:
     if tiles < 1:
-        raise ValueError(f"a survey has at least one tile, not {tiles}")
+        raise ValueError(f"{tiles} tiles: ask for at least one tile")
     if tile_size < SMALLEST_TILE:
-        raise ValueError(f"a tile is at least {SMALLEST_TILE} px wide, for a cutout to fit, not {tile_size}")
+        raise ValueError(f"a tile of {tile_size} px is too small for a cutout: ask for at least {SMALLEST_TILE} px")
     if not 1 <= objects <= tile_size**2 // 100:
         most = tile_size**2 // 100
-        raise ValueError(f"a tile of {tile_size} px holds 1 to {most} objects, not {objects}")
+        raise ValueError(f"{objects} objects per tile: a tile of {tile_size} px holds 1 to {most} objects")
     if seed < 0:
-        raise ValueError(f"the seed is not negative, unlike {seed}")
+        raise ValueError(f"seed {seed} is negative: give a seed of 0 or more")
     if ceil(sqrt(tiles)) * tile_size * PIXEL_SCALE / 3600.0 > 90.0:
-        raise ValueError(f"{tiles} tiles of {tile_size} px reach over more than 90 degrees: ask for fewer")
+        raise ValueError(f"{tiles} tiles of {tile_size} px span more than 90 degrees: ask for fewer tiles")
 
 
 # ---- the tiles on the sky
 
 
 def _lay_out(tiles: int, size: int, seed: int) -> list[_Tile]:
-    """Tiles on a near-square grid: columns along RA, rows along Dec, overlapping at their sides."""
+    """Return tiles on a near-square grid: columns along RA, rows along Dec, with overlapping sides."""
     spacing = (size - min(OVERLAP, size // 4)) * PIXEL_SCALE / 3600.0
     layout = []
     for index, (column, row) in zip(range(tiles), _grid(), strict=False):
@@ -284,7 +286,7 @@ def _lay_out(tiles: int, size: int, seed: int) -> list[_Tile]:
 
 
 def _grid() -> Iterator[tuple[int, int]]:
-    """Places (column, row) shell by shell, so that a tile's place does not depend on how many follow."""
+    """Yield places (column, row) shell by shell: the place of a tile does not depend on the number of tiles."""
     shell = 0
     while True:
         yield from ((shell, row) for row in range(shell))
@@ -293,7 +295,7 @@ def _grid() -> Iterator[tuple[int, int]]:
 
 
 def _tile_name(ra: float, dec: float) -> str:
-    """A name like DES's, to the second: ``DEM033600-280000``."""
+    """Return a name in the style of DES, to the second: ``DEM033600-280000``."""
     time, arc = round(ra * 240.0) % 86400, round(abs(dec) * 3600.0)
     sign = "-" if dec < 0 else "+"
     return (
@@ -303,10 +305,10 @@ def _tile_name(ra: float, dec: float) -> str:
 
 
 def _neighbours(tile: _Tile, layout: list[_Tile]) -> list[_Tile]:
-    """The other tiles that may overlap this one: centres within a tile's diagonal."""
+    """Return the other tiles that may overlap this one: their centres are within a tile diagonal."""
     ra, dec = np.radians([(other.ra, other.dec) for other in layout]).T
     to_ra, to_dec = radians(tile.ra), radians(tile.dec)
-    # Haversine: accurate for small angles, where the cosine of the angle is not.
+    # The haversine is accurate for small angles; the cosine of the angle is not.
     sine = np.sin((dec - to_dec) / 2.0) ** 2 + np.cos(dec) * cos(to_dec) * np.sin((ra - to_ra) / 2.0) ** 2
     near = 2.0 * np.arcsin(np.sqrt(sine)) < radians(sqrt(2.0) * tile.size * PIXEL_SCALE / 3600.0)
     return [other for other in layout if near[other.index] and other.index != tile.index]
@@ -316,7 +318,7 @@ def _neighbours(tile: _Tile, layout: list[_Tile]) -> list[_Tile]:
 
 
 def _draw_sources(tile: _Tile, neighbours: list[_Tile], count: int) -> _Sources:
-    """The sources that belong to one tile, one of them a saturated star."""
+    """Return the sources that belong to one tile, with one saturated star."""
     rng = tile.rng(_Draw.SOURCES)
     ra, dec = _own_positions(tile, neighbours, count, rng)
     is_star = rng.random(count) < STAR_FRACTION
@@ -327,9 +329,9 @@ def _draw_sources(tile: _Tile, neighbours: list[_Tile], count: int) -> _Sources:
     ra[brightest], dec[brightest] = WCS(tile.wcs_cards()).all_pix2world(x, y, 0)
 
     elliptical = ~is_star & (rng.random(count) < 0.25)
-    # Half-light radii of 0.3" at magnitude 24 and 1.5" at 17, with a scatter of 0.15 dex.
+    # Half-light radii of 0.3" at magnitude 24 and 1.5" at magnitude 17, with a scatter of 0.15 dex.
     half_light = 0.3 * 10.0 ** (0.1 * (24.0 - mag_i) + rng.normal(0.0, 0.15, count)) / PIXEL_SCALE
-    # A disk of thickness 0.2 seen from anywhere; an elliptical is rounder.
+    # A disk of thickness 0.2 at a random inclination; an elliptical is rounder.
     disk_ratio = np.sqrt(0.04 + 0.96 * rng.random(count) ** 2)
     bulge = np.where(elliptical, 1.0, np.clip(rng.normal(0.15, 0.12, count), 0.0, 0.5))
     return _Sources(
@@ -347,7 +349,7 @@ def _draw_sources(tile: _Tile, neighbours: list[_Tile], count: int) -> _Sources:
 def _own_positions(
     tile: _Tile, neighbours: list[_Tile], count: int, rng: np.random.Generator
 ) -> tuple[FloatArray, FloatArray]:
-    """Positions in degrees, uniform over the part of a tile that lies deeper in it than in any other."""
+    """Return positions in deg, uniform over the part of a tile that is deeper in it than in any other tile."""
     wcs = WCS(tile.wcs_cards())
     ra, dec = np.empty(0), np.empty(0)
     while len(ra) < count:
@@ -361,7 +363,7 @@ def _own_positions(
 
 
 def _counts(rng: np.random.Generator, slope: float, brightest: float, count: int) -> FloatArray:
-    """Magnitudes whose number grows as ``10 ** (slope * mag)`` down to the faintest."""
+    """Return magnitudes with counts growing as ``10 ** (slope * mag)``, from the brightest to `FAINTEST_MAG`."""
     smallest = 10.0 ** (slope * (brightest - FAINTEST_MAG))
     return FAINTEST_MAG + np.log10(rng.uniform(smallest, 1.0, count)) / slope
 
@@ -369,7 +371,7 @@ def _counts(rng: np.random.Generator, slope: float, brightest: float, count: int
 def _band_magnitudes(
     rng: np.random.Generator, mag_i: FloatArray, is_star: NDArray[np.bool_], elliptical: NDArray[np.bool_]
 ) -> FloatArray:
-    """AB magnitudes (N, bands) from those in i and colours g-r, r-i, i-z, z-Y of each kind of source."""
+    """Return AB magnitudes (N, bands) from i magnitudes and the colours g-r, r-i, i-z, z-Y of each kind of source."""
     red_dwarf = is_star & (rng.random(len(mag_i)) < 0.5)
     # Typical colours of the stellar locus (G and M dwarfs) and of galaxies at redshift 0.3 to 0.6.
     kinds = [red_dwarf, is_star, elliptical]
@@ -385,7 +387,7 @@ def _band_magnitudes(
 
 
 def _stamps_on(tile: _Tile, sources: _Sources) -> list[_Stamp]:
-    """Stamps of those sources whose light falls on a tile, in pixels of that tile."""
+    """Return the stamps of the sources that send light onto a tile, in pixels of this tile."""
     x, y = tile.pixels(sources.ra, sources.dec)
     radius = _stamp_radii(sources)
     last = tile.size - 1
@@ -405,7 +407,7 @@ def _stamps_on(tile: _Tile, sources: _Sources) -> list[_Stamp]:
 
 
 def _stamp_radii(sources: _Sources) -> NDArray[np.int64]:
-    """Pixels from the centre of each source at which it is lost in the noise of every band."""
+    """Return the radius of each stamp, px: outside, the source is below `STAMP_EDGE` in every band."""
     share, major, minor = _gaussians(sources)
     peak = share / (2.0 * np.pi * np.sqrt(major * minor))
     signal_to_noise = np.max(sources.flux / np.array([BACKGROUND_RMS[band] for band in BANDS]), axis=1)
@@ -418,12 +420,12 @@ def _stamp_radii(sources: _Sources) -> NDArray[np.int64]:
 
 
 def _gaussians(sources: _Sources) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Each source, seen through the PSF, as a sum of Gaussians.
+    """Return each source after the PSF as a sum of Gaussians.
 
     Returns
     -------
     share, major, minor : (N, K) arrays
-        Shares of the flux, and variances along the major and minor axes in px^2.
+        Fractions of the flux, and variances along the major and minor axes, px^2.
     """
     disk = (1.0 - sources.bulge)[:, None] * DISK_FLUX / DISK_FLUX.sum()
     bulge = sources.bulge[:, None] * BULGE_FLUX / BULGE_FLUX.sum()
@@ -436,16 +438,16 @@ def _gaussians(sources: _Sources) -> tuple[FloatArray, FloatArray, FloatArray]:
 
 
 def _halo(squared_radius: PixelArray) -> PixelArray:
-    """Brightness per unit flux of the light scattered far from a star, at distances given in px^2."""
+    """Return the scattered light of a star of unit flux, at squared distances in px^2."""
     shape = (np.float32(1.0) + squared_radius / np.float32(HALO_SCALE**2)) ** np.float32(-1.5)
     halo: PixelArray = shape * np.float32(HALO_FLUX / (2.0 * np.pi * HALO_SCALE**2))
     return halo
 
 
 def _squared_offsets(dx: float, dy: float, angle: float, radius: int) -> tuple[PixelArray, PixelArray]:
-    """Squared distances in px^2 along and across an axis, on a stamp of side ``2 * radius + 1``.
+    """Return squared distances along and across an axis, px^2, on a stamp of side ``2 * radius + 1``.
 
-    They are counted from a centre dx, dy px off the middle of the stamp.
+    The centre is at dx, dy px from the middle of the stamp.
     """
     x = np.arange(-radius, radius + 1) - dx
     y = np.arange(-radius, radius + 1)[:, None] - dy
@@ -456,7 +458,7 @@ def _squared_offsets(dx: float, dy: float, angle: float, radius: int) -> tuple[P
 def _unit_profile(
     along: PixelArray, across: PixelArray, share: FloatArray, major: FloatArray, minor: FloatArray
 ) -> PixelArray:
-    """A sum of Gaussians of unit flux on a stamp, from squared offsets and variances in px^2."""
+    """Return a sum of Gaussians of unit flux on a stamp, from squared offsets and variances in px^2."""
     a, b = ((-0.5 / variance).astype(np.float32)[:, None, None] for variance in (major, minor))
     peak = (share / (2.0 * np.pi * np.sqrt(major * minor))).astype(np.float32)
     profile: PixelArray = np.einsum("k,kyx->yx", peak, np.exp(a * along + b * across))
@@ -474,7 +476,7 @@ def _add_sources(image: PixelArray, stamps: list[_Stamp], band: int) -> None:
 
 
 def _saturate(image: PixelArray, stamps: list[_Stamp], band: int) -> None:
-    """Cap an image at the saturation level, in place, and let the charge above it run along the columns."""
+    """Cap an image at the saturation level, in place; the charge above it runs along the columns."""
     np.minimum(image, np.float32(SATURATION), out=image)
     for stamp in stamps:
         excess = float(np.sum(np.maximum(stamp.flux[band] * stamp.profile - SATURATION, 0.0)))
@@ -484,7 +486,7 @@ def _saturate(image: PixelArray, stamps: list[_Stamp], band: int) -> None:
 
 
 def _bleed(image: PixelArray, x: int, y: int, excess: float) -> None:
-    """Fill three columns through a star, the middle one twice as long, with charge worth `excess` counts."""
+    """Fill three columns through a star with a charge of `excess` counts; the middle column is twice as long."""
     length = min(ceil(excess / SATURATION / 4.0), len(image) // 4)
     for column, reach in ((x - 1, length // 2), (x, length), (x + 1, length // 2)):
         if 0 <= column < image.shape[1]:
@@ -495,10 +497,10 @@ def _bleed(image: PixelArray, x: int, y: int, excess: float) -> None:
 
 
 def _noise_mesh(tile: _Tile, band: int) -> PixelArray:
-    """Background RMS of one band in cells of NOISE_CELL px, counts.
+    """Return the background RMS of one band in cells of NOISE_CELL px, counts.
 
-    The level differs by up to 20% from tile to tile. On a tile it has a slope, the steps of two exposures
-    out of nine that do not cover all of it, and one corner where only a quarter of the exposures lie.
+    The level differs by up to 20% from tile to tile. Inside a tile, the level has a slope, two steps where one of
+    nine exposures ends, and one corner with only a quarter of the exposures.
     """
     rng = tile.rng(_Draw.NOISE_LEVEL + band)
     cells = ceil(tile.size / NOISE_CELL)
@@ -515,9 +517,9 @@ def _noise_mesh(tile: _Tile, band: int) -> PixelArray:
 
 
 def _shallow_corner(tile: _Tile, x: FloatArray, y: FloatArray) -> NDArray[np.bool_]:
-    """Which places, given as fractions of the side, lie in the corner with few exposures.
+    """Return which places, as fractions of the side, are in the corner with few exposures.
 
-    The corner is above or below the saturated star: never that of the hole.
+    The corner is above or below the saturated star, and so never the corner of the hole.
     """
     star_x, star_y = tile.star_place()
     width, height = tile.rng(_Draw.CORNER).uniform(0.28, 0.38, 2)
@@ -528,7 +530,7 @@ def _shallow_corner(tile: _Tile, x: FloatArray, y: FloatArray) -> NDArray[np.boo
 
 
 def _hole_on(tile: _Tile) -> _Hole:
-    """Where a chip gave no data: a tilted 5% of the first tile, diagonally across from its star."""
+    """Return the pixels of a chip without data: a tilted 5% of the first tile, diagonally opposite to its star."""
     if tile.index > 0:
         return _Hole((slice(0, 0), slice(0, 0)), np.zeros((0, 0), dtype=bool))
     x, y = (1.0 - tile.star_place()) * tile.size
@@ -542,7 +544,7 @@ def _hole_on(tile: _Tile) -> _Hole:
 
 
 def _noise_image(mesh: PixelArray, size: int, rng: np.random.Generator) -> PixelArray:
-    """Gaussian noise of the RMS in a mesh, correlated between neighbouring pixels, made in strips of rows."""
+    """Return Gaussian noise with the RMS of a mesh, correlated between neighbouring pixels, made in strips of rows."""
     image = np.empty((size, size), dtype=np.float32)
     kernel, norm = np.float32(NOISE_KERNEL), np.float32(1.0 / (1.0 + 2.0 * NOISE_KERNEL**2))
     above = rng.standard_normal((2, size + 2), dtype=np.float32)
@@ -557,7 +559,7 @@ def _noise_image(mesh: PixelArray, size: int, rng: np.random.Generator) -> Pixel
 
 
 def _weight_image(mesh: PixelArray, size: int, hole: _Hole) -> PixelArray:
-    """1 / RMS^2, and 0 in the hole."""
+    """Return the weights, 1 / RMS^2, and 0 in the hole."""
     cells = (1.0 / mesh**2).astype(np.float32)
     weight = np.repeat(np.repeat(cells, NOISE_CELL, axis=0)[:size], NOISE_CELL, axis=1)[:, :size]
     weight[hole.box][hole.inside] = 0.0
@@ -565,7 +567,7 @@ def _weight_image(mesh: PixelArray, size: int, hole: _Hole) -> PixelArray:
 
 
 def _mask_image(science: PixelArray, hole: _Hole) -> NDArray[np.int32]:
-    """Bits that say what is wrong with a pixel, 0 where nothing is."""
+    """Return the mask bits of each pixel, 0 for a good pixel."""
     mask = np.zeros(science.shape, dtype=np.int32)
     mask[science >= SATURATION] = SATURATED_BIT
     mask[hole.box][hole.inside] = NO_DATA_BIT
@@ -590,13 +592,13 @@ def _make_tile(folder: Path, tile: _Tile, layout: list[_Tile], objects: int) -> 
         if letter in COLOR_SCALE:
             _tint(color[:, :, list(COLOR_SCALE).index(letter)], science / np.float32(COLOR_SCALE[letter]))
         _write_band(folder / f"{tile.name}_r1p01_{letter}.fits.fz", tile, band, science, hole)
-        del science  # before the next band's is made
+        del science  # keep only one band in memory
     Image.fromarray(color).save(folder / f"{tile.name}_r1p01_irg.tiff", compression="jpeg", quality=90)
     _write_catalog(folder / f"{tile.name}_r1p01_cat.fits", tile, own)
 
 
 def _band_image(tile: _Tile, band: int, stamps: list[_Stamp], hole: _Hole) -> PixelArray:
-    """One band of a tile (size, size), counts."""
+    """Return one band of a tile (size, size), counts."""
     image = _noise_image(_noise_mesh(tile, band), tile.size, tile.rng(_Draw.NOISE + band))
     _add_sources(image, stamps, band)
     _saturate(image, stamps, band)
@@ -605,15 +607,15 @@ def _band_image(tile: _Tile, band: int, stamps: list[_Stamp], hole: _Hole) -> Pi
 
 
 def _tint(channel: NDArray[np.uint8], image: PixelArray) -> None:
-    """Fill one colour channel from an image in display units: an asinh stretch, the top of the sky first."""
+    """Fill one colour channel from an image in display units, with an asinh stretch, top of the sky first."""
     for row, counts in zip(range(len(image) - 1, -1, -1), image, strict=True):
-        # Linear up to twice the noise, logarithmic above; the sky is a dark grey, white is 3000 units.
+        # Linear up to twice the noise, logarithmic above. The sky is dark grey; 3000 units are white.
         stretched = 0.08 + 0.92 * np.arcsinh(np.nan_to_num(counts, nan=-np.inf) / 6.0) / np.arcsinh(500.0)
         channel[row] = np.clip(255.0 * stretched, 0.0, 255.0)
 
 
 def _write_band(path: Path, tile: _Tile, band: int, science: PixelArray, hole: _Hole) -> None:
-    """Write one band as fpack would: an empty primary HDU and the images SCI, MSK and WGT, compressed."""
+    """Write one band in the form of fpack: an empty primary HDU and the compressed images SCI, MSK and WGT."""
     fits.PrimaryHDU().writeto(path)
     _append_image(path, "SCI", science, tile, band)
     _append_image(path, "MSK", _mask_image(science, hole), tile, band)
@@ -621,7 +623,7 @@ def _write_band(path: Path, tile: _Tile, band: int, science: PixelArray, hole: _
 
 
 def _append_image(path: Path, name: str, data: NDArray[np.generic], tile: _Tile, band: int) -> None:
-    """Append one compressed image, so that no more than one is in memory."""
+    """Append one compressed image; only one is in memory at a time."""
     hdu = fits.CompImageHDU(
         data,
         header=_image_header(tile, band),
@@ -636,7 +638,7 @@ def _append_image(path: Path, name: str, data: NDArray[np.generic], tile: _Tile,
 
 
 def _image_header(tile: _Tile, band: int) -> fits.Header:
-    """The cards of one image."""
+    """Return the header cards of one image."""
     letter = BANDS[band]
     header = tile.wcs_cards()
     header.extend(
@@ -659,7 +661,7 @@ def _image_header(tile: _Tile, band: int) -> fits.Header:
 
 
 def _write_catalog(path: Path, tile: _Tile, sources: _Sources) -> None:
-    """Write one tile's objects, rows in the order of their IDs, with the columns of DES DR2."""
+    """Write the objects of one tile, sorted by ID, with the columns of DES DR2."""
     count = len(sources.ra)
     rng = tile.rng(_Draw.CATALOG)
     x, y = tile.pixels(sources.ra, sources.dec)
@@ -681,13 +683,13 @@ def _write_catalog(path: Path, tile: _Tile, sources: _Sources) -> None:
 
 
 def _object_ids(tile: _Tile, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Increasing IDs with gaps: two of three of a tile's block are not used."""
+    """Return increasing IDs with gaps: two thirds of the IDs in the block of a tile are unused."""
     block = 3 * count
     return FIRST_OBJECT_ID + tile.index * block + np.sort(rng.choice(block, count, replace=False))
 
 
 def _measured_magnitudes(sources: _Sources, radius: FloatArray, rng: np.random.Generator) -> FloatArray:
-    """Magnitudes (N, bands) with the error of an aperture of two half-light radii; 99 if nothing is seen."""
+    """Return magnitudes (N, bands) with the error of an aperture of two half-light radii; 99 without a detection."""
     rms = np.array([BACKGROUND_RMS[band] for band in BANDS])
     error = rms * (2.0 * radius * sqrt(np.pi))[:, None]
     flux = sources.flux + error * rng.standard_normal(sources.mag.shape)
@@ -696,24 +698,24 @@ def _measured_magnitudes(sources: _Sources, radius: FloatArray, rng: np.random.G
 
 
 def _star_class(sources: _Sources, rng: np.random.Generator) -> FloatArray:
-    """SExtractor's stellarity: 1 for stars, 0 for galaxies, and no opinion at the faint end."""
+    """Return the stellarity of SExtractor: 1 for stars, 0 for galaxies, near 0.5 at the faint end."""
     doubt = np.clip((sources.mag[:, BANDS.index("i")] - 19.0) / 5.0, 0.0, 1.0)
     opinion = 0.5 + np.where(sources.is_star, 0.48, -0.48) * (1.0 - doubt)
     return np.clip(opinion + 0.1 * doubt * rng.standard_normal(len(doubt)), 0.0, 1.0)
 
 
 def _recipe_text() -> str:
-    """The recipe that reads what `make_survey` writes."""
+    """Return the recipe of the survey that `make_survey` writes."""
     bands, typical_rms = ", ".join(f'"{band}"' for band in BANDS), BACKGROUND_RMS["r"]
     return f"""\
-# A synthetic survey in the file layout of the Dark Energy Survey, and how to read it.
+# Recipe of a synthetic survey in the file layout of the Dark Energy Survey.
 
 [survey]
 name = "Demo"
 root = "."                                # the folder of this file
 bands = [{bands}]
-image = "{{tile}}/{{tile}}_*_{{band}}.fits*"    # every tile that this finds; fpacked files as they are
-image_hdu = "SCI"                         # beside it in the same file: MSK, WGT
+image = "{{tile}}/{{tile}}_*_{{band}}.fits*"    # finds every tile; may be fpacked
+image_hdu = "SCI"                         # the same file has MSK and WGT
 color = "{{tile}}/{{tile}}_*_irg.tiff"
 zero_point = {ZERO_POINT}                         # AB magnitude of one count
 
@@ -726,12 +728,12 @@ dec = "DELTAWIN_J2000"
 [cutout]
 size = "1 arcmin"                         # 228 px of {PIXEL_SCALE} arcsec
 
-[quality]                                 # an object is skipped where any of these fails
+[quality]                                 # an object is skipped if any of these fails
 max_background_rms = {{ r = {MAX_RMS_R} }}          # counts; {typical_rms} is typical
 min_depth = {{ i = {MIN_DEPTH_I} }}                 # AB mag, 5 sigma; both fail in a corner of each tile
-max_blank_fraction = 0.5                  # of the cutout's pixels; a hole in the first tile
+max_blank_fraction = 0.5                  # of the cutout pixels; the first tile has a hole
 
 [storage]
-layout = "mosaic"                         # every pixel stored once
-quantization = {QUANTIZE_LEVEL:.0f}                         # steps per background RMS
+layout = "mosaic"                         # each pixel is stored once
+quantization = {QUANTIZE_LEVEL:.0f}                         # quantization steps per background RMS
 """

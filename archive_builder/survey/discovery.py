@@ -1,4 +1,4 @@
-"""Which tiles there are, which files make each, and the fingerprint of those files."""
+"""Tiles of a survey, their files, and a fingerprint of these files."""
 
 from __future__ import annotations
 
@@ -11,63 +11,63 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from archive_builder.errors import RecipeError, TileError, one_line
-from archive_builder.survey.catalog import READ_ERRORS, read_csv
+from archive_builder.errors import RecipeError, TableError, TileError
 from archive_builder.survey.recipe import Recipe
+from archive_builder.survey.tables import as_text, open_table
 
 TILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
-"""What a tile may be called: its shard is a file of that name."""
+"""Valid tile names: a shard file has the name of its tile."""
 
 PLACEHOLDER = re.compile(r"\{([^}]*)\}")
-"""What a pattern has filled in: ``{tile}``, ``{band}``, a column of the tile table."""
+"""Placeholders of a pattern: ``{tile}``, ``{band}``, a column of the tile table."""
 
 
 @dataclass(frozen=True)
 class TileFiles:
-    """The files that make one tile."""
+    """The files of one tile."""
 
     tile: str
-    """The tile's name."""
+    """Tile name."""
 
     images: Mapping[str, Path]
-    """Each band's image, in the recipe's order."""
+    """Image of each band, in the order of the recipe."""
 
     catalog: Path
-    """The catalogue that holds its objects."""
+    """Catalogue with the objects of the tile."""
 
     color: Path | None = None
-    """Its colour picture, if the survey has any."""
+    """Colour picture; None if the recipe names none."""
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """All of them."""
+        """All files: images, catalogue, colour picture."""
         return (*self.images.values(), self.catalog, *([self.color] if self.color else []))
 
     def image_bytes(self) -> int:
-        """Return the size of its images' files.
+        """Return the size of the image files, bytes.
 
         Raises
         ------
         TileError
-            A file has vanished.
+            A file is missing.
         """
-        with _named():
+        with _missing_files_named():
             return sum(path.stat().st_size for path in self.images.values())
 
     def fingerprint(self) -> str:
-        """Return a short hash of the paths, sizes and modification times.
+        """Return a short hash of the paths, sizes and modification times of all files.
 
         Raises
         ------
         TileError
-            A file has vanished.
+            A file is missing.
         """
-        with _named():
+        with _missing_files_named():
             facts = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in self.paths]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
     def content_hash(self) -> str:
-        """Return a short hash of all that is in the files.
+        """Return a short hash of the contents of all files.
 
         Raises
         ------
@@ -76,29 +76,29 @@ class TileFiles:
         """
         total = hashlib.sha256()
         for path in self.paths:
-            with _named(), path.open("rb") as file:
+            with _missing_files_named(), path.open("rb") as file:
                 total.update(hashlib.file_digest(file, "sha256").digest())
         return total.hexdigest()[:16]
 
 
 @contextmanager
-def _named() -> Iterator[None]:
-    """Turn the operating system's errors into one that names the file."""
+def _missing_files_named() -> Iterator[None]:
+    """Turn an error of the operating system into one that names the file."""
     try:
         yield
     except OSError as error:
-        raise TileError(f"{error.filename}: {error.strerror}: put the file back") from None
+        raise TileError(f"{error.filename}: {error.strerror}: restore the file") from None
 
 
 @dataclass(frozen=True)
 class Discovery:
-    """What a survey's folder holds, by the recipe."""
+    """Tiles that the recipe finds in the folder of a survey."""
 
     tiles: tuple[TileFiles, ...]
-    """The tiles whose files are all there, by name."""
+    """Complete tiles, sorted by name."""
 
     incomplete: Mapping[str, str]
-    """The others: name to what is wrong."""
+    """Error text of each incomplete tile, by name."""
 
 
 def discover(recipe: Recipe) -> Discovery:
@@ -107,11 +107,11 @@ def discover(recipe: Recipe) -> Discovery:
     Raises
     ------
     RecipeError
-        The tile table cannot be used, a pattern names an unknown placeholder, or nothing is found.
+        The tile table cannot be used, a pattern has an unknown placeholder, or no tile is found.
     """
     rows = tile_table(recipe) if recipe.survey.tiles else _matching_tiles(recipe)
     if not rows:
-        raise RecipeError(f"no tile found: survey.image is {recipe.survey.image!r} under {recipe.survey.root}")
+        raise RecipeError(f"no tile found: correct survey.image, {recipe.survey.image!r} under {recipe.survey.root}")
     tiles, incomplete = [], {}
     for name, row in sorted(rows.items()):
         try:
@@ -122,32 +122,41 @@ def discover(recipe: Recipe) -> Discovery:
 
 
 def tile_table(recipe: Recipe) -> dict[str, dict[str, str]]:
-    """Return the rows of the tile table, which the recipe must name, by tile: all values as text.
+    """Return the rows of the recipe's tile table by tile, all values as text.
+
+    The recipe must name a tile table: any format of `archive_builder.survey.tables`, CSV if the ending is of none.
 
     Raises
     ------
     RecipeError
-        The tile table cannot be used.
+        The tile table cannot be read, lacks the column ``tile``, or lists a tile twice.
     """
     path = recipe.survey.tiles
     assert path is not None
     try:
-        table = read_csv(path)
-    except READ_ERRORS as error:
-        raise RecipeError(f"tile table {path}: cannot be read: {one_line(error)}") from None
-    if "tile" not in table.column_names:
-        raise RecipeError(f"tile table {path}: has no column tile (it has {', '.join(table.column_names)})")
-    rows = {row["tile"]: row for row in table.to_pylist()}
-    if len(rows) != table.num_rows:
-        raise RecipeError(f"tile table {path}: a tile stands in it twice")
+        table = open_table(path, otherwise="csv")
+        # A repeated name is ambiguous: no pattern can use it.
+        names = [name for name in table.names if name == "tile" or table.names.count(name) == 1]
+        if "tile" not in names:
+            raise TableError(
+                f"has no column tile (it has {', '.join(table.names)}): rename the column with the tile names"
+            )
+        columns = {name: as_text(column).to_pylist() for name, column in table.read(names, text=True).items()}
+    except TableError as error:
+        raise RecipeError(f"tile table {path}: {error}") from None
+    every = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    listed = [row for row in every if any(row.values())]
+    rows = {row["tile"]: row for row in listed}
+    if len(rows) != len(listed):
+        raise RecipeError(f"tile table {path}: lists a tile twice: keep one row for each tile")
     return rows
 
 
 def _matching_tiles(recipe: Recipe) -> dict[str, dict[str, str]]:
-    """Return the tiles for which some band's image is there, found through the pattern alone."""
+    """Return the tiles with an image in at least one band, from the pattern alone."""
     pattern = recipe.survey.image
     if "{tile}" not in pattern:
-        raise RecipeError("survey.image has no {tile} and there is no tile table: give one of the two")
+        raise RecipeError("survey.image has no {tile} and there is no tile table: give one of these")
     anything = _fill(pattern, {"tile": "*", "band": "*"})
     expression = re.compile(_as_regex(pattern, recipe.survey.bands))
     found = glob.iglob(anything, root_dir=recipe.survey.root)
@@ -156,7 +165,7 @@ def _matching_tiles(recipe: Recipe) -> dict[str, dict[str, str]]:
 
 
 def _as_regex(pattern: str, bands: tuple[str, ...]) -> str:
-    """Turn a glob pattern with ``{tile}`` and ``{band}`` into a regular expression with the group ``tile``."""
+    """Return a glob pattern with ``{tile}`` and ``{band}`` as a regular expression with the group ``tile``."""
     pieces = []
     seen = False
     for piece in re.split(r"(\{tile\}|\{band\}|\*|\?|\[[^]]+\])", pattern):
@@ -175,13 +184,17 @@ def _as_regex(pattern: str, bands: tuple[str, ...]) -> str:
 
 
 def _files_of(tile: str, row: Mapping[str, str], recipe: Recipe) -> TileFiles:
-    """Find the files of one tile."""
+    """Return the files of one tile."""
     if not TILE_NAME.fullmatch(tile):
-        raise TileError(f"{tile!r} cannot be a tile's name: use letters, digits and . _ + - only")
+        raise TileError(
+            f"{tile!r} cannot be a tile's name: use only letters, digits and . _ + -, and begin with a letter or digit"
+        )
     used = PLACEHOLDER.findall(f"{recipe.survey.image} {recipe.catalog.path} {recipe.survey.color}")
     for column, value in row.items():
         if column in used and (Path(value or "").is_absolute() or ".." in Path(value or "").parts):
-            raise TileError(f"{column} {value!r} of the tile table leads out of the survey's folder")
+            raise TileError(
+                f"{column} {value!r} of the tile table leads out of the survey's folder: give a path inside"
+            )
     escaped = {column: glob.escape(value or "") for column, value in row.items()}
     survey, root = recipe.survey, recipe.survey.root
     images = {
@@ -194,21 +207,23 @@ def _files_of(tile: str, row: Mapping[str, str], recipe: Recipe) -> TileFiles:
 
 
 def _fill(pattern: str, values: Mapping[str, str]) -> str:
-    """Put values into a pattern's ``{placeholders}``."""
+    """Fill the ``{placeholders}`` of a pattern."""
     for name in PLACEHOLDER.findall(pattern):
         if name not in values:
-            raise RecipeError(f"pattern {pattern!r}: there is no {{{name}}}: known are {', '.join(sorted(values))}")
+            raise RecipeError(f"pattern {pattern!r}: there is no {{{name}}}: use one of {', '.join(sorted(values))}")
     return PLACEHOLDER.sub(lambda match: values[match[1]], pattern)
 
 
 def _only_match(root: Path, pattern: str, what: str) -> Path:
-    """Return the one file that matches."""
+    """Return the only file that matches."""
     matches = sorted(glob.glob(pattern, root_dir=root))
     if not matches:
-        raise TileError(f"no file for {what}: nothing matches {root / pattern}")
+        raise TileError(
+            f"no file for {what}: nothing matches {root / pattern}: restore the file, or correct the pattern"
+        )
     if len(matches) > 1:
         raise TileError(
             f"{len(matches)} files for {what}: {matches[0]} and {matches[1]} both match {pattern}: "
-            "make the recipe's pattern tell them apart"
+            "make the pattern in the recipe match only one"
         )
     return root / matches[0]

@@ -1,4 +1,4 @@
-"""What astropy remarks on while it reads a file: silence, or an error, but no line on the terminal."""
+"""Silence for astropy: a file that is read makes no line on the terminal."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from astropy.utils.exceptions import AstropyWarning
 
 
 @contextmanager
-def no_remarks() -> Iterator[None]:
-    """Keep astropy's warnings off stderr, and its log's remarks (on SIP without -SIP, say) off stdout.
+def quiet_astropy() -> Iterator[None]:
+    """Keep astropy's warnings off stderr, and the remarks of its log (SIP without -SIP, for example) off stdout.
 
-    Only a header that cannot be understood at all becomes an error: astropy would go on with a corrupted HDU,
-    and in a gzipped file come upon it again without end.
+    One warning becomes an error: a header that astropy cannot parse at all. Otherwise astropy goes on with a
+    corrupted HDU, and in a gzipped file finds the same HDU without end.
     """
     level = log.level
     log.setLevel("WARNING")

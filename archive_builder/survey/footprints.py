@@ -1,4 +1,4 @@
-"""Where tiles are on the sky by the tile table, whose columns each survey calls as it likes."""
+"""Tile footprints under survey-specific column names of the tile table."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ BOXES = (
     ("ramin", "decmin", "ramax", "decmax"),
     ("ra_min", "dec_min", "ra_max", "dec_max"),
 )
-"""Columns of two opposite corners in deg, without regard to case; the RA may wrap through 360."""
+"""Columns of two opposite corners, deg, in any case; the RA may wrap through 360."""
 
 CENTRES = (("ra_cent", "dec_cent"), ("ra_center", "dec_center"), ("racen", "deccen"), ("ra", "dec"))
-"""Columns of the centre in deg."""
+"""Columns of the centre, deg, in any case."""
 
 
 def tile_corners(recipe: Recipe, side: float) -> tuple[dict[str, NDArray[np.float64]], str]:
-    """Return the outlines of tiles that the tile table gives.
+    """Return the footprints of tiles from the tile table.
 
     Parameters
     ----------
     recipe : Recipe
     side : float
-        Of a tile in deg, where the table has centres only.
+        Side of a tile, deg; used if the table has only centres.
 
     Returns
     -------
     corners : dict of str to ndarray, (4, 2)
-        RA and Dec in deg by tile; empty if there is no tile table, or it has no columns that say it.
+        RA and Dec in deg by tile; empty without a tile table, or if the table has no columns of positions.
     columns : str
-        Which columns say it; empty if none.
+        Names of the columns used; empty if none.
     """
     rows = tile_table(recipe) if recipe.survey.tiles else {}
     names = {name.lower(): name for name in next(iter(rows.values()), {})}
@@ -49,7 +49,7 @@ def tile_corners(recipe: Recipe, side: float) -> tuple[dict[str, NDArray[np.floa
 
 
 def _corners(row: Mapping[str, str], columns: list[str], side: float) -> NDArray[np.float64]:
-    """Return the corners of one row, NaN where it does not tell."""
+    """Return the corners of one row, deg, NaN where a value is missing."""
     values = np.array([_number(row[column]) for column in columns])
     if len(values) == 2:
         half = side / 2 / np.array([np.cos(np.radians(values[1])), 1.0])

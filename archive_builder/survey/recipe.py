@@ -1,4 +1,4 @@
-"""The recipe: ``survey.toml``, read and validated."""
+"""The recipe of an archive: ``survey.toml``, read and validated."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from archive_builder.errors import RecipeError, RequestError, one_line
 from archive_builder.geometry import parse_shape
 
 Finite = Annotated[float, Field(allow_inf_nan=False, strict=True)]
-"""A finite number; neither ``true`` nor ``"1"`` is one, here and below."""
+"""A finite number; ``true`` and ``"1"`` are not numbers, here and below."""
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 """A finite number above zero."""
@@ -31,31 +31,31 @@ class _Section(BaseModel):
 
 
 class SurveySection(_Section):
-    """``[survey]``: where the tiles are and what they are made of."""
+    """``[survey]``: the tiles and their files."""
 
     name: str = Field(min_length=1)
-    """The survey's name, as it goes into headers."""
+    """Name of the survey, written into headers."""
 
     root: Path = Path()
-    """Folder of all paths below, relative to the recipe."""
+    """Base folder of all paths below, relative to the recipe."""
 
     tiles: Path | None = None
-    """A CSV table with a ``tile`` column; its other columns can stand in the patterns as ``{column}``."""
+    """A table with a ``tile`` column; patterns can use its other columns as ``{column}``."""
 
     bands: tuple[str, ...] = Field(min_length=1)
-    """The bands, in the order they are stored."""
+    """Bands, in the order of storage."""
 
     image: str
-    """Glob pattern of a band's image, with ``{tile}``, ``{band}`` and columns of the tile table."""
+    """Glob pattern of the image of a band, with ``{tile}``, ``{band}`` and columns of the tile table."""
 
     image_hdu: str | Annotated[int, Field(ge=0, strict=True)] | None = None
-    """Name or number of the image's HDU; without it, the first HDU that is an image."""
+    """Name or number of the image HDU (default: the first image HDU)."""
 
     blank_value: Finite | None = None
-    """A pixel value, besides NaN, that stands for no data: 0.0 in coadds made by SWarp."""
+    """A pixel value that means no data, besides NaN: 0.0 in coadds made by SWarp."""
 
     color: str | None = None
-    """Glob pattern of a tile's colour picture."""
+    """Glob pattern of the colour picture of a tile."""
 
     zero_point: Finite
     """AB magnitude of one image unit."""
@@ -64,36 +64,36 @@ class SurveySection(_Section):
     @classmethod
     def _bands_are_names(cls, bands: tuple[str, ...]) -> tuple[str, ...]:
         if len(set(bands)) != len(bands):
-            raise ValueError("a band is named twice")
+            raise ValueError("a band is named twice: name each band once")
         if any(not band or band != band.strip() or "," in band for band in bands):
-            raise ValueError("a band's name must not be empty or hold spaces at its ends or commas")
+            raise ValueError("a band name must not be empty, contain a comma, or begin or end with a space")
         return bands
 
 
 class CatalogSection(_Section):
-    """``[catalog]``: which objects to cut."""
+    """``[catalog]``: the objects to cut out."""
 
     path: str
-    """Glob pattern of a tile's catalogue (FITS, ECSV, CSV, Parquet), or of the one for all tiles."""
+    """Glob pattern of the catalogue of a tile (FITS, ECSV, CSV, Parquet), or path of one catalogue for all tiles."""
 
     object_id: str
-    """Column of the 64-bit integer IDs."""
+    """Column of the object IDs, 64-bit integers."""
 
     ra: str
-    """Column of the right ascension in deg, ICRS."""
+    """Column of the right ascension, deg, ICRS."""
 
     dec: str
-    """Column of the declination in deg, ICRS."""
+    """Column of the declination, deg, ICRS."""
 
     tile: str | None = None
-    """Column of the tile's name, where one catalogue serves all tiles."""
+    """Column of the tile names, for one catalogue of all tiles."""
 
 
 class CutoutSection(_Section):
-    """``[cutout]``: how large."""
+    """``[cutout]``: the size of the cutouts."""
 
     size: Annotated[int, Field(gt=0, strict=True)] | str
-    """Side of the archived cutouts: pixels, or an angle such as ``"1 arcmin"``."""
+    """Side of an archived cutout: pixels, or an angle, for example ``"1 arcmin"``."""
 
     @field_validator("size")
     @classmethod
@@ -106,38 +106,38 @@ class CutoutSection(_Section):
 
 
 class QualitySection(_Section):
-    """``[quality]``: an object is skipped where any of these fails in any named band."""
+    """``[quality]``: an object is skipped if any of these fails in any named band."""
 
     max_background_rms: dict[str, Positive] = Field(default_factory=dict)
-    """Largest background RMS at the object, per band, image units."""
+    """Maximum background RMS at the object, per band, image units."""
 
     min_depth: dict[str, Finite] = Field(default_factory=dict)
-    """Smallest depth per band, AB mag: 5 sigma in an aperture of 1.95", from the background RMS."""
+    """Minimum depth per band, AB mag: 5 sigma in an aperture of 1.95", from the background RMS."""
 
     max_blank_fraction: Fraction = 1.0
-    """Largest fraction of the cutout's pixels without data, off the tile included; the worst band counts."""
+    """Maximum fraction of cutout pixels without data, pixels outside the tile included, in the worst band."""
 
     background_mesh: Annotated[int, Field(ge=16, le=1024, strict=True)] = 128
-    """Side in pixels of the cells in which the background RMS is measured."""
+    """Side of the cells for measuring the background RMS, px."""
 
 
 class StorageSection(_Section):
-    """``[storage]``: how the pixels are kept."""
+    """``[storage]``: the storage of the pixels."""
 
     layout: Literal["mosaic", "stamps"] = "mosaic"
-    """``mosaic`` keeps every pixel once, ``stamps`` every cutout by itself."""
+    """``mosaic`` stores each pixel once; ``stamps`` stores each cutout separately."""
 
     quantization: Annotated[float, Field(gt=0, le=1e6, strict=True)] | Literal["lossless"] = 16.0
-    """Steps per background RMS, or ``"lossless"`` for float32 bit for bit."""
+    """Quantization steps per background RMS, or ``"lossless"`` for float32 bit for bit."""
 
     planes: tuple[Literal["WGT", "MSK"], ...] = ()
-    """HDUs of every image that are kept too: weights to 1% (exactly if lossless), masks exactly."""
+    """Further HDUs of each image to store: weights to 1% (exactly if lossless), masks exactly."""
 
     @field_validator("planes")
     @classmethod
     def _planes_differ(cls, planes: tuple[str, ...]) -> tuple[str, ...]:
         if len(set(planes)) != len(planes):
-            raise ValueError("a plane is named twice")
+            raise ValueError("a plane is named twice: name each plane once")
         return planes
 
 
@@ -163,12 +163,12 @@ class Recipe(_Section):
         if self.catalog.tile is None and "{" not in self.catalog.path:
             raise ValueError(
                 "catalog.path is the same for every tile: put {tile} into it, "
-                "or name the column of the tile's name as catalog.tile"
+                "or set catalog.tile to the column of the tile names"
             )
         return self
 
     def pixel_settings(self) -> dict[str, Any]:
-        """Return the settings that all shards of one archive must share, as plain values."""
+        """Return the settings that all shards of an archive must share, as plain values."""
         return {
             "survey": self.survey.model_dump(include={"name", "bands", "zero_point", "blank_value"}, mode="json"),
             "cutout": self.cutout.model_dump(mode="json"),
@@ -178,18 +178,18 @@ class Recipe(_Section):
         }
 
     def fingerprint(self) -> str:
-        """Return a short hash of :meth:`pixel_settings`."""
+        """Return a short hash of `pixel_settings`."""
         text = json.dumps(self.pixel_settings(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def load_recipe(path: Path) -> Recipe:
-    """Read a recipe; its ``root`` comes back absolute.
+    """Read a recipe; ``root`` of the result is absolute.
 
     Raises
     ------
     RecipeError
-        The file cannot be read, is no TOML, or a key is missing, unknown or has a value it cannot have.
+        The file cannot be read or is not TOML, or a key is missing, unknown or has an invalid value.
     """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -210,12 +210,12 @@ def load_recipe(path: Path) -> Recipe:
 
 
 def recipe_schema() -> dict[str, Any]:
-    """Return the recipe's JSON Schema, as it stands in ``schema/recipe.schema.json``."""
+    """Return the JSON Schema of a recipe, the content of ``schema/recipe.schema.json``."""
     return Recipe.model_json_schema()
 
 
 def _explain(error: Any) -> str:
-    """Turn one pydantic error into words, with the nearest known key for an unknown one."""
+    """Return one pydantic error as text, with the nearest known key for an unknown one."""
     where = [str(part) for part in error["loc"] if not _is_union_branch(str(part))]
     key = ".".join(where)
     if error["type"] == "extra_forbidden":
@@ -228,12 +228,12 @@ def _explain(error: Any) -> str:
 
 
 def _is_union_branch(part: str) -> bool:
-    """Tell whether a part of pydantic's location names a branch of a union and no key."""
+    """Return True if a part of pydantic's location is the branch of a union, not a key."""
     return part in {"str", "int", "float"} or part.startswith(("constrained", "literal", "function-"))
 
 
 def _known_keys(where: list[str]) -> list[str]:
-    """Return the keys that a table of the recipe may hold."""
+    """Return the valid keys of a table of the recipe."""
     model: type[BaseModel] = Recipe
     for part in where:
         annotation = model.model_fields[part].annotation if part in model.model_fields else None

@@ -1,4 +1,4 @@
-"""One tile's pixels strip by strip, its headers and its WCS."""
+"""Images of one tile: pixels in strips of rows, headers, WCS."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from archive_builder import geometry
 from archive_builder.errors import TileError, one_line
-from archive_builder.survey.fits_warnings import no_remarks
+from archive_builder.survey.fits_warnings import quiet_astropy
 
 WCS_TOLERANCE = 0.01
-"""Largest distance in pixels between where two bands of a tile put the same sky."""
+"""Maximum distance between the pixel positions of the same sky in two bands of a tile, px."""
 
 
 class Tile:
@@ -27,27 +27,27 @@ class Tile:
     Parameters
     ----------
     images : mapping of str to Path
-        Each band's FITS file: plain, gzipped or fpacked.
+        FITS file of each band: plain, gzipped or fpacked.
     hdu : str, int or None
-        Name or number of the image's HDU; None for the first that is an image.
+        Name or number of the image HDU; None for the first image HDU.
     blank_value : float or None
-        A pixel value that stands for no data, besides NaN.
+        A pixel value that means no data, besides NaN.
     planes : sequence of str
-        Further HDUs that can be read, ``WGT`` and ``MSK``.
+        Further HDUs to read: ``WGT``, ``MSK``.
 
     Attributes
     ----------
     bands : tuple of str
     headers : tuple of astropy.io.fits.Header
-        The image header of each band, as of an uncompressed image.
+        Image header of each band, in the form for an uncompressed image.
     wcs : WCS
-        Of the first band; the others agree with it to `WCS_TOLERANCE`.
+        WCS of the first band; the other bands agree to `WCS_TOLERANCE`.
     shape : (ny, nx)
 
     Raises
     ------
     TileError
-        A file cannot be read, lacks the HDU or a WCS, or the bands do not lie on the same pixels.
+        A file cannot be read, or lacks the HDU or a WCS, or the bands do not share their pixels.
     """
 
     def __init__(
@@ -94,12 +94,12 @@ class Tile:
         ----------
         y0, y1 : int
         plane : str
-            ``SCI``, the image, or one of the further HDUs that were opened: ``WGT``, ``MSK``.
+            ``SCI`` for the image, or one of the further HDUs: ``WGT``, ``MSK``.
 
         Returns
         -------
         ndarray, (bands, y1 - y0, nx)
-            float32, NaN where the image has no data; int32 for ``MSK``.
+            float32, NaN for no data; int32 for ``MSK``.
 
         Raises
         ------
@@ -113,7 +113,13 @@ class Tile:
         return rows
 
     def read_band(self, band: int, y0: int, y1: int, out: NDArray[Any], plane: str = "SCI") -> None:
-        """Read rows ``y0:y1`` of one band, by its number, into ``out`` (y1 - y0, nx)."""
+        """Read rows ``y0:y1`` of one band, given by its number, into `out`, (y1 - y0, nx).
+
+        Raises
+        ------
+        TileError
+            The rows cannot be read, or a mask has a value beyond 32 bits.
+        """
         path = self._paths[band]
         with _readable(path, f"rows {y0} to {y1} cannot be read", "the file is damaged or truncated, replace it"):
             rows = self._hdus[plane][band].section[y0:y1]
@@ -122,15 +128,15 @@ class Tile:
         if plane == "SCI" and self._blank_value is not None:
             out[out == self._blank_value] = np.nan
         if plane == "MSK" and not np.can_cast(rows.dtype, out.dtype) and (rows != out).any():
-            raise TileError(f"{path}: MSK holds values that are no 32-bit integers: it is no mask")
+            raise TileError(f"{path}: MSK has values that are not 32-bit integers: remove MSK from storage.planes")
 
     def _open(self, path: Path) -> fits.HDUList:
         with _readable(path):
-            # As unsigned integers, astropy gives the BLANK of a uint16 image as a number.
+            # With uint=True, astropy returns the BLANK of a uint16 image as a number.
             return fits.open(path, memmap=False, uint=False)
 
     def _images(self, hdu: str | int | None) -> list[fits.ImageHDU]:
-        """Return one HDU of every band's file, once it is known to be whole."""
+        """Return one HDU from the file of each band; refuse a truncated file."""
         images = []
         for file, path in zip(self._files, self._paths, strict=True):
             with _readable(path):
@@ -164,23 +170,23 @@ class Tile:
 
 @contextmanager
 def _readable(path: Path, trouble: str = "cannot be read as FITS", remedy: str = "replace the file") -> Iterator[None]:
-    """Turn what astropy raises into an error that names the file and the remedy."""
+    """Turn an error of astropy into one that names the file and the remedy."""
     try:
-        with no_remarks():
+        with quiet_astropy():
             yield
     except (TileError, MemoryError):
         raise
-    except Exception as error:  # a damaged file's can be of any class, some of them without a public name
+    except Exception as error:  # a damaged file raises many classes, some without a public name
         raise TileError(f"{path}: {trouble} ({one_line(error)}): {remedy}") from None
 
 
 def _select(file: fits.HDUList, hdu: str | int | None, path: Path) -> fits.ImageHDU:
-    """Return the HDU asked for, or the first 2-D image."""
+    """Return the requested HDU, or the first 2-D image."""
     if hdu is None:
         images = (h for h in file if h.is_image and h.header.get("NAXIS") == 2)
         image = next(images, None)
         if image is None:
-            raise TileError(f"{path}: holds no 2-D image: name the right file in survey.image")
+            raise TileError(f"{path}: holds no 2-D image: correct survey.image")
         return image
     there = ", ".join(f"{number} {h.name}".strip() for number, h in enumerate(file))
     try:
@@ -190,28 +196,28 @@ def _select(file: fits.HDUList, hdu: str | int | None, path: Path) -> fits.Image
             f"{path}: has no HDU {hdu} (it has {there}): set survey.image_hdu, or replace the file"
         ) from None
     if not image.is_image or image.header.get("NAXIS") != 2:
-        raise TileError(f"{path}: HDU {hdu} is no 2-D image (the file has {there}): set survey.image_hdu")
+        raise TileError(f"{path}: HDU {hdu} is not a 2-D image (the file has {there}): set survey.image_hdu")
     return image
 
 
 def _check_whole(image: fits.ImageHDU, file: fits.HDUList, path: Path) -> None:
-    """Refuse an image without pixels, and a file that ends before its last HDU does: it was not copied whole."""
+    """Refuse an image without pixels, and a file that ends inside its last HDU."""
     if not all(isinstance(n, int) and n > 0 for n in image.shape):
-        raise TileError(f"{path}: its header gives the image no size: replace the file")
+        raise TileError(f"{path}: the header gives the image no size: replace the file")
     end = max(place["datLoc"] + place["datSpan"] for hdu in file if (place := hdu.fileinfo()))
-    # The last 2880-byte block may lack its padding: programs differ, and no pixel is lost.
+    # Some programs leave out the padding of the last 2880-byte block; all pixels are still present.
     if path.suffix != ".gz" and path.stat().st_size <= end - 2880:
         raise TileError(f"{path}: the file is truncated: replace it")
 
 
 def _wcs(header: fits.Header, path: Path) -> WCS:
     """Return the celestial WCS of an image."""
-    with _readable(path, "its WCS cannot be used", "mend the header"):
+    with _readable(path, "its WCS cannot be used", "correct the header"):
         wcs = WCS(header)
         if wcs.has_celestial and wcs.naxis == 2:
             wcs.all_pix2world(0.0, 0.0, 0)
             return wcs
-    raise TileError(f"{path}: the image has no sky coordinates: survey.image_hdu names the wrong HDU, perhaps")
+    raise TileError(f"{path}: the image has no sky coordinates: correct survey.image_hdu, or replace the file")
 
 
 def _by(shape: tuple[int, ...]) -> str:

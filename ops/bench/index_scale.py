@@ -33,8 +33,8 @@ from archive_builder.builder.status import archive_status
 from archive_builder.measure.quality import Status, count_reasons
 from archive_builder.store.index import INDEX_NAME, Index, object_places, shard_name
 from archive_builder.store.records import Settings, TileEntry, TileRecord
-from archive_builder.survey.catalog import read_csv
 from archive_builder.survey.recipe import load_recipe
+from archive_builder.survey.tables import open_table
 
 FIRST_ID = 61_407_318
 """About where DES's IDs begin."""
@@ -116,10 +116,11 @@ def main() -> None:
 
 def read_tiles(path: Path) -> tuple[list[str], NDArray[np.float64]]:
     """Return the names of a table's tiles, and their corners (tiles, 2, 2): the lower and the upper one, RA and Dec."""
-    columns = read_csv(path)
-    names = columns["tile" if "tile" in columns.column_names else "tilename"].to_pylist()
-    corners = [columns[name].to_numpy().astype(np.float64) for name in ("rall", "decll", "raur", "decur")]
-    return names, np.stack(corners, axis=1).reshape(-1, 2, 2)
+    table = open_table(path, otherwise="csv")
+    name = "tile" if "tile" in table.names else "tilename"
+    names: list[str] = table.read([name], text=True)[name].to_pylist()
+    corners = table.read(["rall", "decll", "raur", "decur"])
+    return names, np.stack(list(corners.values()), axis=1).astype(np.float64).reshape(-1, 2, 2)
 
 
 def footprint(corners: NDArray[np.float64]) -> str:

@@ -32,9 +32,9 @@ from archive_builder.store.records import ObjectTable, Settings, ShardInfo, Tile
 from archive_builder.store.rows import RowBuffer
 from archive_builder.store.shard_reader import Shard
 from archive_builder.store.shard_writer import ShardWriter, place_shard
-from archive_builder.survey.catalog import read_csv
 from archive_builder.survey.discovery import TileFiles, discover
 from archive_builder.survey.recipe import Recipe, load_recipe
+from archive_builder.survey.tables import open_table
 
 BANDS = ("g", "r", "i", "z", "Y")
 SIDE, SIZE, OBJECTS = 40, 8, 4
@@ -84,9 +84,9 @@ def main() -> None:
 
 def tile_names(path: Path) -> list[str]:
     """Return the tiles of a table."""
-    columns = read_csv(path)
-    name = "tile" if "tile" in columns.column_names else "tilename"
-    return sorted(columns[name].to_pylist())
+    table = open_table(path, otherwise="csv")
+    name = "tile" if "tile" in table.names else "tilename"
+    return sorted(table.read([name], text=True)[name].to_pylist())
 
 
 def make_survey(folder: Path, names: list[str]) -> None:

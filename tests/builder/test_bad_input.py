@@ -142,7 +142,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
         edit_catalogue(lambda table: table.rename_column("COADD_OBJECT_ID", "COADD_ID")),
         r"_cat\.fits: has no column COADD_OBJECT_ID: did you mean COADD_ID\?",
     ),
-    "repeated ID": (edit_catalogue(repeat_id), r"_cat\.fits: object 353\d+ is there 2 times"),
+    "repeated ID": (edit_catalogue(repeat_id), r"_cat\.fits: object 353\d+ is listed 2 times"),
     "ID of another tile": (id_of_the_other_tile, rf"object 353\d+ .*{BAD} belongs to tile {GOOD} already"),
     "RA in hours": (edit_catalogue(hours), "none of the 60 catalogued objects lies on the tile.* RA in hours"),
     "no position": (edit_catalogue(no_position), r"_cat\.fits: 2 objects have no position .*first: object 353"),

@@ -187,7 +187,9 @@ def test_header_that_astropy_gives_up_on_fails_its_tile_with_one_line(tmp_path: 
     content = (tmp_path / "t.fits").read_bytes()
     start = content.index(b"MARKER  =")
     (tmp_path / "t.fits").write_bytes(content[:start] + b"CONTINUE  'of no string'".ljust(80) + content[start + 80 :])
-    with pytest.raises(TileError, match=r"t\.fits: its WCS cannot be used \(CONTINUE .*\): mend the header$") as caught:
+    with pytest.raises(
+        TileError, match=r"t\.fits: its WCS cannot be used \(CONTINUE .*\): correct the header$"
+    ) as caught:
         Tile({"g": tmp_path / "t.fits"})
     assert "\n" not in str(caught.value)
 

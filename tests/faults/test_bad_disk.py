@@ -372,7 +372,7 @@ def test_a_file_that_vanishes_before_it_is_read_fails_its_tile_alone_until_it_is
         path.rename(tmp_path / "gone")
 
     report = build(survey / "survey.toml", archive, on_plan=vanish)
-    assert report.failures == {first.name: f"{path}: No such file or directory: put the file back"}
+    assert report.failures == {first.name: f"{path}: No such file or directory: restore the file"}
     assert report.built == 1
     assert_serves(archive, survey, [second])
     (tmp_path / "gone").rename(path)
@@ -417,7 +417,7 @@ def test_an_image_that_changes_while_it_is_read_fails_its_tile_alone_until_it_is
     (error,) = report.failures.values()
     assert report.failures.keys() == {first.name}
     assert "\n" not in error
-    assert any(hint in error for hint in ("changed while it was read", "put the file back", "replace it"))
+    assert any(hint in error for hint in ("changed while it was read", "restore the file", "replace it"))
     assert_serves(archive, survey, [second])
     if damage in (truncate, overwrite, Path.unlink):
         shutil.copy2(tmp_path / "kept", image)

@@ -226,8 +226,8 @@ def picture_file(small_survey: Path) -> Iterator[Path]:
     ("kind", "words"),
     [
         ("wrong size", "is 399 x 400 px but the tile 400 x 400"),
-        ("palette", "of mode P, not 8-bit RGB"),
-        ("16 bit", "of mode I;16, not 8-bit RGB"),
+        ("palette", "has mode P, not 8-bit RGB"),
+        ("16 bit", "has mode I;16, not 8-bit RGB"),
         ("truncated", "cannot be read"),
         ("a few bytes", "cannot be read"),
         ("no picture", "cannot be read"),

@@ -346,7 +346,7 @@ def test_mask_that_does_not_fit_32_bits_fails_its_tile_with_one_line(
     rewrite(own_survey, "g", put)
     result = build_one(own_survey, tmp_path / "archive")
     assert result.error is not None
-    assert result.error.endswith("_g.fits: MSK holds values that are no 32-bit integers: it is no mask")
+    assert result.error.endswith("_g.fits: MSK has values that are not 32-bit integers: remove MSK from storage.planes")
     assert shards(tmp_path / "archive") == []
 
 

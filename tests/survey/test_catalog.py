@@ -204,7 +204,7 @@ def test_position_that_is_none_is_refused_by_its_object(tmp_path: Path, name: st
 def test_repeated_id_is_refused(tmp_path: Path, name: str) -> None:
     WRITERS[name](tmp_path / name, columns([3, 9, 7, 9, 9, 7, 1]))
     message = complaint(tmp_path / name)
-    assert message.startswith("object 7 is there 2 times (2 IDs are repeated)")
+    assert message.startswith("object 7 is listed 2 times (2 IDs are repeated)")
 
 
 @FORMATS

@@ -83,7 +83,9 @@ def test_tile_with_a_file_missing_is_incomplete(tmp_path: Path, missing: str, wh
     (tmp_path / missing).unlink()
     discovery = discover(recipe(tmp_path))
     assert set(found(discovery, tmp_path)) == {"B"}
-    assert discovery.incomplete == {"A": f"no file for {what}: nothing matches {tmp_path / missing}"}
+    assert discovery.incomplete == {
+        "A": f"no file for {what}: nothing matches {tmp_path / missing}: restore the file, or correct the pattern"
+    }
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
@@ -143,7 +145,7 @@ def test_brackets_in_a_table_are_no_pattern(tmp_path: Path) -> None:
     ("table", "message"),
     [
         ("name,path\nA,x\n", "has no column tile (it has name, path)"),
-        ("tile\nA\nB\nA\n", "a tile stands in it twice"),
+        ("tile\nA\nB\nA\n", "lists a tile twice"),
         ("tile,path\nA\n", "cannot be read"),
         ("", "cannot be read"),
         (None, "cannot be read"),
@@ -161,7 +163,7 @@ def test_tile_table_that_cannot_be_used_is_named(tmp_path: Path, table: str | No
 
 def test_unknown_placeholder_is_named(tmp_path: Path) -> None:
     make(tmp_path, "A_g.fits")
-    with pytest.raises(RecipeError, match=r"there is no \{night\}: known are band, tile"):
+    with pytest.raises(RecipeError, match=r"there is no \{night\}: use one of band, tile"):
         discover(recipe(tmp_path, "{night}/{tile}_{band}.fits"))
 
 

@@ -193,7 +193,7 @@ def test_missing_hdu_is_named_with_those_there(tmp_path: Path, hdu: str | int) -
 
 def test_hdu_that_is_no_image_is_refused(tmp_path: Path) -> None:
     path = plain(tmp_path / "a.fits", sky())
-    with pytest.raises(TileError, match=r"a\.fits: HDU 0 is no 2-D image"):
+    with pytest.raises(TileError, match=r"a\.fits: HDU 0 is not a 2-D image"):
         whole(path, 0)
 
 
