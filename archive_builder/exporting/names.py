@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from archive_builder.choices import BANDS_FORMAT
 from archive_builder.errors import RequestError
 from archive_builder.geometry import Shape
 
@@ -81,10 +82,6 @@ def _sexagesimal(value: int) -> str:
 
 _SPAN = 2 * 90 * ARCSECONDS + 2
 """How many values a truncated Dec can have, both zeros counted."""
-
-
-BANDS_FORMAT = "fits-bands"
-"""The format of one FITS file a band."""
 
 
 @dataclass(frozen=True)
