@@ -1,4 +1,4 @@
-"""``python -m archive_builder``: the command, where there is no ``archive-builder`` on the path."""
+"""The command line as ``python -m archive_builder``, for environments without ``archive-builder`` on the path."""
 
 from archive_builder.cli.main import main
 

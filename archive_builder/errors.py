@@ -1,27 +1,28 @@
-"""Every error this package raises on purpose: one line that names the culprit and the remedy."""
+"""The errors that this package raises on purpose: one line that names the cause and the remedy."""
 
 from __future__ import annotations
 
 import os
 
 LONGEST = 2000
-"""Characters of a message."""
+"""Maximum characters of a message."""
 
 
 class ArchiveBuilderError(Exception):
     """Base of all errors raised on purpose."""
 
     def __str__(self) -> str:
-        """Return the message, on one line whatever a foreign file put into it."""
-        return printable(super().__str__())
+        """Return the message on one line, whatever a foreign file put into it."""
+        # Not super(): in a subclass that is a KeyError too, that would quote the message.
+        return printable(Exception.__str__(self))
 
 
-class RecipeError(ArchiveBuilderError):
-    """The recipe cannot be used as it is written."""
+class RecipeError(ArchiveBuilderError, ValueError):
+    """The recipe contains a mistake, or does not fit the archive or the survey's files."""
 
 
-class RequestError(ArchiveBuilderError):
-    """What was asked for makes no sense: a size, a band, a file name."""
+class RequestError(ArchiveBuilderError, ValueError):
+    """The request itself is wrong: a size, a band, a file name."""
 
 
 class TileError(ArchiveBuilderError):
@@ -29,15 +30,15 @@ class TileError(ArchiveBuilderError):
 
 
 class ArchiveError(ArchiveBuilderError):
-    """A folder is no archive, or a file of an archive is missing, foreign or damaged."""
+    """A folder is not an archive, or a file of an archive is missing, foreign or damaged."""
 
 
 class EngineError(ArchiveBuilderError):
-    """What runs a build's jobs has failed as a whole; what was built stays."""
+    """The engine that runs a build's jobs failed as a whole; finished tiles stay in the archive."""
 
 
 class DamagedIndexError(ArchiveError):
-    """What an archive's index says makes no sense."""
+    """The index contains invalid values."""
 
 
 class NoArchiveError(ArchiveError):
@@ -45,15 +46,16 @@ class NoArchiveError(ArchiveError):
 
 
 class DuplicateObjectError(ArchiveBuilderError):
-    """An object ID that is to be indexed belongs to another tile already.
+    """Two tiles have the same object ID.
 
     Attributes
     ----------
     object_id : int or None
+        The ID; None if it is not known which one.
     tile : str
-        The tile that was to be indexed.
+        The tile that cannot be indexed.
     other : str
-        The tile that has it.
+        The tile that has the ID in the index.
     """
 
     def __init__(self, object_id: int | None, tile: str, other: str) -> None:
@@ -63,14 +65,19 @@ class DuplicateObjectError(ArchiveBuilderError):
             f"{what} of tile {tile} belongs to tile {other} already: an ID may stand in one tile's catalogue only"
         )
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.object_id, self.tile, self.other)
 
-class ObjectNotFoundError(ArchiveBuilderError):
-    """The archive has never heard of this object.
+
+class ObjectNotFoundError(ArchiveBuilderError, KeyError):
+    """The archive does not have this object ID, or no object at a position.
 
     Attributes
     ----------
     object_id : int or str
-        Its ID, or where it was looked for.
+        The object ID, or a description of the position.
+    archive : object
+        The archive's folder.
     """
 
     def __init__(self, object_id: int | str, archive: object) -> None:
@@ -83,11 +90,12 @@ class ObjectNotFoundError(ArchiveBuilderError):
 
 
 class ObjectSkippedError(ArchiveBuilderError):
-    """The object was catalogued but left out of the archive.
+    """The object is in the catalogue, but was left out of the archive.
 
     Attributes
     ----------
     object_id : int
+    tile : str
     reason : str
         ``"noise"``, ``"blank"`` or ``"outside"``.
     rms : dict of str to float
@@ -110,7 +118,7 @@ class ObjectSkippedError(ArchiveBuilderError):
 
 
 class PositionOutsideError(RequestError):
-    """A position that lies on no tile of the archive."""
+    """The position lies on no tile of the archive."""
 
 
 class TableError(ArchiveBuilderError):
@@ -118,13 +126,14 @@ class TableError(ArchiveBuilderError):
 
 
 class CutoutTooLargeError(RequestError):
-    """A size that the archive cannot serve."""
+    """The archive cannot serve a cutout of this size."""
 
 
 def printable(text: str) -> str:
-    """Return a text that a terminal shows on one line: control characters escaped, the middle of a long one left out.
+    """Return a text as a terminal shows it on one line.
 
-    What a file from somebody else says may hold anything.
+    A foreign file may put anything into a message: control characters are escaped, and a text longer than `LONGEST`
+    loses its middle.
     """
     if len(text) > LONGEST:
         text = f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"

@@ -6,24 +6,20 @@ Shapes are ``(ny, nx)``, as numpy has them.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import TypeAlias
 
 import numpy as np
-from astropy import units as u
 from astropy.coordinates import angular_separation
 from astropy.wcs import WCS, NoConvergence
 from astropy.wcs.utils import proj_plane_pixel_scales
 from numpy.typing import ArrayLike, NDArray
 
 from archive_builder.errors import RequestError
+from archive_builder.units import Length, parse_length
 
 Shape: TypeAlias = tuple[int, int]
 """Rows and columns of an image, ``(ny, nx)``."""
-
-Length: TypeAlias = "int | str | u.Quantity"
-"""One side of a cutout: pixels, a text such as ``"0.5arcmin"``, or an angle."""
 
 Size: TypeAlias = "Length | tuple[Length, Length]"
 """A square cutout's side, or ``(ny, nx)``."""
@@ -101,19 +97,10 @@ def parse_shape(size: Size, pixel_scale: float) -> Shape:
 
 def _side(length: Length, pixel_scale: float) -> int:
     """Return one side in pixels."""
-    if type(length) is int and length > 0:  # most sizes are, and a Quantity takes its time
+    if type(length) is int and length > 0:  # most are, and this is asked for every object
         return length
-    try:
-        # astropy spells the unit "pix"
-        quantity = u.Quantity(re.sub(r"px\s*$", "pix", length) if isinstance(length, str) else length)
-    except (TypeError, ValueError):
-        raise RequestError(f"size {length!r} cannot be read: give pixels or an angle such as 0.5arcmin") from None
-    if quantity.isscalar and quantity.unit.is_equivalent(u.arcsec):
-        pixels = float(np.rint(quantity.to_value(u.arcsec) / pixel_scale))
-    elif quantity.isscalar and quantity.unit in (u.dimensionless_unscaled, u.pix):
-        pixels = float(quantity.value)
-    else:
-        raise RequestError(f"size {length!r} is neither pixels nor an angle: give 64 or 0.5arcmin, say")
+    value, unit = parse_length(length)
+    pixels = float(np.rint(value / pixel_scale)) if unit == "arcsec" else value
     if not np.isfinite(pixels) or pixels != int(pixels) or pixels < 1:
         raise RequestError(f"size {length!r} is not a whole number of pixels above zero")
     return int(pixels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
@@ -28,6 +29,8 @@ from archive_builder.survey.discovery import Discovery, TileFiles, discover
 from archive_builder.survey.recipe import Recipe, load_recipe
 from archive_builder.survey.tile import Tile
 
+log = logging.getLogger(__name__)
+
 NEXT_INDEX_NAME = "index.next.sqlite"
 """The index of a whole rebuild with other settings, until it takes the place of the archive's."""
 
@@ -47,6 +50,9 @@ class BuildEvent:
 
     error: str | None
     """Why it failed, if it did."""
+
+    seconds: float = 0.0
+    """Wall time in the worker, s."""
 
 
 @dataclass
@@ -311,6 +317,7 @@ class _Build:
         self._note_all(committer.finish())
 
     def _note_retry(self, lost: Lost[TileJob]) -> None:
+        log.info("%s is retried: %s", lost.job, lost.cause)
         self._report.retried += 1
 
     def _note_all(self, outcomes: Iterator[Outcome]) -> None:
@@ -330,7 +337,7 @@ class _Build:
         report.bytes += result.bytes
         report.peak_memory = max(report.peak_memory, result.peak_memory, peak_memory())
         report.skipped = {reason: report.skipped.get(reason, 0) + n for reason, n in skipped.items()}
-        self._on_tile(BuildEvent(result.tile, result.stored, sum(skipped.values()), None))
+        self._on_tile(BuildEvent(result.tile, result.stored, sum(skipped.values()), None, result.seconds))
 
     def _prune(self, gone: tuple[str, ...], known: Mapping[str, TileRow]) -> None:
         """Remove tiles from the archive, the index first."""

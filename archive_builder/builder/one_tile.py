@@ -74,6 +74,10 @@ class TileJob:
     memory: int | None = None
     """Bytes that the process may take."""
 
+    def __str__(self) -> str:
+        """Return the tile's name, for a log."""
+        return f"tile {self.files.tile}"
+
     @property
     def shard(self) -> str:
         """Where the shard goes, below the archive."""

@@ -1,71 +1,118 @@
-"""How far a build or the sample of a plan is: a bar on a terminal, a line for each tile elsewhere."""
+"""Progress of a command: a bar on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TextIO
+import time
+from datetime import timedelta
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, TextIO
 
-from archive_builder.builder.changes import Changes
-from archive_builder.builder.driver import BuildEvent
-from archive_builder.cli.meter import Meter
-from archive_builder.errors import printable
-from archive_builder.forecast.sample import TileSample
-from archive_builder.survey.discovery import Discovery, TileFiles
+from archive_builder.cli.logs import Verbosity
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 
-class _TileProgress:
-    """Shows how many tiles are done.
+class Meter:
+    """Shows how much of the work is done; leaving its context leaves the terminal as it was.
 
     Parameters
     ----------
     stream : file
-        A terminal gets a bar, anything else a line for each tile.
+        A terminal gets a bar, any other file gets lines.
+    unit : str
+        The unit of work, ``"tile"`` for example.
+    pause : float
+        Minimum time between two lines, s; 0 for a line at every step.
+    patience : float
+        Time before the first line, s; shorter work leaves no line.
+    verbosity : Verbosity
+        ``QUIET`` shows nothing. ``VERBOSE`` shows no lines except urgent ones: the log has one for each step.
     """
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._meter = Meter(stream, "tile")
+    def __init__(
+        self,
+        stream: TextIO,
+        unit: str,
+        pause: float = 0.0,
+        patience: float = 0.0,
+        verbosity: Verbosity = Verbosity.USUAL,
+    ) -> None:
+        self._stream, self._unit, self._pause, self._patience = stream, unit, pause, patience
+        self._verbosity = verbosity
+        self._bar: tqdm | None = None
+        self._total = self._done = 0
+        self._started = self._last_line = time.monotonic()
 
-    def close(self) -> None:
-        """Leave the terminal as it was."""
-        self._meter.close()
+    def __enter__(self) -> Self:
+        return self
 
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
 
-class Progress(_TileProgress):
-    """Shows a build's progress."""
+    @property
+    def seconds(self) -> float:
+        """Time since the start, s."""
+        return time.monotonic() - self._started
 
-    _objects = 0
+    def speed(self, more: int) -> str:
+        """Return the units done per second, including ``more`` that are not counted yet."""
+        return self.rate(self._done + more, f"{self._unit}s")
 
-    def start(self, changes: Changes) -> None:
-        """Say what is to be done, and begin."""
-        print(changes.summary(), file=self._stream, flush=True)
-        self._meter.start(len(changes.tasks) + len(changes.incomplete))
+    def rate(self, done: int, unit: str) -> str:
+        """Return a number of things done as a rate per second."""
+        seconds = self.seconds
+        return f"{done / seconds if seconds else 0.0:,.0f} {unit}/s"
 
-    def tile_done(self, event: BuildEvent) -> None:
-        """Show what became of a tile."""
-        self._objects += event.stored + event.skipped
-        seconds = self._meter.seconds
-        rate = f"{self._objects / seconds if seconds else 0.0:,.0f} objects/s"
-        outcome = f"failed: {event.error}" if event.error else f"{event.stored} stored, {event.skipped} skipped"
-        self._meter.advance(1, printable(f"tile {event.tile}: {outcome}"), rate, urgent=event.error is not None)
+    def say(self, text: str) -> None:
+        """Write a line about the whole work."""
+        if self._verbosity is Verbosity.USUAL:
+            print(text, file=self._stream, flush=True)
 
+    def start(self, total: int) -> None:
+        """Start the clock.
 
-class PlanProgress(_TileProgress):
-    """Shows how far the sample of a plan is."""
+        Parameters
+        ----------
+        total : int
+            Units to do.
+        """
+        self._total, self._started = total, time.monotonic()
+        self._last_line = self._started
+        if total and self._stream.isatty() and self._verbosity is not Verbosity.QUIET:
+            from tqdm import tqdm
 
-    _done = 0
+            self._bar = tqdm(total=total, unit=self._unit, file=self._stream, dynamic_ncols=True)
 
-    def start(self, found: Discovery, chosen: Sequence[TileFiles]) -> None:
-        """Say what will be sampled, and begin."""
-        text = f"{len(chosen)} of {len(found.tiles)} tiles are built to see what they take"
-        print(text, file=self._stream, flush=True)
-        self._meter.start(len(chosen))
+    def advance(self, done: int, news: str, rate: str, urgent: bool = False) -> None:
+        """Count finished work.
 
-    def tile_done(self, sample: TileSample) -> None:
-        """Show what a tile of the sample took."""
-        self._done += 1
-        result, rate = sample.result, f"{self._meter.seconds / self._done:.1f} s a tile"
-        outcome = (
-            f"failed: {result.error}" if result.error else f"{result.bytes / 1e6:.1f} MB in {result.seconds:.1f} s"
-        )
-        self._meter.advance(1, printable(f"tile {result.tile}: {outcome}"), rate, urgent=result.error is not None)
+        Parameters
+        ----------
+        done : int
+            Units done since the last call.
+        news : str
+            Text of the line; a bar shows urgent news only.
+        rate : str
+            Speed in the caller's own unit.
+        urgent : bool
+            Show the line even if none is due.
+        """
+        self._done += done
+        if self._bar is not None:
+            self._bar.set_postfix_str(rate)
+            self._bar.update(done)
+            if urgent:
+                self._bar.write(news, file=self._stream)
+        elif self._verbosity is not Verbosity.QUIET and (urgent or self._is_line_due()):
+            self._last_line = time.monotonic()
+            left = timedelta(seconds=round(self.seconds / max(self._done, 1) * (self._total - self._done)))
+            print(f"[{self._done}/{self._total}] {news} ({rate}, {left} left)", file=self._stream, flush=True)
+
+    def _is_line_due(self) -> bool:
+        if self._verbosity is Verbosity.VERBOSE or self.seconds < self._patience:
+            return False
+        return self._done == self._total or time.monotonic() - self._last_line >= self._pause

@@ -16,53 +16,52 @@ from archive_builder.errors import NoArchiveError
 from archive_builder.store.index import Index
 
 STATE_COLORS = {"built": "#4c9f70", "failed, its older cutouts are served": "#d62f27"}
-"""What has become of a tile that is there to be drawn."""
+"""Colours of tiles by state."""
 
 UNKNOWN = "#c8c8c8"
-"""Where a depth could not be measured."""
-
+"""Colour of a tile whose depth could not be measured."""
 
 WIDTH, FURNITURE = 3.8, 1.15
-"""Inches: how wide a map is, and how much its title, its labels and its scale need above and below."""
+"""Width of a map, and height of its title, labels and scale together, inches."""
 
 
 @dataclass(frozen=True)
 class Coverage:
-    """The tiles that have a shard, where they are and how deep."""
+    """Footprints, states and depths of the tiles with a shard."""
 
     survey: str
-    """The survey's name."""
+    """Name of the survey."""
 
     bands: tuple[str, ...]
-    """The bands."""
+    """Names of the bands."""
 
     corners: NDArray[np.float64]
-    """RA and Dec in deg, (N, 4, 2)."""
+    """RA and Dec of the corners, deg, (N, 4, 2)."""
 
     failed: NDArray[np.bool_]
-    """Tiles whose last attempt failed, so that an older shard is served, (N,)."""
+    """True where the last attempt failed and an older shard is served, (N,)."""
 
     depth: NDArray[np.float64]
-    """AB mag, NaN where not measured, (N, bands)."""
+    """Depth, AB mag, NaN where not measured, (N, bands)."""
 
     not_drawn: tuple[str, ...]
-    """What is not on the picture, in words: nobody knows where a tile is that has never been built."""
+    """Tiles missing from the picture, in words: the position of a tile is not known before it is built."""
 
 
 def read_coverage(archive: Path) -> Coverage:
-    """Read where an archive's tiles are and how deep, from its index.
+    """Read footprints, states and depths of an archive's tiles from its index.
 
     Raises
     ------
     ArchiveError
-        The folder is no archive, or no tile of it has been built.
+        The folder is not an archive, or has no finished tile.
     """
     build = archive_status(archive).build
     with Index(archive) as index:
         settings, tiles = index.settings, index.tiles()
         kept = [tile for tile in tiles if tile.shard]
         if settings is None or not kept:
-            raise NoArchiveError(f"{archive} is an archive in which nothing has been built yet: there is no footprint")
+            raise NoArchiveError(f"archive {archive}: has no finished tile to draw: build it first")
         depth = [index.depth(tile) for tile in kept]
         return Coverage(
             survey=settings.survey,
@@ -89,9 +88,9 @@ def plot_status(archive: Path, path: Path) -> None:
     Raises
     ------
     RequestError
-        The picture cannot be drawn: matplotlib is not there, or its name or folder is wrong.
+        matplotlib is not installed, or the file's name or folder is wrong.
     ArchiveError
-        The folder is no archive, or no tile of it has been built.
+        The folder is not an archive, or has no finished tile.
     """
     check_plot(path)
     with style():
@@ -123,7 +122,7 @@ def _title(coverage: Coverage) -> str:
 
 
 def _draw_states(axes: Any, coverage: Coverage) -> SkyMap:
-    """Draw what has become of each tile."""
+    """Draw the state of each tile."""
     from matplotlib.patches import Patch
 
     sky = SkyMap(axes, coverage.corners)
@@ -138,7 +137,7 @@ def _draw_states(axes: Any, coverage: Coverage) -> SkyMap:
 
 
 def _draw_depth(axes: Any, coverage: Coverage, number: int, band: str) -> None:
-    """Draw how deep each tile is in one band."""
+    """Draw the depth of each tile in one band."""
     depth = coverage.depth[:, number]
     known = np.isfinite(depth)
     sky = SkyMap(axes, coverage.corners)
@@ -146,7 +145,7 @@ def _draw_depth(axes: Any, coverage: Coverage, number: int, band: str) -> None:
         sky.draw(coverage.corners[~known], facecolor=UNKNOWN)
     axes.set_title(f"{band}: not measured")
     if known.any():
-        beyond = 1 if len(depth) > FEW else 0  # per cent, at each end of the scale
+        beyond = 1 if len(depth) > FEW else 0  # per cent of the tiles beyond each end of the scale
         low, high = np.percentile(depth[known], [beyond, 100 - beyond])
         tiles = sky.draw(coverage.corners[known], array=depth[known], cmap="viridis")
         tiles.set_clim(low - 0.005, high + 0.005)

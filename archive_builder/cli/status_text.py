@@ -34,22 +34,22 @@ def _lines(status: ArchiveStatus) -> Iterator[str]:
 
 
 def _build_lines(build: BuildState, lock: Holder | None) -> Iterator[str]:
-    """Tell of the last build."""
+    """Yield the lines about the last build."""
     what = "whole rebuild" if build.rebuild else "build"
     speed = units.duration(build.seconds)
     if build.objects_per_second is not None and build.tiles_per_hour is not None:
         speed += f", {build.objects_per_second:,.0f} objects/s, {build.tiles_per_hour:,.0f} tiles/h"
     if build.state == "at work" and lock is not None:
-        yield f"a {what} is at work, by {_who(lock)}"
+        yield f"a {what} is running: {_who(lock)}"
     else:
-        yield f"the last {what} began {build.started} and was {build.state}"
+        yield f"the last {what} started {build.started} and was {build.state}"
     yield f"  {build.planned} tiles to build: {build.built} built, {build.failed} failed, {build.left} left ({speed})"
     if build.seconds_left is not None:
         yield f"  {timedelta(seconds=round(build.seconds_left))} left"
     if build.state == "interrupted" or (build.rebuild and build.state == "finished"):
-        yield "  build again with the same recipe" + (" and --force" if build.rebuild else "") + " to go on"
+        yield "  build again with the same recipe" + (" and --force" if build.rebuild else "") + " to continue"
 
 
 def _who(lock: Holder) -> str:
-    sure = "" if lock.alive else ", as its lock says"
+    sure = "" if lock.alive else ", according to its lock"
     return f"process {lock.pid} on {lock.host} since {lock.since}{sure}"

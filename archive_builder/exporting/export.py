@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from archive_builder.atomic import TEMPORARY, write_whole
+from archive_builder.bands import band_names
+from archive_builder.choices import BANDS_FORMAT
 from archive_builder.errors import ArchiveBuilderError, RequestError, one_line
 from archive_builder.exporting import names
 from archive_builder.exporting.job import SKIPPED, ExportJob, JobResult, Output, pixel_scale, run_job
@@ -166,7 +168,7 @@ def _formats(formats: Sequence[str], pack: str | None) -> tuple[str, ...]:
     """Return the formats to make."""
     if pack is not None and pack not in PACKS:
         raise RequestError(f"pack {pack!r} is unknown: give {' or '.join(PACKS)}")
-    known = [*FORMATS, names.BANDS_FORMAT]
+    known = [*FORMATS, BANDS_FORMAT]
     for kind in formats:
         if kind not in known:
             raise RequestError(f"format {kind!r} is unknown: give any of {', '.join(known)}")
@@ -179,11 +181,10 @@ def _bands(bands: Sequence[str] | None, archive: Archive) -> tuple[str, ...]:
     """Return the bands to make."""
     if bands is None:
         return archive.bands
-    if unknown := [band for band in bands if band not in archive.bands]:
-        raise RequestError(f"the archive {archive.path} has no band {unknown[0]!r}: it has {', '.join(archive.bands)}")
-    if len(bands) == 0 or len(set(bands)) < len(bands):
-        raise RequestError(f"bands {','.join(bands)!r}: give each band wanted once")
-    return tuple(bands)
+    chosen = band_names(bands, archive.bands, f"the archive {archive.path}")
+    if len(set(chosen)) < len(chosen):
+        raise RequestError(f"bands {','.join(chosen)!r}: give each band wanted once")
+    return chosen
 
 
 def _plain_size(size: Size | None) -> tuple[int | str, int | str] | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from archive_builder.choices import BANDS_FORMAT
 from archive_builder.errors import RequestError
 from archive_builder.geometry import Shape
 
@@ -84,10 +85,6 @@ def _sexagesimal(value: int) -> str:
 
 _SPAN = 2 * 90 * ARCSECONDS + 2
 """Number of values of a truncated Dec, with both zeros."""
-
-
-BANDS_FORMAT = "fits-bands"
-"""Name of the format with one FITS file per band."""
 
 
 @dataclass(frozen=True)

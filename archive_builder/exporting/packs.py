@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from archive_builder.atomic import temporary_path
+from archive_builder.choices import BANDS_FORMAT, PACK_NAMES
 from archive_builder.errors import ArchiveBuilderError, one_line
-from archive_builder.exporting.names import BANDS_FORMAT, Sample, file_names, sample_key
+from archive_builder.exporting.names import Sample, file_names, sample_key
 from archive_builder.serve.cutout import Cutout
 from archive_builder.serve.pictures import FORMATS
 from archive_builder.serve.style import Style
@@ -105,6 +106,8 @@ class Piece(ABC):
             if self._file is None:
                 self._open(cutout)
             self._append(sample, cutout)
+        except ArchiveBuilderError:  # some are ValueErrors too
+            raise
         except WRITE_ERRORS as error:
             raise self._unwritable(error) from None
 
@@ -265,5 +268,5 @@ def _description(sample: Sample, cutout: Cutout) -> dict[str, Any]:
     }
 
 
-PACKS: dict[str, type[Piece]] = {"hdf5": Hdf5Piece, "webdataset": WebDatasetPiece}
+PACKS: dict[str, type[Piece]] = dict(zip(PACK_NAMES, (Hdf5Piece, WebDatasetPiece), strict=True))
 """What cutouts can be packed into."""

@@ -14,6 +14,7 @@ import numpy as np
 from archive_builder.builder.commit import Committer
 from archive_builder.builder.driver import size_in_pixels
 from archive_builder.builder.one_tile import TileJob, TileResult
+from archive_builder.choices import PLAN_SEED, PLAN_TILES, PLAN_WORKERS
 from archive_builder.errors import RecipeError, RequestError, TileError, one_line
 from archive_builder.forecast.forecast import Forecast, Taken, make_forecast
 from archive_builder.forecast.sample import SampleJob, TileSample, run_sample
@@ -23,15 +24,6 @@ from archive_builder.store.records import Settings
 from archive_builder.survey.discovery import Discovery, TileFiles, discover
 from archive_builder.survey.recipe import Recipe, StorageSection, load_recipe
 
-SAMPLE = 5
-"""Tiles that are sampled, if nothing else is asked for."""
-
-SEED = 1
-"""Which tiles those are; another seed takes others."""
-
-WORKERS = (1, 4, 16, 64, 256)
-"""Numbers of workers for which the time is worked out, if nothing else is asked for."""
-
 LAYOUTS = ("mosaic", "stamps")
 QUANTIZATIONS = (4.0, 16.0, "lossless")
 """The ways of storing that a recipe's own is compared with."""
@@ -40,10 +32,10 @@ QUANTIZATIONS = (4.0, 16.0, "lossless")
 def plan(
     recipe_path: Path,
     *,
-    sample: int = SAMPLE,
-    seed: int = SEED,
+    sample: int = PLAN_TILES,
+    seed: int = PLAN_SEED,
     tiles: Collection[str] = (),
-    workers: Sequence[int] = WORKERS,
+    workers: Sequence[int] = PLAN_WORKERS,
     work: Path | None = None,
     on_start: Callable[[Discovery, Sequence[TileFiles]], None] = lambda found, chosen: None,
     on_tile: Callable[[TileSample], None] = lambda sample: None,

@@ -5,6 +5,7 @@ An engine is handed a function and jobs, and hands back what comes of each as it
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import dataclass
@@ -19,8 +20,7 @@ from archive_builder.run.pool import run_jobs
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
-ENGINES = ("local", "parsl", "mpi")
-"""The engines by name."""
+log = logging.getLogger(__name__)
 
 PARSL_FOLDER = "parsl"
 """The folder in an archive in which Parsl keeps the logs of the last build."""
@@ -87,7 +87,7 @@ def choose_engine(name: str, *, parsl_config: Path | None, archive: Path) -> Eng
     Parameters
     ----------
     name : str
-        One of `ENGINES`.
+        One of `archive_builder.choices.ENGINES`.
     parsl_config : Path or None
         A Python file that makes Parsl's ``config``.
     archive : Path
@@ -113,7 +113,7 @@ def choose_engine(name: str, *, parsl_config: Path | None, archive: Path) -> Eng
         missing = str(error.name).partition(".")[0]
         if missing not in ("parsl", "mpi4py"):
             raise
-        raise RequestError(f"--engine {name} needs {missing}: pip install 'archive-builder[{name}]'") from None
+        raise RequestError(f"--engine {name} needs {missing}: pip install '.[{name}]'") from None
     return None
 
 
@@ -157,7 +157,13 @@ class LocalEngine:
     def run(self, function: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator[Result | Lost[Job]]:
         """Run jobs in processes of their own; see :meth:`Engine.run`."""
         lost: Callable[[Job, str], Result | Lost[Job]] = Lost
-        return run_jobs(function, jobs, self._workers, lost)
+        return run_jobs(function, map(_announced, jobs), self._workers, lost)
+
+
+def _announced(job: Job) -> Job:
+    """Log that a worker takes a job."""
+    log.info("%s starts", job)
+    return job
 
 
 def run_on_executor(

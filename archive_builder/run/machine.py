@@ -3,33 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from archive_builder.errors import RequestError
-
-UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-"""Bytes of a unit; those of one letter are Slurm's, and KiB to TiB are the same."""
-
 MARGIN = 0.9
 """Of what is free, this much is taken if nothing is said: the page cache and others need some."""
-
-
-def parse_memory(text: str) -> int:
-    """Return an amount of memory in bytes: ``2GB``, ``8GiB``, ``500MB``, ``2000000000``.
-
-    Raises
-    ------
-    RequestError
-        It is none.
-    """
-    match = re.fullmatch(r"\s*(\d+\.?\d*)\s*([KMGT]?)(iB|B)?\s*", text, re.IGNORECASE)
-    if match is None or not float(match[1]) > 0:
-        raise RequestError(f"memory {text!r} is no amount of memory: give it as 2GB, 8GiB or 500MB")
-    decimal = (match[3] or "").upper() == "B" and match[2]
-    return int(float(match[1]) * UNITS[match[2].upper() + ("B" if decimal else "")])
 
 
 def available_cpus(environment: Mapping[str, str] = os.environ) -> int:

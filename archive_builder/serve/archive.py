@@ -34,11 +34,12 @@ from archive_builder.geometry import Shape, Size, parse_shape, sky_to_pixel, win
 from archive_builder.measure.quality import Status
 from archive_builder.serve.cutout import Cutout
 from archive_builder.serve.headers import TileHeaders
-from archive_builder.serve.sky import Footprints, Position, ra_dec, separation, to_degrees, unit_vectors
+from archive_builder.serve.sky import Footprints, Position, ra_dec, separation, unit_vectors
 from archive_builder.store.index import Index, is_shard_name
 from archive_builder.store.records import ObjectTable, Places, TileRow
 from archive_builder.store.shard_reader import Shard
 from archive_builder.training.batches import Batch, BatchStream
+from archive_builder.units import to_degrees
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from archive_builder.atomic import write_whole
+from archive_builder.bands import band_names
+from archive_builder.choices import FILE_FORMATS
 from archive_builder.errors import RequestError
 from archive_builder.serve.cutout import Cutout
 from archive_builder.serve.style import USUAL_STYLE, Style
@@ -66,11 +68,10 @@ def _three_bands(cutout: Cutout, wanted: str | tuple[str, ...] | None) -> tuple[
     """Return which bands are red, green and blue."""
     there = cutout.bands
     if wanted is not None:
-        if len(wanted) != 3:
-            raise RequestError(f"a composite takes three bands, not {len(wanted)}: give irg, say")
-        if unknown := [band for band in wanted if band not in there]:
-            raise RequestError(f"a composite of {', '.join(wanted)} needs band {unknown[0]}: the cutout has not got it")
-        return tuple(wanted)
+        chosen = band_names(wanted, there, "the cutout")
+        if len(chosen) != 3:
+            raise RequestError(f"a composite takes three bands, not {len(chosen)}: give irg, say")
+        return chosen
     if set("irg") <= set(there):
         return "i", "r", "g"
     if len(there) < 3:
@@ -160,11 +161,7 @@ def npz_bytes(arrays: Mapping[str, Any]) -> bytes:
     return file.getvalue()
 
 
-FORMATS: dict[str, Callable[[Cutout, Style], bytes]] = {
-    "fits": _fits,
-    "png": _png,
-    "tiff": _tiff,
-    "npy": _npy,
-    "npz": _npz,
-}
-"""What makes a file of each format, by the ending of its name."""
+FORMATS: dict[str, Callable[[Cutout, Style], bytes]] = dict(
+    zip(FILE_FORMATS, (_fits, _png, _tiff, _npy, _npz), strict=True)
+)
+"""The encoder of each format, by the ending of the file's name."""

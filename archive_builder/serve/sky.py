@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TypeAlias
 
 import numpy as np
-from astropy import units as u
 from astropy.coordinates import SkyCoord
 from numpy.typing import ArrayLike, NDArray
 
@@ -31,17 +30,6 @@ def ra_dec(position: Position) -> tuple[float, float]:
     if not (np.isfinite(ra) and abs(dec) <= 90):
         raise RequestError(f"RA {ra}, Dec {dec} is no position on the sky: give deg")
     return ra % 360, dec
-
-
-def to_degrees(radius: u.Quantity | str) -> float:
-    """Return an angle in deg."""
-    try:
-        limit = float(u.Quantity(radius).to_value(u.deg))
-    except (TypeError, ValueError):
-        raise RequestError(f"radius {radius!r} is no angle: give 1 arcmin, say") from None
-    if not 0 <= limit <= 180:
-        raise RequestError(f"radius {radius!r} is not between 0 and 180 deg")
-    return limit
 
 
 def unit_vectors(ra: ArrayLike, dec: ArrayLike) -> NDArray[np.float64]:

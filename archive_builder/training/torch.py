@@ -24,7 +24,7 @@ try:
     from torch import Tensor, distributed
     from torch.utils.data import Dataset, IterableDataset, get_worker_info
 except ModuleNotFoundError:
-    raise ImportError("archive_builder.training.torch needs PyTorch: pip install 'archive-builder[torch]'") from None
+    raise ImportError("archive_builder.training.torch needs PyTorch: pip install '.[torch]'") from None
 
 Transform = Callable[[Tensor], Tensor]
 """What is done to cutouts before they are handed out."""

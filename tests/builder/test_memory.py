@@ -15,25 +15,11 @@ from click.testing import CliRunner
 from archive_builder.builder.memory import share_out, strip_that_fits, worker_memory
 from archive_builder.cli.main import main
 from archive_builder.errors import RequestError, TileError
-from archive_builder.run.machine import available_cpus, available_memory, parse_memory
+from archive_builder.run.machine import available_cpus, available_memory
 from archive_builder.run.pool import run_jobs
 from archive_builder.survey.demo import make_survey
 from archive_builder.survey.discovery import discover
 from archive_builder.survey.recipe import Recipe, load_recipe
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [("2GB", 2e9), ("8GiB", 2**33), ("500 mb", 5e8), ("1.5G", 1.5 * 2**30), ("2000000000", 2e9), ("7B", 7)],
-)
-def test_amounts_are_read_as_people_write_them(text: str, expected: float) -> None:
-    assert parse_memory(text) == expected
-
-
-@pytest.mark.parametrize("text", ["", "much", "-2GB", "0", "2 quarts", "nan", "2GBB"])
-def test_what_is_no_amount_is_refused_with_one_line(demo_survey: Path, tmp_path: Path, text: str) -> None:
-    with pytest.raises(RequestError, match="give it as 2GB"):
-        parse_memory(text)
 
 
 def test_smallest_limit_counts(tmp_path: Path) -> None:

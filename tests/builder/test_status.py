@@ -230,7 +230,7 @@ def test_build_at_work_is_told_with_who_works_and_what_is_left(
     assert state.objects_per_second == pytest.approx(40 / state.seconds)
     assert state.seconds_left == pytest.approx(state.seconds)  # as much again
     text = run("status", archive).stdout
-    assert f"a build is at work, by process {process.pid} on {HOST} since {status.lock.since}\n" in text
+    assert f"a build is running: process {process.pid} on {HOST} since {status.lock.since}\n" in text
     assert "  2 tiles to build: 1 built, 0 failed, 1 left (" in text
     assert process.poll() is None
 
@@ -244,7 +244,7 @@ def test_killed_build_is_told_as_interrupted_and_the_next_as_finished(
     status = archive_status(archive)
     assert status.lock.alive is False
     assert (status.build.state, status.build.left, status.build.seconds_left) == ("interrupted", 1, None)
-    assert "build again with the same recipe to go on" in run("status", archive).stdout
+    assert "build again with the same recipe to continue" in run("status", archive).stdout
     catalog = sorted(survey.glob("*/*_cat.fits"))[1]
     catalog.unlink()
     shutil.copy(survey.parent / "catalogue", catalog)
@@ -265,7 +265,7 @@ def test_whole_rebuild_is_told_while_the_archive_stays_as_it_was(place: Path, ar
     assert (status.built, status.stored) == (2, archive_status(place / "archive").stored)
     assert status.failures.keys() == {catalog.parent.name}
     assert (status.build.rebuild, status.build.built, status.build.failed) == (True, 1, 1)
-    assert "build again with the same recipe and --force to go on" in run("status", archive).stdout
+    assert "build again with the same recipe and --force to continue" in run("status", archive).stdout
 
 
 # ---- the lock
@@ -294,6 +294,6 @@ def test_lock_of_another_host_is_believed(archive: Path) -> None:
     status = archive_status(archive)
     assert (status.lock.alive, status.build.state) == (None, "at work")
     assert (
-        "by process 1 on elsewhere.example since 2026-01-01T00:00:00+00:00, as its lock says"
+        "is running: process 1 on elsewhere.example since 2026-01-01T00:00:00+00:00, according to its lock"
         in run("status", archive).stdout
     )

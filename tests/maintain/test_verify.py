@@ -395,7 +395,7 @@ def test_repair_builds_damaged_shards_again_and_makes_the_index_anew(place: Path
     assert "1 shards are damaged: give the survey's recipe as --survey" in refused.stderr
     result = run("verify", archive, "--deep", "--survey", place / "survey/survey.toml", "--repair")
     assert result.exit_code == 0
-    assert result.stdout.splitlines()[-1] == "mended: 0 findings are left"
+    assert result.stdout.splitlines()[-1] == "repaired: 0 problems left"
     assert owners(archive) == owners(place / "archive")
     assert sorted(path.name for path in (archive / "shards").iterdir()) == [f"{A}.2.h5", f"{B}.1.h5"]
     with Archive(archive) as mended, Archive(place / "archive") as good:
@@ -475,9 +475,9 @@ def test_command_line_answers_in_json_and_by_its_exit_status(place: Path, archiv
     (finding,) = json.loads(bad.stdout)
     assert (finding["kind"], finding["tile"]) == ("shard", A)
     assert str(shard(archive)) in finding["what"]
-    assert bad.stderr == f"error: archive {archive}: 1 things are wrong: verify --repair mends them\n"
+    assert bad.stderr == f"error: archive {archive}: 1 problems found: run verify --repair\n"
     mended = run("verify", archive, "--survey", place / "survey/survey.toml", "--repair", "--json")
-    assert (mended.exit_code, mended.stderr) == (0, "mended: 0 findings are left\n")
+    assert (mended.exit_code, mended.stderr) == (0, "repaired: 0 problems left\n")
     assert len(json.loads(mended.stdout)) == 1
     assert run("verify", archive, "--survey", tmp_path / "nothing.toml").exit_code == 2
 

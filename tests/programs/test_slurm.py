@@ -164,7 +164,7 @@ def test_tiles_of_a_job_that_is_cancelled_are_begun_again_elsewhere(
     worker = int(drafts(archive)[0].name.split(".")[-2])
     (number,) = re.findall(rb"SLURM_JOB_ID=(\d+)", Path(f"/proc/{worker}/environ").read_bytes())
     subprocess.run(["scancel", number.decode()], check=True)
-    assert "begun again because a worker died" in assert_ends_well(process)
+    assert "retried after a worker died" in assert_ends_well(process)
     clear(archive)
     same_archives(archive, peace)
     wait_until(lambda: not jobs(config))

@@ -403,7 +403,12 @@ def test_composite_does_not_depend_on_the_surveys_zero_point(colorless: Archive)
 
 @pytest.mark.parametrize(
     ("rgb", "words"),
-    [("ir", "takes three bands, not 2"), ("irgz", "takes three bands, not 4"), ("", "not 0"), ("iru", "needs band u")],
+    [
+        ("ir", "takes three bands, not 2"),
+        ("irgz", "takes three bands, not 4"),
+        ("", "no band was asked for"),
+        ("iru", "the cutout has no band 'u'"),
+    ],
 )
 def test_composite_of_other_than_three_known_bands_is_refused(colorless: Archive, rgb: str, words: str) -> None:
     with pytest.raises(RequestError, match=words):

@@ -1,0 +1,169 @@
+"""The commands about a built archive: ``status``, ``verify`` and ``reindex``."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from archive_builder.cli.logs import Verbosity
+from archive_builder.cli.options import (
+    CONTINUES,
+    FAILED,
+    a_path,
+    after_interrupt,
+    as_json,
+    cpu_workers,
+    example,
+    log_options,
+    plot_option,
+)
+from archive_builder.cli.progress import Meter
+from archive_builder.errors import printable
+
+if TYPE_CHECKING:
+    from archive_builder.maintain.verify import Finding, Survey
+
+log = logging.getLogger(__name__)
+
+
+@click.command(
+    "status", short_help="Show contents, progress and failed tiles.", epilog=example("archive-builder status archive")
+)
+@click.argument("archive", type=a_path)
+@plot_option("the footprint, by state and by depth,")
+@as_json
+def status_command(archive: Path, plot: Path | None, as_json: bool) -> None:
+    """Show the contents of ARCHIVE, the progress of its build, and the tiles that failed."""
+    from archive_builder.builder.status import archive_status
+    from archive_builder.cli.status_text import status_text
+
+    answer = archive_status(archive)
+    if plot is not None:
+        from archive_builder.cli.status_plot import plot_status
+
+        plot_status(archive, plot)
+    click.echo(json.dumps(asdict(answer)) if as_json else status_text(answer))
+
+
+@click.command(
+    "verify",
+    short_help="Check the integrity of an archive.",
+    epilog=example(
+        "archive-builder verify archive --deep",
+        "archive-builder verify archive --deep --survey survey.toml --repair",
+    ),
+)
+@click.argument("archive", type=a_path)
+@click.option("--deep", is_flag=True, help="Read every byte, and compare cutouts with the survey if it is given.")
+@click.option("--survey", type=a_path, metavar="RECIPE", help="Recipe that the archive was built from.")
+@click.option(
+    "--repair", "to_repair", is_flag=True, help="Rebuild damaged shards (needs --survey) and a damaged index."
+)
+@cpu_workers()
+@log_options
+@as_json
+def verify_command(
+    archive: Path,
+    deep: bool,
+    survey: Path | None,
+    to_repair: bool,
+    workers: int,
+    as_json: bool,
+    verbosity: Verbosity,
+) -> None:
+    """Check the integrity of ARCHIVE: its index against its shards, and with --deep every byte of them.
+
+    Each problem is one line that begins with its kind. shard: --repair rebuilds the tile; index: --repair rebuilds the
+    index; orphan: the next build removes the file; survey: the tile cannot be compared with its source. The exit
+    status is 1 if a shard or the index is damaged.
+    """
+    source = _source(survey)
+    findings = _findings(archive, deep, source, workers, verbosity)
+    if as_json:
+        click.echo(json.dumps([asdict(finding) for finding in findings]))
+    else:
+        for finding in findings:
+            click.echo(f"{finding.kind}: {finding.what}")
+    damage = _damage(findings)
+    if to_repair and damage:
+        from archive_builder.maintain.repair import repair
+
+        after_interrupt(CONTINUES)
+        log.info("repairing %d problems", len(damage))
+        repair(archive, damage, survey, workers)
+        damage = _damage(_findings(archive, deep, source, workers, verbosity))
+        click.echo(f"repaired: {len(damage)} problems left", err=as_json)
+    elif not as_json:
+        click.echo(f"{len(damage)} problems found" if damage else "all is well")
+    if damage:
+        click.echo(f"error: archive {archive}: {len(damage)} problems found: run verify --repair", err=True)
+        sys.exit(FAILED)
+
+
+def _source(survey: Path | None) -> Survey | None:
+    """Return the recipe of a survey and the files of its tiles."""
+    if survey is None:
+        return None
+    from archive_builder.survey.discovery import discover
+    from archive_builder.survey.recipe import load_recipe
+
+    recipe = load_recipe(survey)
+    return recipe, {files.tile: files for files in discover(recipe).tiles}
+
+
+def _findings(archive: Path, deep: bool, source: Survey | None, workers: int, verbosity: Verbosity) -> list[Finding]:
+    """Return the problems of an archive, and show the progress of the search."""
+    from archive_builder.maintain.verify import verify
+
+    with _tile_meter(verbosity) as meter:
+        findings = list(verify(archive, deep, source, workers, meter.start, lambda tile: _tile_done(meter, tile)))
+    for finding in findings:
+        log.error("%s: %s", finding.kind, finding.what, extra={"tile": finding.tile})
+    log.info("%s: %d findings", archive, len(findings), extra={"findings": len(findings)})
+    return findings
+
+
+def _damage(findings: list[Finding]) -> list[Finding]:
+    """Return the findings that a repair would remove."""
+    return [finding for finding in findings if finding.kind in ("shard", "index")]
+
+
+def _tile_meter(verbosity: Verbosity) -> Meter:
+    """Return a meter of tiles; work of a few seconds leaves no line, except on a terminal."""
+    return Meter(sys.stderr, "tile", pause=10.0, patience=10.0, verbosity=verbosity)
+
+
+def _tile_done(meter: Meter, tile: str) -> None:
+    """Show and log that a tile is done."""
+    log.info("tile %s done", tile, extra={"tile": tile, "seconds": round(meter.seconds, 3)})
+    meter.advance(1, f"tile {tile}", meter.speed(1))
+
+
+@click.command(
+    "reindex", short_help="Rebuild the index from the shards.", epilog=example("archive-builder reindex archive")
+)
+@click.argument("archive", type=a_path)
+@cpu_workers()
+@log_options
+@as_json
+def reindex_command(archive: Path, workers: int, as_json: bool, verbosity: Verbosity) -> None:
+    """Rebuild the index of ARCHIVE from its shards alone.
+
+    The old index stays in use until the new one is complete.
+    """
+    from archive_builder.maintain.reindex import reindex
+
+    with _tile_meter(verbosity) as meter:
+        report = reindex(archive, workers, meter.start, lambda tile: _tile_done(meter, tile))
+    text = f"{report.tiles} tiles and {report.objects} objects indexed, {len(report.left_out)} files left out"
+    log.info("%s", text, extra={"tiles": report.tiles, "objects": report.objects})
+    click.echo(json.dumps(asdict(report)) if as_json else text)
+    for name, reason in report.left_out.items():
+        log.warning("left out %s: %s", name, reason)
+        click.echo(printable(f"left out {name}: {reason}"), err=True)

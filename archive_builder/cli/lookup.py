@@ -1,0 +1,63 @@
+"""The command ``get``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from archive_builder.choices import FILE_FORMATS
+from archive_builder.cli.options import a_path, as_json, bands_option, example, picture_options, size_option
+
+
+@click.command(
+    "get",
+    short_help="Write the cutout of one object to a file.",
+    epilog=example(
+        "archive-builder get archive 353099273 -o cutout.fits",
+        "archive-builder get archive 353099273 --size 0.5arcmin --rgb irg -o cutout.png",
+    ),
+)
+@click.argument("archive", type=a_path)
+@click.argument("object_id", type=int)
+@size_option
+@bands_option
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=a_path,
+    help=f"File to write; its ending is the format: .{', .'.join(FILE_FORMATS)}.",
+)
+@picture_options
+@as_json
+def get_command(
+    archive: Path, object_id: int, size: str | None, bands: str | None, output: Path, as_json: bool, **style: Any
+) -> None:
+    """Write the cutout of OBJECT_ID from ARCHIVE to a file.
+
+    Any size up to the archived one can be served; an archive with the layout mosaic can serve larger ones too.
+    """
+    from archive_builder.bands import band_names
+    from archive_builder.serve.archive import Archive
+    from archive_builder.serve.pictures import write_cutout
+    from archive_builder.serve.style import Style
+
+    with Archive(archive) as opened:
+        chosen = None if bands is None else band_names(bands, opened.bands, f"the archive {archive}")
+        cutout = opened.get(object_id, size=size, bands=chosen)
+        write_cutout(cutout, output, Style(**style))
+    answer = {
+        "object_id": cutout.object_id,
+        "tile": cutout.tile,
+        "ra": cutout.ra,
+        "dec": cutout.dec,
+        "bands": cutout.bands,
+        "shape": cutout.data.shape[1:],
+        "file": str(output),
+    }
+    ny, nx = cutout.data.shape[1:]
+    text = f"{output}: object {object_id} of tile {cutout.tile}, {nx} x {ny} px in {', '.join(cutout.bands)}"
+    click.echo(json.dumps(answer) if as_json else text)

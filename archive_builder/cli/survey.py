@@ -1,0 +1,148 @@
+"""The commands about a survey: ``demo`` and ``plan``."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from archive_builder.choices import PLAN_SEED, PLAN_TILES, PLAN_WORKERS
+from archive_builder.cli.logs import Verbosity
+from archive_builder.cli.options import (
+    a_path,
+    after_interrupt,
+    as_json,
+    example,
+    exit_after_failures,
+    log_options,
+    plot_option,
+)
+from archive_builder.cli.progress import Meter
+from archive_builder.errors import RequestError, printable
+
+if TYPE_CHECKING:
+    from archive_builder.forecast.sample import TileSample
+    from archive_builder.survey.discovery import Discovery, TileFiles
+
+log = logging.getLogger(__name__)
+
+
+@click.command(
+    "demo",
+    short_help="Make a synthetic survey to try the commands on.",
+    epilog=example("archive-builder demo survey --tiles 4"),
+)
+@click.argument("directory", type=a_path)
+@click.option("--tiles", metavar="N", default=4, show_default=True, help="Number of tiles.")
+@click.option(
+    "--tile-size", metavar="PX", default=1000, show_default=True, help="Side of a tile, pixels of 0.263 arcsec."
+)
+@click.option("--objects", metavar="N", default=400, show_default=True, help="Catalogued objects per tile.")
+@click.option(
+    "--seed", metavar="N", default=1, show_default=True, help="Random seed; the same seed makes the same survey."
+)
+def demo_command(directory: Path, tiles: int, tile_size: int, objects: int, seed: int) -> None:
+    """Make a synthetic survey in DES's file layout, with its recipe DIRECTORY/survey.toml."""
+    from archive_builder.survey.demo import make_survey
+
+    after_interrupt(f"{directory} is incomplete, remove it and run the command again")
+    try:
+        recipe = make_survey(directory, tiles=tiles, tile_size=tile_size, objects=objects, seed=seed)
+    except (ValueError, OSError) as error:
+        raise RequestError(str(error)) from None
+    click.echo(f"{tiles} tiles made: build their archive with: archive-builder build {recipe} ARCHIVE")
+
+
+@click.command(
+    "plan",
+    short_help="Forecast size and time of an archive.",
+    epilog=example("archive-builder plan survey.toml", "archive-builder plan survey.toml --sample 20 --plot plan.pdf"),
+)
+@click.argument("recipe", type=a_path)
+@click.option(
+    "--sample", metavar="N", default=PLAN_TILES, show_default=True, type=click.IntRange(1), help="Tiles to sample."
+)
+@click.option(
+    "--seed",
+    metavar="N",
+    default=PLAN_SEED,
+    show_default=True,
+    type=click.IntRange(0),
+    help="Random seed of the sample; another seed samples other tiles.",
+)
+@click.option(
+    "--tile", "tiles", multiple=True, metavar="NAME", help="Sample this tile instead of random ones; may be repeated."
+)
+@click.option(
+    "--workers",
+    metavar="N",
+    multiple=True,
+    default=PLAN_WORKERS,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Forecast the wall time for this number of workers; may be repeated.",
+)
+@click.option(
+    "--work",
+    type=a_path,
+    metavar="DIR",
+    help="Folder for temporary files, with room for two shards (default: the system's).",
+)
+@plot_option("the forecast")
+@log_options
+@as_json
+def plan_command(recipe: Path, plot: Path | None, as_json: bool, verbosity: Verbosity, **options: Any) -> None:
+    """Forecast the archive of RECIPE before it is built: objects, bytes, hours, and the noise of the tiles.
+
+    The command builds a sample of the tiles in a temporary folder and scales the result to the whole survey.
+    """
+    from archive_builder.cli.plan_text import plan_text
+    from archive_builder.forecast.plan import plan
+
+    if plot is not None:
+        from archive_builder.cli.figures import check_plot
+
+        check_plot(plot)
+    with Meter(sys.stderr, "tile", verbosity=verbosity) as meter:
+        news = _News(meter)
+        forecast = plan(recipe, **options, on_start=news.start, on_tile=news.tile)
+    if plot is not None:
+        from archive_builder.cli.plan_plot import plot_plan
+        from archive_builder.survey.recipe import load_recipe
+
+        plot_plan(forecast, load_recipe(recipe), plot)
+    click.echo(json.dumps(asdict(forecast)) if as_json else plan_text(forecast))
+    exit_after_failures(forecast.failed)
+
+
+class _News:
+    """Shows and logs the progress of a sample."""
+
+    def __init__(self, meter: Meter) -> None:
+        self._meter, self._done = meter, 0
+
+    def start(self, found: Discovery, chosen: Sequence[TileFiles]) -> None:
+        """Show the size of the sample."""
+        text = f"building a sample of {len(chosen)} of {len(found.tiles)} tiles"
+        log.info("%s", text, extra={"tiles": len(chosen)})
+        self._meter.say(text)
+        self._meter.start(len(chosen))
+
+    def tile(self, sample: TileSample) -> None:
+        """Show the cost of a sampled tile."""
+        self._done += 1
+        result, rate = sample.result, f"{self._meter.seconds / self._done:.1f} s a tile"
+        if result.error is not None:
+            news = f"tile {result.tile}: failed: {result.error}"
+            log.error("%s", news, extra={"tile": result.tile})
+        else:
+            news = f"tile {result.tile}: {result.bytes / 1e6:.1f} MB in {result.seconds:.1f} s"
+            cost = {"stored": result.stored, "bytes": result.bytes, "seconds": round(result.seconds, 3)}
+            log.info("%s", news, extra={"tile": result.tile, **cost})
+        self._meter.advance(1, printable(news), rate, urgent=result.error is not None)

@@ -1,0 +1,111 @@
+"""Bands on the command line, in an archive whose bands have names of several letters."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from archive_builder import Archive, Style, build
+from archive_builder.cli.main import main
+from archive_builder.serve.pictures import picture
+from archive_builder.survey.demo import make_survey
+
+NAMES = {"g": "F435W", "r": "F606W", "i": "F814W", "z": "F105W", "Y": "F160W"}
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def hubble(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Archive of the demo survey with Hubble's names for its bands, and no colour pictures."""
+    folder = tmp_path_factory.mktemp("hubble")
+    recipe = make_survey(folder / "survey", tiles=1, tile_size=400, objects=20, seed=3)
+    for band, name in NAMES.items():
+        (image,) = recipe.parent.glob(f"*/*_{band}.fits.fz")
+        image.rename(image.with_name(image.name.replace(f"_{band}.", f"_{name}.")))
+    text = recipe.read_text(encoding="utf-8")
+    text = re.sub(r"(?m)^(bands\s*=).*$", rf"\1 {json.dumps(list(NAMES.values()))}", text)
+    text = re.sub(r"(?m)^(color|max_background_rms|min_depth)\s*=.*$", "", text)
+    recipe.write_text(text, encoding="utf-8")
+    report = build(recipe, folder / "archive")
+    assert (report.built, report.failures) == (1, {})
+    return folder / "archive"
+
+
+@pytest.fixture(scope="module")
+def object_id(hubble: Path) -> int:
+    with Archive(hubble) as archive:
+        return int(next(archive.batches(size=8)).object_id[0])
+
+
+def test_get_takes_names_with_commas_or_one_name(hubble: Path, object_id: int, tmp_path: Path) -> None:
+    with Archive(hubble) as archive:
+        whole = archive.get(object_id).data
+    names = list(NAMES.values())
+    for bands in ("F814W,F435W", "F160W", ",".join(names)):
+        done = run("get", hubble, object_id, "--bands", bands, "-o", tmp_path / "c.npy", "--json")
+        assert done.exit_code == 0, done.stderr
+        wanted = bands.split(",")
+        assert json.loads(done.stdout)["bands"] == wanted
+        np.testing.assert_array_equal(np.load(tmp_path / "c.npy"), whole[[names.index(band) for band in wanted]])
+
+
+def test_composite_takes_names_with_commas(hubble: Path, object_id: int, tmp_path: Path) -> None:
+    rgb = ("F160W", "F814W", "F606W")
+    done = run("get", hubble, object_id, "--rgb", ",".join(rgb), "-o", tmp_path / "c.png")
+    assert done.exit_code == 0, done.stderr
+    with Archive(hubble) as archive:
+        expected = picture(archive.get(object_id), Style(rgb=rgb))
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "c.png")), expected)
+
+
+def test_export_takes_names_with_commas(hubble: Path, object_id: int, tmp_path: Path) -> None:
+    wanted = tmp_path / "list.csv"
+    wanted.write_text(f"ID\n{object_id}\n")
+    options = ("--format", "npy", "--format", "png", "--bands", "F606W,F160W,F814W", "--rgb", "F160W,F814W,F606W")
+    done = run("export", hubble, wanted, "-o", tmp_path / "out", *options, "--json")
+    assert (done.exit_code, json.loads(done.stdout)["done"]) == (0, 1), done.stderr
+    (path,) = (tmp_path / "out").rglob("*.npy")
+    with Archive(hubble) as archive:
+        cutout = archive.get(object_id, bands=("F606W", "F160W", "F814W"))
+    np.testing.assert_array_equal(np.load(path), cutout.data)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("--bands", "F606W,F115W", "has no band 'F115W': it has F435W, F606W, F814W, F105W, F160W"),
+        ("--bands", "gri", "has no band 'gri': it has F435W"),
+        ("--rgb", "F160W,F115W,F606W", "the cutout has no band 'F115W': it has F435W"),
+        ("--rgb", "F160W,F606W", "a composite takes three bands, not 2"),
+    ],
+)
+def test_unknown_band_is_a_wrong_request(
+    option: str, value: str, words: str, hubble: Path, object_id: int, tmp_path: Path
+) -> None:
+    wrong = run("get", hubble, object_id, option, value, "-o", tmp_path / "c.png")
+    assert (wrong.exit_code, wrong.stderr.count("\n")) == (2, 1)
+    assert words in wrong.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("pack", [[], ["--pack", "webdataset"]])
+def test_wrong_composite_is_the_reason_of_its_rows_and_no_failure_to_write(
+    pack: list[str], hubble: Path, object_id: int, tmp_path: Path
+) -> None:
+    wanted = tmp_path / "list.csv"
+    wanted.write_text(f"ID\n{object_id}\n")
+    options = ("--format", "png", "--rgb", "F160W,F606W", "--json")
+    failed = run("export", hubble, wanted, "-o", tmp_path / "out", *options, *pack)
+    assert failed.exit_code == 1, failed.stderr
+    report = json.loads(failed.stdout)
+    assert (report["done"], report["failures"]) == (0, {"failed": 1})
+    assert report["first_error"] == "a composite takes three bands, not 2: give irg, say"

@@ -1,0 +1,187 @@
+"""The names that `archive_builder` offers: quick to import, and what they say whatever was imported before."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import archive_builder
+from archive_builder import training
+
+REPOSITORY = Path(__file__).parents[1]
+
+FUNCTIONS = ("build", "export", "plan", "reindex", "verify")
+
+HEAVY = ("astropy.io", "h5py", "matplotlib", "multiprocess", "PIL", "pyarrow", "pydantic", "sep", "torch", "tqdm")
+
+EXTRAS = {
+    "archive_builder.run.mpi_engine": "mpi4py",
+    "archive_builder.run.parsl_engine": "parsl",
+    "archive_builder.training.torch": "PyTorch",
+}
+"""Modules that need an extra, and its name in the error without it."""
+
+USE_ALL = """
+import importlib, json, pkgutil, sys
+from pathlib import Path
+
+import archive_builder
+
+EXTRAS = json.loads(sys.argv[3])
+
+
+def import_everything():
+    imported, absent = [], {}
+    for module in pkgutil.walk_packages(archive_builder.__path__, "archive_builder."):
+        try:
+            importlib.import_module(module.name)
+            imported.append(module.name)
+        except ImportError as error:
+            if module.name not in EXTRAS:
+                raise
+            absent[module.name] = str(error)
+    return imported, absent
+
+
+def main():
+    imported, absent = import_everything()
+    survey, folder = Path(sys.argv[1]), Path(sys.argv[2])
+    recipe, archive = survey / "survey.toml", folder / "archive"
+    built = archive_builder.build(recipe, archive)
+    forecast = archive_builder.plan(recipe, sample=1)
+    with archive_builder.Archive(archive) as opened:
+        ids = next(opened.batches(size=8)).object_id.tolist()
+        cutout = opened.get(ids[0], size=16)
+    assert isinstance(cutout, archive_builder.Cutout)
+    (folder / "list.csv").write_text("\\n".join(["ID", *map(str, ids)]))
+    style = archive_builder.Style(color="lupton")
+    made = archive_builder.export(archive, folder / "list.csv", folder / "out", formats=["png"], style=style)
+    indexed = archive_builder.reindex(archive)
+    findings = list(archive_builder.verify(archive, deep=True))
+    print(json.dumps({
+        "imported": imported, "absent": absent, "built": built.built, "stored": built.stored,
+        "tiles": forecast.tiles, "sampled": len(forecast.sampled), "asked": len(ids), "done": made.done,
+        "indexed": indexed.tiles, "findings": len(findings),
+    }))
+
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+def python(*arguments: object, cwd: Path | None = None) -> str:
+    done = subprocess.run([sys.executable, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_public_functions_work_after_every_module_is_imported(demo_survey: Path, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(USE_ALL)
+    answer = json.loads(python(script, demo_survey, tmp_path, json.dumps(EXTRAS)))
+
+    folder = Path(archive_builder.__file__).parent
+    files = [path for path in folder.rglob("*.py") if path != folder / "__init__.py"]
+    assert len(answer["imported"]) + len(answer["absent"]) == len(files) > 60
+    assert all(EXTRAS[module] in error for module, error in answer["absent"].items())
+
+    assert (answer["built"], answer["indexed"], answer["findings"]) == (2, 2, 0)
+    assert (answer["tiles"], answer["sampled"]) == (2, 1)
+    assert answer["asked"] == answer["done"] == answer["stored"] > 50
+
+
+def test_no_module_bears_the_name_of_a_public_function() -> None:
+    names = {path.stem for path in Path(archive_builder.__file__).parent.iterdir()}
+    assert len(names) > 10
+    assert names.isdisjoint(FUNCTIONS)
+    assert all(callable(getattr(archive_builder, name)) for name in FUNCTIONS)
+
+
+def test_every_public_name_is_there_and_has_its_own_module() -> None:
+    assert archive_builder.__all__ == sorted(archive_builder.__all__)
+    assert set(archive_builder.__all__) <= set(dir(archive_builder))
+    for name in archive_builder.__all__:
+        value = getattr(archive_builder, name)
+        assert name == "__version__" or value.__name__ == name
+    assert len(archive_builder.__all__) > 20
+
+
+def test_type_checkers_see_the_names_that_python_sees() -> None:
+    tree = ast.parse(Path(archive_builder.__file__).read_text(encoding="utf-8"))
+    (block,) = [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    places = {name.name: node.module for node in block.body if isinstance(node, ast.ImportFrom) for name in node.names}
+    assert {*places, "__version__"} == set(archive_builder.__all__)
+    for name, module in places.items():
+        assert getattr(archive_builder, name).__module__ == module
+
+
+def test_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match=r"^module 'archive_builder' has no attribute 'cutouts'$"):
+        archive_builder.cutouts  # type: ignore[attr-defined]  # noqa: B018
+    with pytest.raises(ImportError, match="cannot import name 'cutouts'"):
+        from archive_builder import cutouts  # type: ignore[attr-defined]  # noqa: F401
+
+
+def test_version_is_the_installed_one() -> None:
+    shown = python("-m", "archive_builder", "--version")
+    assert archive_builder.__version__ in shown
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "import archive_builder",
+        "import archive_builder; dir(archive_builder); from archive_builder import ArchiveError, Style, __version__",
+        "import archive_builder.training",
+        "from archive_builder.cli.main import main; main(['--help'], standalone_mode=False)",
+        "from archive_builder.cli.main import main; main(['build', '--help'], standalone_mode=False)",
+        "from archive_builder.cli.main import main; main(['export', '--help'], standalone_mode=False)",
+    ],
+)
+def test_heavy_modules_are_imported_when_used(program: str) -> None:
+    *_, last = python("-c", f"import sys\n{program}\nprint(sorted(sys.modules))").splitlines()
+    modules = ast.literal_eval(last)
+    assert "archive_builder" in modules
+    assert [name for name in HEAVY if name in modules] == []
+
+
+def test_light_names_do_not_import_numpy() -> None:
+    *_, last = python("-c", "import sys, archive_builder; print('numpy' in sys.modules)").splitlines()
+    assert last == "False"
+
+
+def test_python_started_in_the_checkout_reads_the_schema() -> None:
+    program = (
+        "import archive_builder.store.index, archive_builder.store.format as format, archive_builder.store.sound as s\n"
+        "print(archive_builder.__file__)\n"
+        "print(format.shard_format()['format_version'])\n"
+        "print(s.schema() == format.schema_text('index.sql'), 'CREATE TABLE' in s.schema())\n"
+    )
+    file, version, schema = python("-c", program, cwd=REPOSITORY).splitlines()
+    assert Path(file) == REPOSITORY / "archive_builder/__init__.py"
+    assert version == str(json.loads((REPOSITORY / "schema/shard.json").read_text())["format_version"])
+    assert schema == "True True"
+
+
+def test_training_offers_its_data_sets_or_says_how_to_install_pytorch() -> None:
+    assert {"CutoutDataset", "CutoutStream"} <= set(dir(training))
+    try:
+        import torch  # noqa: F401
+    except ModuleNotFoundError:
+        for name in ("CutoutDataset", "CutoutStream"):
+            with pytest.raises(ImportError, match=r"needs PyTorch: pip install '\.\[torch\]'$"):
+                getattr(training, name)
+    else:
+        from archive_builder.training import CutoutDataset, CutoutStream
+        from archive_builder.training.torch import CutoutDataset as Dataset
+
+        assert CutoutDataset is Dataset
+        assert CutoutStream.__module__ == "archive_builder.training.torch"
+    with pytest.raises(AttributeError):
+        training.nothing  # type: ignore[attr-defined]  # noqa: B018
