@@ -132,6 +132,12 @@ def demo(directory: Path, tiles: int, tile_size: int, objects: int, seed: int) -
     click.echo(f"{tiles} tiles made: build their archive with: archive-builder build {recipe} ARCHIVE")
 
 
+WORK_HELP = (
+    "Folder for temporary files. It needs room for one shard of the largest alternative, usually lossless stamps: "
+    "4 bytes for each pixel, band and cutout of a tile."
+)
+
+
 @main.command("plan")
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.option("--sample", default=SAMPLE, show_default=True, type=click.IntRange(1), help="Tiles to sample.")
@@ -145,7 +151,7 @@ def demo(directory: Path, tiles: int, tile_size: int, objects: int, seed: int) -
     type=click.IntRange(1),
     help="Work the time out for so many processes; may be repeated.",
 )
-@click.option("--work", type=click.Path(path_type=Path), metavar="DIR", help="Room for two shards, for a while.")
+@click.option("--work", type=click.Path(path_type=Path), metavar="DIR", help=WORK_HELP)
 @plot_option("the forecast")
 @as_json
 def plan_command(recipe: Path, plot: Path | None, as_json: bool, **options: Any) -> None:
@@ -154,7 +160,14 @@ def plan_command(recipe: Path, plot: Path | None, as_json: bool, **options: Any)
         check_plot(plot)
     progress = PlanProgress(sys.stderr)
     try:
-        forecast = plan(recipe, **options, on_start=progress.start, on_tile=progress.tile_done)
+        forecast = plan(
+            recipe,
+            **options,
+            on_start=progress.start,
+            on_tile=progress.tile_done,
+            on_reference=progress.start_alternatives,
+            on_alternative=progress.alternative_done,
+        )
     finally:
         progress.close()
     if plot is not None:

@@ -7,10 +7,12 @@ from typing import TextIO
 
 from archive_builder.builder.changes import Changes
 from archive_builder.builder.driver import BuildEvent
+from archive_builder.builder.one_tile import TileResult
 from archive_builder.cli.meter import Meter
 from archive_builder.errors import printable
 from archive_builder.forecast.sample import TileSample
 from archive_builder.survey.discovery import Discovery, TileFiles
+from archive_builder.survey.recipe import StorageSection
 
 
 class _TileProgress:
@@ -63,9 +65,24 @@ class PlanProgress(_TileProgress):
 
     def tile_done(self, sample: TileSample) -> None:
         """Show what a tile of the sample took."""
+        self._advance(f"tile {sample.result.tile}", sample.result, urgent=sample.result.error is not None)
+
+    def start_alternatives(self, sample: TileSample, storages: Sequence[StorageSection]) -> None:
+        """Announce the builds of the reference tile."""
+        self._meter.close()
+        text = f"tile {sample.result.tile} is built in {len(storages)} layouts and quantizations"
+        print(text, file=self._stream, flush=True)
+        self._meter, self._done = Meter(self._stream, "build"), 0
+        self._meter.start(len(storages))
+
+    def alternative_done(self, storage: StorageSection, result: TileResult) -> None:
+        """Show the result of one build of the reference tile."""
+        self._advance(f"{storage.layout}, {storage.quantization}", result)
+
+    def _advance(self, name: str, result: TileResult, urgent: bool = False) -> None:
         self._done += 1
-        result, rate = sample.result, f"{self._meter.seconds / self._done:.1f} s a tile"
         outcome = (
             f"failed: {result.error}" if result.error else f"{result.bytes / 1e6:.1f} MB in {result.seconds:.1f} s"
         )
-        self._meter.advance(1, printable(f"tile {result.tile}: {outcome}"), rate, urgent=result.error is not None)
+        rate = f"{self._meter.seconds / self._done:.1f} s each"
+        self._meter.advance(1, printable(f"{name}: {outcome}"), rate, urgent=urgent)
