@@ -55,7 +55,7 @@ class Reference:
         """Return the cost of a sampled tile in a storage in which this tile was built.
 
         In the same layout, the cost scales with the tile's own cost. In the other layout, the bytes of the pixels scale
-        with the bytes of the tile's images, and the rest with its cutouts.
+        with the bytes of the tile's images, and the rest with its cutouts, weighted with their pixels with data.
 
         Parameters
         ----------
@@ -67,7 +67,7 @@ class Reference:
             Bytes of the tile's images, divided by those of this tile.
         """
         own, other = self.costs[self.own], self.costs[storage]
-        objects = _ratio(sample.result.stored, self.sample.result.stored)
+        objects = _ratio(sample.cutouts, self.sample.cutouts)
         pixel_ratio, object_ratio = image_ratio, objects
         if storage.layout == self.own.layout:
             pixel_ratio = _ratio(sample.pixel_bytes, own.pixel_bytes)

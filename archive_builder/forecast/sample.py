@@ -38,6 +38,9 @@ class TileSample:
     pixel_bytes: int = 0
     """Part of the shard that grows with the tile's pixels, bytes."""
 
+    cutouts: float = 0.0
+    """Stored cutouts, each weighted with the fraction of its pixels with data."""
+
     pixel_scale: float = 1.0
     """Pixel scale, arcsec."""
 
@@ -71,6 +74,7 @@ def _sample(job: TileJob) -> TileSample:
         read=min(read, in_files) if read > 0 else in_files,
         written=max(io[1] - io_started[1], result.bytes),
         pixel_bytes=pixel_bytes(draft),
+        cutouts=float((1 - verdict.blank_fraction[verdict.order]).sum()),
         pixel_scale=pixel_scale,
         rms=objects.rms[on_tile],
         blank_fraction=verdict.blank_fraction[on_tile],

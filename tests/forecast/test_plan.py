@@ -375,7 +375,9 @@ def test_that_tile_is_the_median_of_those_with_cutouts_and_its_shards_are_remove
     stored = sorted(tile.stored for tile in forecast.sampled)
     (reference,) = chosen
     assert (reference.result.tile, reference.result.stored) == (forecast.reference, stored[1])
-    ways = [("mosaic", 16.0), *((layout, json.loads(quantization)) for layout, quantization in OTHERS)]
+    others = sorted(((layout, json.loads(quantization)) for layout, quantization in OTHERS), key=str)
+    ways = [("mosaic", 16), ("mosaic", 4), ("mosaic", "lossless"), ("stamps", 4), ("stamps", 16), ("stamps", "lossless")]
+    assert sorted(ways[1:], key=str) == others
     assert called == [(forecast.reference, layout, quantization, 0) for layout, quantization in ways]
     assert [(way.layout, way.quantization) for way in forecast.storages] == ways
 
