@@ -1,4 +1,4 @@
-"""Pictures on paper, by matplotlib, which is an extra; band colours, and the sky as astronomers draw it."""
+"""Plots with matplotlib, an optional dependency: style, band colours and maps of the sky."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from archive_builder.errors import RequestError, one_line
 
 FORMATS = (".png", ".pdf", ".svg")
-"""What a picture's name may end in."""
+"""File name extensions of a plot."""
 
 BAND_COLORS = {
     "u": "#7a4fbf",
@@ -27,10 +27,13 @@ BAND_COLORS = {
     "h": "#a0522d",
     "k": "#6b0f1a",
 }
-"""Of bands by the first letter of their name, a tenth of the paper's white apart for every kind of eye."""
+"""Colours of bands by the first letter of the name.
+
+In every kind of colour vision, two of them differ by at least a tenth of the difference between black and white.
+"""
 
 OTHER_COLORS = ("#4c78a8", "#b279a2", "#72b7b2", "#9d755d", "#bab0ac", "#54a24b")
-"""Of bands called otherwise, or after a letter is taken, in turn."""
+"""Colours of the other bands, in turn, and of bands that share a first letter."""
 
 STYLE = {
     "font.size": 8,
@@ -53,37 +56,36 @@ STYLE = {
     "text.usetex": False,
     "svg.hashsalt": "archive-builder",
 }
-"""How all pictures look, in matplotlib's words."""
+"""Style of all plots: matplotlib's rc parameters."""
 
 STEPS = (45.0, 30.0, 15.0, 10.0, 5.0, 2.0, 1.0)
-"""Degrees between lines of the sky's grid, if it spans degrees; tenths and hundredths of 5, 2, 1 if less."""
-
+"""Steps of the sky grid, deg; for smaller maps, 5, 2 and 1 times a negative power of ten."""
 
 FEW = 300
-"""Tiles, at most, that are drawn with edges."""
+"""Number of tiles below which each tile has a white edge."""
 
 
 def check_plot(path: Path) -> None:
-    """Refuse a picture that could not be drawn, before the work of finding out what it shows.
+    """Check that a plot can be made, before the work for its contents.
 
     Raises
     ------
     RequestError
-        Its name has another ending than those of `FORMATS`, its folder is not there, or matplotlib is not.
+        The name does not end in one of `FORMATS`, the folder does not exist, or matplotlib is not installed.
     """
     if path.suffix.lower() not in FORMATS:
-        raise RequestError(f"a plot is written as {', '.join(FORMATS)}, not as {path.name}")
+        raise RequestError(f"plot {path}: unknown format: use one of {', '.join(FORMATS)}")
     if not path.parent.is_dir():
-        raise RequestError(f"plot {path}: there is no folder {path.parent}")
+        raise RequestError(f"plot {path}: folder {path.parent} does not exist: create it")
     try:
         import matplotlib  # noqa: F401
     except ModuleNotFoundError:
-        raise RequestError("a plot needs matplotlib: pip install 'archive-builder[plot]'") from None
+        raise RequestError("plot: matplotlib is not installed: pip install 'archive-builder[plot]'") from None
 
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Have whatever is drawn look as `STYLE` says, whoever else uses matplotlib in this process."""
+    """Apply `STYLE` inside a ``with`` block, without a change to other users of matplotlib in the process."""
     from matplotlib import rc_context
 
     with rc_context(STYLE):
@@ -105,7 +107,7 @@ def save(figure: Any, path: Path) -> None:
 
 
 def band_colors(bands: Sequence[str]) -> dict[str, str]:
-    """Return a colour for each band, the same in every picture."""
+    """Return a colour for each band, the same in every plot."""
     colors: dict[str, str] = {}
     others = iter(OTHER_COLORS * (len(bands) // len(OTHER_COLORS) + 1))
     for band in bands:
@@ -115,15 +117,16 @@ def band_colors(bands: Sequence[str]) -> dict[str, str]:
 
 
 class SkyMap:
-    """Part of the sky on a figure's axes: equal areas, RA rising to the left, cut where the survey is not.
+    """Equal-area map of part of the sky, with RA increasing to the left.
 
-    The projection is the sinusoidal one, ``x = -(RA - middle) cos(Dec)``, ``y = Dec``.
+    The projection is sinusoidal: ``x = -(RA - middle) cos(Dec)``, ``y = Dec``. The map is cut where the survey
+    has a gap in RA.
 
     Parameters
     ----------
     axes : matplotlib.axes.Axes
     corners : ndarray of float64, (N, 4, 2)
-        RA and Dec in deg of all that will be drawn; N is at least 1.
+        RA and Dec of all tiles of the map, deg; N is at least 1.
     """
 
     def __init__(self, axes: Any, corners: NDArray[np.float64]) -> None:
@@ -136,27 +139,27 @@ class SkyMap:
 
     @property
     def width(self) -> float:
-        """Of the map, in deg."""
+        """Width of the map, deg."""
         left, right = self._axes.get_xlim()
         return float(right - left)
 
     @property
     def width_to_height(self) -> float:
-        """The shape of the map."""
+        """Width of the map divided by its height."""
         bottom, top = self._axes.get_ylim()
         return self.width / float(top - bottom)
 
     def project(self, corners: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return where corners (N, 4, 2) lie on the map; a tile is never torn apart."""
+        """Return the positions of corners (N, 4, 2) on the map; the four corners of a tile stay together."""
         first = corners[:, :1, 0]
         offset = _wrapped(first - self._middle) + _wrapped(corners[..., 0] - first)
         return np.stack([-offset * np.cos(np.radians(corners[..., 1])), corners[..., 1]], axis=-1)
 
     def draw(self, corners: NDArray[np.float64], **style: Any) -> Any:
-        """Draw tiles, (N, 4, 2), as matplotlib's `PolyCollection` is styled; return that."""
+        """Draw tiles, (N, 4, 2), and return their `PolyCollection`, which takes the keyword arguments."""
         from matplotlib.collections import PolyCollection
 
-        # Many tiles are small: an edge in another colour would be all one sees of them.
+        # With many tiles, white edges would cover the tiles.
         edge = (
             {"edgecolor": "white", "linewidth": 0.5} if self._tiles < FEW else {"edgecolor": "face", "linewidth": 0.1}
         )
@@ -164,13 +167,13 @@ class SkyMap:
 
     @property
     def below(self) -> Any:
-        """The map's own coordinates, 0 to 1, moved down until they are clear of its labels."""
+        """Axes coordinates, 0 to 1, moved down below the labels of the map."""
         from matplotlib.transforms import ScaledTranslation
 
         return self._axes.transAxes + ScaledTranslation(0, -self._room_below, self._axes.figure.dpi_scale_trans)
 
     def color_bar(self, tiles: Any, label: str) -> None:
-        """Put a scale below the map for tiles that were drawn with an ``array``."""
+        """Draw a colour bar below the map, for tiles drawn with an ``array``."""
         scale = self._axes.inset_axes((0.1, -0.045, 0.8, 0.045), transform=self.below)
         low, high = tiles.get_clim()
         goes_on = tiles.get_array().min() < low or tiles.get_array().max() > high
@@ -187,7 +190,7 @@ class SkyMap:
         bottom, top = max(bottom, -90.0), min(top, 90.0)
         self._axes.set(xlim=(left, right), ylim=(bottom, top), xlabel="RA", ylabel="Dec")
         self._axes.grid(False)
-        edge = top if abs(top) < abs(bottom) and top - bottom > 10 else bottom  # the wider one
+        edge = top if abs(top) < abs(bottom) and top - bottom > 10 else bottom  # the wider edge
         self._draw_parallels(bottom, top)
         self._draw_meridians(bottom, top, max(-left, right), edge)
         self._room_below = 0.45
@@ -203,7 +206,7 @@ class SkyMap:
             self._axes.axhline(place, color="#e0e0e0", linewidth=0.5, zorder=0)
 
     def _draw_meridians(self, bottom: float, top: float, half_width: float, edge: float) -> None:
-        """Draw the lines of equal RA, labelled where they cross one edge of the map."""
+        """Draw the lines of equal RA, with labels at one edge of the map."""
         reach = min(180.0, half_width / max(math.cos(math.radians(edge)), 1e-3))
         places = grid_lines(self._middle - reach, self._middle + reach)
         dec = np.linspace(bottom, top, 60)
@@ -217,7 +220,7 @@ class SkyMap:
 
 
 def middle_ra(ra: ArrayLike) -> float:
-    """Return the middle of the shortest arc of RA that holds all these, deg."""
+    """Return the middle of the shortest arc that contains all RA values, deg."""
     ordered = np.unique(np.asarray(ra, dtype=np.float64) % 360.0)
     gaps = np.diff(ordered, append=ordered[0] + 360.0)
     widest = int(gaps.argmax())
@@ -225,7 +228,7 @@ def middle_ra(ra: ArrayLike) -> float:
 
 
 def grid_lines(low: float, high: float) -> list[float]:
-    """Return round degrees between two limits: about five of them, or three if their names are long."""
+    """Return round values between two limits, deg: about five, or three if the labels are long."""
     least = 4 if high - low > 4 else 2.5
     steps = [step * 10.0**-power for power in range(6) for step in (STEPS if power == 0 else STEPS[-3:])]
     step = next((step for step in steps if (high - low) / step >= least), steps[-1])
@@ -233,12 +236,12 @@ def grid_lines(low: float, high: float) -> list[float]:
 
 
 def _wrapped(angle: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return angles in deg between -180 and 180."""
+    """Return angles wrapped to -180 to 180, deg."""
     return (angle + 180.0) % 360.0 - 180.0
 
 
 def _degrees(value: float, places: Sequence[float]) -> str:
-    """Return a number of degrees with the digits that tell these places apart."""
+    """Return an angle as text, with the digits that distinguish the places of a grid."""
     step = abs(places[1] - places[0]) if len(places) > 1 else 1.0
     digits = max(0, math.ceil(-math.log10(step) - 1e-9))
     return f"{value:.{digits}f}°".replace("-", "−")

@@ -1,4 +1,4 @@
-"""The forecast of an archive on one page: noise, thresholds, cost, and the footprint on the sky."""
+"""Plot of the forecast of an archive: noise, thresholds, cost and footprint on one page."""
 
 from __future__ import annotations
 
@@ -17,36 +17,36 @@ from archive_builder.survey.footprints import tile_corners
 from archive_builder.survey.recipe import Recipe
 
 PAGE = (11.7, 8.3)
-"""Inches: A4, landscape."""
+"""Size of the page, inches: A4, landscape."""
 
 LIMIT = {"linestyle": (0, (4, 2)), "linewidth": 1.2}
-"""How the recipe's thresholds are drawn."""
+"""Line style of the recipe's thresholds."""
 
 ROUND_TIMES = (0.1, 1, 10, 60, 600, 3600, 6 * 3600, 86400, 7 * 86400, 70 * 86400)
-"""Seconds, for an axis."""
+"""Ticks of the axis of wall time, s."""
 
 SAMPLED, OTHERS, INCOMPLETE = "#e8590c", "#c9d6e4", "#f2c4c4"
-"""Colours of tiles."""
+"""Colours of the tiles."""
 
 BARS, OWN = "#b8c4d0", "#2b6cb0"
-"""Colours of ways of storing, and of the recipe's own."""
+"""Colours of the alternatives and of the recipe's storage."""
 
 
 def plot_plan(forecast: Forecast, recipe: Recipe, path: Path) -> None:
-    """Draw a forecast.
+    """Plot a forecast to a file.
 
     Parameters
     ----------
     forecast : Forecast
     recipe : Recipe
-        Its tile table may say where the tiles are that were not sampled.
+        Recipe of the archive. Its tile table may give the positions of the other tiles.
     path : Path
-        The picture: ``.png``, ``.pdf`` or ``.svg``.
+        File to write: ``.png``, ``.pdf`` or ``.svg``.
 
     Raises
     ------
     RequestError
-        The picture cannot be drawn: matplotlib is not there, or its name or folder is wrong.
+        The plot cannot be made: matplotlib is not installed, or the name or folder of the file is wrong.
     """
     check_plot(path)
     with style():
@@ -54,7 +54,7 @@ def plot_plan(forecast: Forecast, recipe: Recipe, path: Path) -> None:
 
 
 def plan_figure(forecast: Forecast, recipe: Recipe) -> Any:
-    """Return a forecast as matplotlib's `Figure`."""
+    """Return the plot of a forecast, a matplotlib `Figure`."""
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -76,13 +76,13 @@ def plan_figure(forecast: Forecast, recipe: Recipe) -> Any:
 
 
 class _Page:
-    """The panels of the page."""
+    """Panels of the page."""
 
     def __init__(self, forecast: Forecast, colors: dict[str, str]) -> None:
         self._forecast, self._colors = forecast, colors
 
     def title(self) -> str:
-        """Return what it all comes to."""
+        """Return the title: the totals of the forecast."""
         forecast, own = self._forecast, self._forecast.storages[0]
         return (
             f"{forecast.survey}: {forecast.tiles:,} tiles, {units.count(forecast.objects.value)} objects, "
@@ -91,7 +91,7 @@ class _Page:
         )
 
     def histograms(self, axes: Any, quantity: str) -> None:
-        """Draw how the noise of each band is distributed, with the recipe's thresholds."""
+        """Plot the noise distribution of each band, with the recipe's thresholds."""
         for band in self._forecast.bands:
             shown: Distribution = getattr(band, quantity)
             if shown.counts:
@@ -108,7 +108,7 @@ class _Page:
             axes.set(xlabel="depth (AB mag, 5σ in 1.95″)", title="depth at the objects")
 
     def curves(self, axes: Any, key: str) -> None:
-        """Draw what thresholds of one kind keep, each band's alone."""
+        """Plot the objects that the thresholds of one key select, each band by itself."""
         for criterion in self._criteria(key):
             color = self._color(criterion)
             axes.plot([k.threshold for k in criterion.curve], [100 * k.share for k in criterion.curve], color=color)
@@ -131,7 +131,7 @@ class _Page:
         return self._colors[criterion.band] if criterion.band else "#444444"
 
     def _draw_limits(self, axes: Any, key: str, height: float) -> None:
-        """Draw the recipe's thresholds of one kind, their names each a little lower than the one before."""
+        """Draw the recipe's thresholds of one key; each label stands lower than the one before."""
         for row, criterion in enumerate(c for c in self._criteria(key) if c.limit is not None):
             color = self._color(criterion)
             axes.axvline(criterion.limit, color=color, **LIMIT)
@@ -148,7 +148,7 @@ class _Page:
             )
 
     def storages(self, axes: Any) -> None:
-        """Draw what the ways of storing take."""
+        """Plot the cost of each layout and quantization."""
         ways = self._forecast.storages
         sizes = [way.bytes.value for way in ways]
         axes.barh(range(len(ways)), sizes, color=[OWN, *[BARS] * (len(ways) - 1)], height=0.65)
@@ -163,7 +163,7 @@ class _Page:
         axes.set_yticks(range(len(ways)), names)
         axes.get_yticklabels()[0].set_fontweight("bold")
         axes.set_xscale("log")
-        axes.set(xlim=(min(sizes) / 3, max(sizes) * 30), title="archive and core hours (bold: the recipe)")
+        axes.set(xlim=(min(sizes) / 3, max(sizes) * 30), title="archive size and core hours (bold: the recipe)")
         axes.xaxis.set_major_formatter(lambda value, _: re.sub(r"\.0+ ", " ", units.size(value)))
         axes.xaxis.set_minor_formatter(lambda value, _: "")
         axes.invert_yaxis()
@@ -171,7 +171,7 @@ class _Page:
         axes.tick_params(axis="y", length=0)
 
     def wall_times(self, axes: Any) -> None:
-        """Draw how long the build takes by the number of workers."""
+        """Plot the wall time by the number of workers."""
         walls = sorted(self._forecast.wall, key=lambda wall: wall.workers)
         workers, seconds = [wall.workers for wall in walls], [wall.seconds for wall in walls]
         axes.plot(workers, seconds, "o-", color=OWN, markersize=4)
@@ -186,10 +186,10 @@ class _Page:
         axes.set_yticks(ticks, [units.duration(time) for time in ticks])
         axes.minorticks_off()
         axes.set(xlim=(min(workers) / 2, max(workers) * 8), ylim=(low, high))
-        axes.set(xlabel="workers", title="wall time, if the disks keep up")
+        axes.set(xlabel="workers", title="wall time, if the disks are fast enough")
 
     def footprint(self, axes: Any, recipe: Recipe) -> None:
-        """Draw the sampled tiles, and the others as far as it is known where they are."""
+        """Draw the sampled tiles, and the other tiles with a known position."""
         sampled = np.array([tile.footprint for tile in self._forecast.sampled])
         side = float(np.median(np.ptp(sampled[..., 1], axis=1)))
         others, columns = tile_corners(recipe, side)
@@ -207,21 +207,19 @@ class _Page:
         axes.set_title(self._caption(int(there.sum()), int((~there).sum()), columns), fontweight="normal", fontsize=8)
 
     def _caption(self, others: int, incomplete: int, columns: str) -> str:
-        """Say what the map shows, and by what."""
+        """Return the caption of the map: its tiles and the source of their positions."""
         sampled, missing = len(self._forecast.sampled), f", {incomplete:,} incomplete ones (pink)" if incomplete else ""
         if others or incomplete:
-            drawn = f"{sampled} sampled tiles (orange) by their headers,"
-            return f"footprint: {drawn}\n{others:,} others{missing} by the tile table's {columns}"
+            drawn = f"{sampled} sampled tiles (orange) from their headers,"
+            return f"footprint: {drawn}\n{others:,} others{missing} from the tile table's {columns}"
         if sampled == self._forecast.tiles:
-            return "footprint: all tiles, which are all sampled"
-        why = (
-            f"no tile's place can be read from {columns}" if columns else "no tile table gives RA and Dec of the others"
-        )
-        return f"footprint: the {sampled} sampled tiles only; {why}"
+            return "footprint: all tiles, all of them sampled"
+        why = f"{columns} give no tile's position" if columns else "no tile table gives RA and Dec of the others"
+        return f"footprint: only the {sampled} sampled tiles; {why}"
 
 
 def _logarithmic(axes: Any) -> None:
-    """Make the x axis logarithmic, with plain numbers at 1, 2, 5 of each decade."""
+    """Make the x axis logarithmic, with labels at 1, 2, 5 of each decade."""
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     axes.set_xscale("log")

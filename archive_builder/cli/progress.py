@@ -50,8 +50,7 @@ class Meter:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._bar is not None:
-            self._bar.close()
+        self._close_bar()
 
     @property
     def seconds(self) -> float:
@@ -72,15 +71,19 @@ class Meter:
         if self._verbosity is Verbosity.USUAL:
             print(text, file=self._stream, flush=True)
 
-    def start(self, total: int) -> None:
-        """Start the clock.
+    def start(self, total: int, unit: str | None = None) -> None:
+        """Start the clock; a second call starts the next part of the work.
 
         Parameters
         ----------
         total : int
             Units to do.
+        unit : str, optional
+            Another unit than before.
         """
-        self._total, self._started = total, time.monotonic()
+        self._close_bar()
+        self._unit = unit or self._unit
+        self._total, self._done, self._started = total, 0, time.monotonic()
         self._last_line = self._started
         if total and self._stream.isatty() and self._verbosity is not Verbosity.QUIET:
             from tqdm import tqdm
@@ -111,6 +114,11 @@ class Meter:
             self._last_line = time.monotonic()
             left = timedelta(seconds=round(self.seconds / max(self._done, 1) * (self._total - self._done)))
             print(f"[{self._done}/{self._total}] {news} ({rate}, {left} left)", file=self._stream, flush=True)
+
+    def _close_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
 
     def _is_line_due(self) -> bool:
         if self._verbosity is Verbosity.VERBOSE or self.seconds < self._patience:

@@ -27,8 +27,10 @@ from archive_builder.cli.progress import Meter
 from archive_builder.errors import RequestError, printable
 
 if TYPE_CHECKING:
+    from archive_builder.builder.one_tile import TileResult
     from archive_builder.forecast.sample import TileSample
     from archive_builder.survey.discovery import Discovery, TileFiles
+    from archive_builder.survey.recipe import StorageSection
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +94,8 @@ def demo_command(directory: Path, tiles: int, tile_size: int, objects: int, seed
     "--work",
     type=a_path,
     metavar="DIR",
-    help="Folder for temporary files, with room for two shards (default: the system's).",
+    help="Folder for temporary files (default: the system's). It needs room for one shard of the largest alternative, "
+    "usually lossless stamps: 4 bytes for each pixel, band and cutout of a tile.",
 )
 @plot_option("the forecast")
 @log_options
@@ -111,7 +114,14 @@ def plan_command(recipe: Path, plot: Path | None, as_json: bool, verbosity: Verb
         check_plot(plot)
     with Meter(sys.stderr, "tile", verbosity=verbosity) as meter:
         news = _News(meter)
-        forecast = plan(recipe, **options, on_start=news.start, on_tile=news.tile)
+        forecast = plan(
+            recipe,
+            **options,
+            on_start=news.start,
+            on_tile=news.tile,
+            on_reference=news.reference,
+            on_alternative=news.alternative,
+        )
     if plot is not None:
         from archive_builder.cli.plan_plot import plot_plan
         from archive_builder.survey.recipe import load_recipe
@@ -136,13 +146,29 @@ class _News:
 
     def tile(self, sample: TileSample) -> None:
         """Show the cost of a sampled tile."""
+        self._advance(f"tile {sample.result.tile}", sample.result, logging.ERROR)
+
+    def reference(self, sample: TileSample, storages: Sequence[StorageSection]) -> None:
+        """Show which tile is built in every layout and quantization."""
+        text = f"building tile {sample.result.tile} in {len(storages)} layouts and quantizations"
+        log.info("%s", text, extra={"tile": sample.result.tile})
+        self._meter.say(text)
+        self._meter.start(len(storages), "build")
+        self._done = 0
+
+    def alternative(self, storage: StorageSection, result: TileResult) -> None:
+        """Show the cost of one layout and quantization. One that cannot be built is left out of the forecast."""
+        self._advance(f"{storage.layout}, {storage.quantization}", result, logging.INFO)
+
+    def _advance(self, name: str, result: TileResult, failure: int) -> None:
+        """Show one build, and log it; a failure at the level given."""
         self._done += 1
-        result, rate = sample.result, f"{self._meter.seconds / self._done:.1f} s a tile"
         if result.error is not None:
-            news = f"tile {result.tile}: failed: {result.error}"
-            log.error("%s", news, extra={"tile": result.tile})
+            news = f"{name}: failed: {result.error}"
+            log.log(failure, "%s", news, extra={"tile": result.tile})
         else:
-            news = f"tile {result.tile}: {result.bytes / 1e6:.1f} MB in {result.seconds:.1f} s"
+            news = f"{name}: {result.bytes / 1e6:.1f} MB in {result.seconds:.1f} s"
             cost = {"stored": result.stored, "bytes": result.bytes, "seconds": round(result.seconds, 3)}
             log.info("%s", news, extra={"tile": result.tile, **cost})
-        self._meter.advance(1, printable(news), rate, urgent=result.error is not None)
+        rate = f"{self._meter.seconds / self._done:.1f} s each"
+        self._meter.advance(1, printable(news), rate, urgent=result.error is not None and failure == logging.ERROR)

@@ -1,1 +1,1 @@
-"""What an archive will cost, before it is built."""
+"""Forecast of an archive before its build."""

@@ -1,4 +1,4 @@
-"""From a sample of tiles to all of them: totals and how sure they are, distributions, what thresholds would keep."""
+"""Statistics of a sample of tiles: totals with standard errors, distributions, objects selected by thresholds."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
-"""Of a distribution."""
+"""Percentiles of a distribution."""
 
 BINS = 40
-"""Of a histogram."""
+"""Bins of a histogram."""
 
 THRESHOLDS = 60
-"""Of a curve of what is kept."""
+"""Thresholds of a selection curve."""
 
-KEPT_SHARES = (0.5, 0.75, 0.9, 0.95, 0.99, 0.999)
-"""Shares of the objects for which the threshold that keeps them is worked out."""
+SHARES = (0.5, 0.75, 0.9, 0.95, 0.99, 0.999)
+"""Shares of the objects in the table of thresholds."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A total over all tiles."""
+    """Estimated total over all tiles."""
 
     value: float
-    """The best guess."""
+    """Best estimate."""
 
     error: float | None
-    """Its standard error, by how much the sampled tiles differ; None if only one was sampled."""
+    """Standard error, from the scatter of the sampled tiles; None if only one was sampled."""
 
     def scaled(self, factor: float) -> Estimate:
         """Return the estimate in another unit."""
@@ -39,32 +39,32 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Part:
-    """A part of what each tile takes, which grows with a size that is known of all tiles."""
+    """Part of a cost that grows with a size known for all tiles."""
 
     values: Sequence[float]
-    """Of the sampled tiles, (K,)."""
+    """Values of the sampled tiles, (K,)."""
 
     sizes: Sequence[float]
-    """The size of each that the part is about proportional to, (K,)."""
+    """Sizes of the sampled tiles, to which the values are about proportional, (K,)."""
 
     size_of_all: float
-    """The sum of that size over all tiles."""
+    """Sum of the sizes of all tiles."""
 
 
 def estimate_total(parts: Sequence[Part], tiles: int) -> Estimate:
-    """Estimate what all tiles take from a sample of them.
+    """Estimate the total cost of all tiles from a sample of them.
 
     Parameters
     ----------
     parts : sequence of Part
-        Of the same sampled tiles.
+        Parts of the cost, for the same sampled tiles.
     tiles : int
-        How many there are; if all were sampled, the total is known.
+        Number of all tiles. The total of a sample of all tiles is exact.
 
     Returns
     -------
     Estimate
-        By the ratio estimator, part by part, and its standard error (Cochran 1977, Sampling Techniques, ch. 6).
+        Sum of the ratio estimators of the parts, with its standard error (Cochran 1977, Sampling Techniques, ch. 6).
     """
     sampled = len(parts[0].values)
     total, residuals = 0.0, np.zeros(sampled)
@@ -83,23 +83,23 @@ def estimate_total(parts: Sequence[Part], tiles: int) -> Estimate:
 
 @dataclass(frozen=True)
 class Distribution:
-    """How a quantity is distributed over the objects of the sampled tiles."""
+    """Distribution of a quantity over the objects of the sampled tiles."""
 
     percentiles: dict[int, float]
-    """The value at each of `PERCENTILES`; empty if nothing was measured."""
+    """Value at each of `PERCENTILES`; empty if no object has a value."""
 
     edges: tuple[float, ...]
-    """Of the histogram's bins."""
+    """Edges of the histogram's bins."""
 
     counts: tuple[int, ...]
-    """Objects in each bin; those beyond the first and last edge, 1 in 1000 each, are left out."""
+    """Objects in each bin, without the 1 in 1000 beyond either end."""
 
     unmeasured: int
-    """Objects of which the quantity is not known."""
+    """Objects without a value."""
 
 
 def distribution(values: NDArray[np.floating], logarithmic: bool = False) -> Distribution:
-    """Return how values (N,) are distributed, with bins evenly wide, or evenly wide in the logarithm."""
+    """Return the distribution of values (N,), in bins of equal width or of equal logarithmic width."""
     known = values[np.isfinite(values)].astype(np.float64)
     if not len(known):
         return Distribution({}, (), (), len(values))
@@ -118,45 +118,49 @@ def distribution(values: NDArray[np.floating], logarithmic: bool = False) -> Dis
 
 
 @dataclass(frozen=True)
-class Kept:
-    """What one threshold would keep, were it the only one."""
+class Selection:
+    """Share of the objects that one threshold selects by itself."""
 
     threshold: float
-    """Its value."""
+    """Value of the threshold."""
 
     share: float
-    """Of the objects on the tiles."""
+    """Selected share of the objects on the tiles."""
 
 
-def kept_curve(values: NDArray[np.floating], upper: bool, grid: ArrayLike) -> tuple[Kept, ...]:
-    """Return what thresholds keep.
+def selection_curve(values: NDArray[np.floating], upper: bool, thresholds: ArrayLike) -> tuple[Selection, ...]:
+    """Return the share of the objects that each threshold selects.
 
     Parameters
     ----------
     values : ndarray of float, (N,)
-        Of the objects; one whose value is not known is never kept.
+        Values of the objects. No threshold selects an object without a value (NaN).
     upper : bool
-        Kept is what is at most the threshold; else what is at least the threshold.
-    grid : array_like of float
-        The thresholds.
+        True if a threshold selects the values up to it, False if it selects the values from it on.
+    thresholds : array_like of float
     """
     ordered = np.sort(values[np.isfinite(values)].astype(np.float64))
-    places = np.asarray(grid, dtype=np.float64)
-    below = np.searchsorted(ordered, places, side="right" if upper else "left")
-    kept = below if upper else len(ordered) - below
-    return tuple(Kept(float(t), float(k / max(1, len(values)))) for t, k in zip(places, kept, strict=True))
+    at = np.asarray(thresholds, dtype=np.float64)
+    below = np.searchsorted(ordered, at, side="right" if upper else "left")
+    selected = below if upper else len(ordered) - below
+    return tuple(Selection(float(t), float(n / max(1, len(values)))) for t, n in zip(at, selected, strict=True))
 
 
-def kept_thresholds(values: NDArray[np.floating], upper: bool) -> tuple[Kept, ...]:
-    """Return the thresholds that keep `KEPT_SHARES` of the objects, as far as there are any; see `kept_curve`."""
+def thresholds_for_shares(values: NDArray[np.floating], upper: bool) -> tuple[Selection, ...]:
+    """Return the strictest thresholds that select each of `SHARES`; see `selection_curve`.
+
+    A share is left out if too few objects have a value.
+    """
     ordered = np.sort(values[np.isfinite(values)].astype(np.float64))
     ordered = ordered if upper else ordered[::-1]
-    needed = [(share, math.ceil(share * len(values) - 1e-9)) for share in KEPT_SHARES]
-    return tuple(Kept(float(ordered[n - 1]), share) for share, n in needed if 0 < n <= len(ordered))
+    needed = [(share, math.ceil(share * len(values) - 1e-9)) for share in SHARES]
+    return tuple(Selection(float(ordered[n - 1]), share) for share, n in needed if 0 < n <= len(ordered))
 
 
-def grid_for(values: NDArray[np.floating], limits: Sequence[float], logarithmic: bool = False) -> NDArray[np.float64]:
-    """Return thresholds over the range of values (N,), and some given ones among them."""
+def threshold_grid(
+    values: NDArray[np.floating], limits: Sequence[float], logarithmic: bool = False
+) -> NDArray[np.float64]:
+    """Return thresholds over the range of values (N,), with some given ones among them."""
     known = values[np.isfinite(values)]
     if not len(known):
         return np.array(sorted(limits), dtype=np.float64)
@@ -166,14 +170,17 @@ def grid_for(values: NDArray[np.floating], limits: Sequence[float], logarithmic:
 
 
 def wall_time(workers: int, tiles: int, tile_seconds: float, commit_seconds: float) -> float:
-    """Return how many seconds a build takes, from its first tile to its last.
+    """Return the wall time of a build, s.
 
     Parameters
     ----------
-    workers, tiles : int
+    workers : int
+        Number of worker processes.
+    tiles : int
+        Number of tiles.
     tile_seconds : float
-        One worker takes for a tile.
+        Wall time of a worker per tile, s.
     commit_seconds : float
-        The one process that writes the index takes for a tile.
+        Time to commit a tile to the index, s. One process commits all tiles.
     """
     return max(math.ceil(tiles / workers) * tile_seconds, tiles * commit_seconds)

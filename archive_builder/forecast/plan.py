@@ -1,4 +1,4 @@
-"""What an archive will take, before it is built: by the list of tiles, the catalogues, and a sample really built."""
+"""Forecast of an archive's size and build time from its catalogues and the build of a few tiles."""
 
 from __future__ import annotations
 
@@ -16,21 +16,18 @@ from archive_builder.builder.driver import size_in_pixels
 from archive_builder.builder.one_tile import TileJob, TileResult
 from archive_builder.choices import PLAN_SEED, PLAN_TILES, PLAN_WORKERS
 from archive_builder.errors import RecipeError, RequestError, TileError, one_line
-from archive_builder.forecast.forecast import Forecast, Taken, make_forecast
-from archive_builder.forecast.sample import SampleJob, TileSample, run_sample
+from archive_builder.forecast.alternatives import alternatives, build_reference, choose_reference, lost_tile
+from archive_builder.forecast.forecast import Forecast, Sample, make_forecast
+from archive_builder.forecast.sample import TileSample, run_sample
 from archive_builder.run.pool import end_if_starting, run_jobs
 from archive_builder.store.index import INDEX_NAME, SHARD_FOLDER, Index
 from archive_builder.store.records import Settings
 from archive_builder.survey.discovery import Discovery, TileFiles, discover
-from archive_builder.survey.recipe import Recipe, StorageSection, load_recipe
-
-LAYOUTS = ("mosaic", "stamps")
-QUANTIZATIONS = (4.0, 16.0, "lossless")
-"""The ways of storing that a recipe's own is compared with."""
+from archive_builder.survey.recipe import StorageSection, load_recipe
 
 
 def plan(
-    recipe_path: Path,
+    recipe: str | Path,
     *,
     sample: int = PLAN_TILES,
     seed: int = PLAN_SEED,
@@ -39,63 +36,80 @@ def plan(
     work: Path | None = None,
     on_start: Callable[[Discovery, Sequence[TileFiles]], None] = lambda found, chosen: None,
     on_tile: Callable[[TileSample], None] = lambda sample: None,
+    on_reference: Callable[[TileSample, Sequence[StorageSection]], None] = lambda sample, storages: None,
+    on_alternative: Callable[[StorageSection, TileResult], None] = lambda storage, result: None,
 ) -> Forecast:
-    """Forecast what an archive takes, from a sample of its tiles.
+    """Forecast the size and the build time of an archive from a sample of its tiles.
 
-    Each sampled tile is built by the recipe into a temporary folder, one after another in one process; on some
-    rows of it the other layouts and quantizations are tried. No archive is needed, and none is touched. It starts a
-    process: a script must call it under ``if __name__ == "__main__"``.
+    One process builds each sampled tile by the recipe into a temporary folder, one tile after another. Then one process
+    builds the median of these tiles in every layout and quantization; the costs of the other sampled tiles are scaled
+    from these builds. No archive is needed, and none is changed. A script must call this function under
+    ``if __name__ == "__main__"``, because it starts processes.
 
     Parameters
     ----------
-    recipe_path : Path
+    recipe : str or Path
+        Path of the recipe.
     sample : int
-        How many tiles, one at random from each of as many equal parts of the list.
+        Number of sampled tiles: one at random from each of as many equal parts of the list of tiles.
     seed : int
-        Of those random numbers.
+        Seed of the random numbers.
     tiles : collection of str
-        These tiles instead.
+        Names of the tiles to sample instead.
     workers : sequence of int
-        Numbers of workers for which the time is worked out.
+        Numbers of workers in the table of wall times.
     work : Path, optional
-        Folder in which the temporary one is made, with room for two shards; the system's own without it.
+        Folder for the temporary folder; the system's default without it. It needs room for one shard of the largest
+        alternative, usually lossless stamps: four bytes for each pixel, band and cutout of a tile.
     on_start : callable
-        Told of all tiles and of those that will be sampled.
+        Called with all tiles and the tiles to sample.
     on_tile : callable
-        Told of every tile that has been sampled.
+        Called with each sampled or failed tile.
+    on_reference : callable
+        Called with the median tile and the layouts and quantizations in which the tile will be built.
+    on_alternative : callable
+        Called with each of these layouts and quantizations and the result of the build.
 
     Raises
     ------
     RecipeError, RequestError
-        The recipe cannot be used, a tile asked for is not there, or it is not called under that ``if``.
+        The recipe cannot be used, a tile in `tiles` is unknown, the temporary folder cannot be made, or the call is not
+        under ``if __name__ == "__main__"``.
     TileError
-        Not one of the tiles could be sampled.
+        None of the sampled tiles can be built.
     """
     end_if_starting()
-    recipe = load_recipe(recipe_path)
-    found = discover(recipe)
+    loaded = load_recipe(Path(recipe))
+    found = discover(loaded)
     chosen = choose_tiles(found, sample, seed, tiles)
-    size = size_in_pixels(recipe, chosen)
+    size = size_in_pixels(loaded, chosen)
     on_start(found, chosen)
-    return make_forecast(recipe, found, size, _take_samples(recipe, chosen, size, work, on_tile), workers)
+    with _temporary_folder(work) as folder:
+        jobs = [TileJob(files, loaded, size, folder, 1) for files in chosen]
+        samples = _take_sample(jobs, folder, on_tile)
+        median = choose_reference(samples.tiles)
+        (job,) = (job for job in jobs if job.files.tile == median.result.tile)
+        storages = (loaded.storage, *alternatives(loaded.storage))
+        on_reference(median, storages)
+        reference = build_reference(job, median, storages, on_alternative)
+    return make_forecast(loaded, found, size, samples, reference, workers)
 
 
 def choose_tiles(found: Discovery, sample: int, seed: int, tiles: Collection[str] = ()) -> tuple[TileFiles, ...]:
-    """Choose the tiles to sample, the same for the same survey and seed.
+    """Choose the tiles to sample; the choice depends on the survey and the seed only.
 
     Raises
     ------
     RequestError
-        A tile asked for is not there, or cannot be built.
+        A tile in `tiles` is unknown or incomplete.
     RecipeError
-        No tile can be built.
+        None of the survey's tiles is complete.
     """
     by_name = {files.tile: files for files in found.tiles}
     for name in tiles:
         if name not in by_name:
-            raise RequestError(
-                f"tile {name} cannot be sampled: {found.incomplete.get(name, 'the survey has not got it')}"
-            )
+            reason = found.incomplete.get(name, "it is not in the survey")
+            raise RequestError(f"tile {name} cannot be sampled: {reason}")
     if tiles:
         return tuple(by_name[name] for name in sorted(set(tiles)))
     if not found.tiles:
@@ -106,58 +120,44 @@ def choose_tiles(found: Discovery, sample: int, seed: int, tiles: Collection[str
     return tuple(found.tiles[rng.integers(low, high)] for low, high in pairwise(edges))
 
 
-def _take_samples(
-    recipe: Recipe,
-    chosen: Sequence[TileFiles],
-    size: int,
-    work: Path | None,
-    on_tile: Callable[[TileSample], None],
-) -> Taken:
-    """Build the sampled tiles into an archive of their own, which does not outlive this."""
+def _take_sample(jobs: Sequence[TileJob], folder: Path, on_tile: Callable[[TileSample], None]) -> Sample:
+    """Build the sampled tiles and commit them to an index in the temporary folder; remove each shard afterwards."""
+    recipe, size = jobs[0].recipe, jobs[0].size
     good, failed, seconds = [], {}, 0.0
-    with _temporary_folder(work) as folder:
-        (folder / SHARD_FOLDER).mkdir()
-        with Index(folder, writable=True) as index:
-            index.set_settings(Settings.of(recipe.pixel_settings(), size))
-            committer = Committer(index, folder, {}, [files.tile for files in chosen], 0)
-            empty = (folder / INDEX_NAME).stat().st_size
-            others = other_storages(recipe.storage)
-            jobs = [SampleJob(TileJob(files, recipe, size, folder, 1), others) for files in chosen]
-            for sample in run_jobs(run_sample, jobs, 1, _lost):
-                started = time.perf_counter()
-                for _, error in committer.take(sample.result):
-                    if error is not None:
-                        failed[sample.result.tile] = error
-                        continue
-                    seconds += time.perf_counter() - started
-                    (folder / sample.result.shard).unlink()
-                    good.append(sample)
-                on_tile(sample)
-        index_bytes = (folder / INDEX_NAME).stat().st_size - empty
+    (folder / SHARD_FOLDER).mkdir()
+    with Index(folder, writable=True) as index:
+        index.set_settings(Settings.of(recipe.pixel_settings(), size))
+        committer = Committer(index, folder, {}, [job.files.tile for job in jobs], 0)
+        empty = (folder / INDEX_NAME).stat().st_size
+        for sample in run_jobs(run_sample, jobs, 1, _lost):
+            started = time.perf_counter()
+            for _, error in committer.take(sample.result):
+                if error is not None:
+                    failed[sample.result.tile] = error
+                    continue
+                seconds += time.perf_counter() - started
+                (folder / sample.result.shard).unlink()
+                good.append(sample)
+            on_tile(sample)
+    index_bytes = (folder / INDEX_NAME).stat().st_size - empty
     if not good:
         first, error = next(iter(failed.items()))
-        raise TileError(f"none of the {len(chosen)} sampled tiles can be built (tile {first}: {error})")
-    return Taken(tuple(good), failed, seconds / len(good), empty, index_bytes)
+        raise TileError(f"none of the {len(jobs)} sampled tiles can be built (tile {first}: {error})")
+    return Sample(tuple(good), failed, seconds / len(good), empty, index_bytes)
+
+
+def _lost(job: TileJob, cause: str) -> TileSample:
+    """Return the result of a tile whose worker died."""
+    return TileSample(lost_tile(job, cause))
 
 
 @contextmanager
 def _temporary_folder(work: Path | None) -> Iterator[Path]:
+    """Make a temporary folder, and remove it with its contents afterwards."""
     try:
         folder = tempfile.TemporaryDirectory(dir=work, prefix="archive-builder-plan-", ignore_cleanup_errors=True)
     except OSError as error:
-        raise RequestError(
-            f"no temporary folder can be made in {work or 'the system one'}: {one_line(error)}"
-        ) from None
+        reason = f"cannot be made: {one_line(error)}: use another --work"
+        raise RequestError(f"temporary folder in {work or 'the default folder'} {reason}") from None
     with folder as name:
         yield Path(name)
-
-
-def _lost(job: SampleJob, cause: str) -> TileSample:
-    """Return the result of a tile whose worker died."""
-    return TileSample(TileResult(job.build.files.tile, error=cause))
-
-
-def other_storages(own: StorageSection) -> tuple[StorageSection, ...]:
-    """Return the ways of storing that a recipe's own is compared with; they keep the same planes."""
-    ways = ({"layout": layout, "quantization": q} for layout in LAYOUTS for q in QUANTIZATIONS)
-    return tuple(way for way in (own.model_copy(update=way) for way in ways) if way != own)

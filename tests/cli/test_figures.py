@@ -1,4 +1,4 @@
-"""Pictures: the sky as it is, nothing illegible, and a plain word where matplotlib is missing."""
+"""Plots: correct maps of the sky, legible labels, and a one-line error without matplotlib."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def run(*arguments: object) -> Result:
 
 
 def box(ra: float, dec: float, side: float) -> np.ndarray:
-    """Corners of a tile that is `side` deg wide in RA and high in Dec."""
+    """Return the corners of a tile that is `side` deg wide in RA and high in Dec."""
     west, east, low, high = ra - side / 2, ra + side / 2, dec - side / 2, dec + side / 2
     return np.array([(west % 360, low), (east % 360, low), (east % 360, high), (west % 360, high)])
 
 
 def wide_survey() -> np.ndarray:
-    """Tiles on both sides of RA 0, as DES has them, (N, 4, 2)."""
+    """Return tiles on both sides of RA 0, like those of DES, (N, 4, 2)."""
     places = (
         (ra % 360, dec) for dec in np.arange(-60, 6, 3) for ra in np.arange(-60, 100, 3 / np.cos(np.radians(dec)))
     )
@@ -106,7 +106,7 @@ def test_equal_areas_of_the_sky_are_equal_on_the_map_and_no_tile_is_torn(ra: flo
 
 @pytest.fixture(scope="module")
 def survey(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A survey of two tiles with thresholds in every band, in a wide survey whose other tiles are not there."""
+    """Two tiles with thresholds in every band, in a tile table that lists a wide survey without files."""
     folder = tmp_path_factory.mktemp("figures") / "survey"
     recipe = make_survey(folder, tiles=2, tile_size=300, objects=40, seed=2)
     names = sorted(path.name for path in folder.iterdir() if path.is_dir())
@@ -124,7 +124,7 @@ def survey(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", params=["plan", "plan without a tile table", "status", "status of a wide survey"])
 def figure(request: pytest.FixtureRequest, survey: Path, demo_archive: Path) -> Any:
-    """Each kind of picture, drawn."""
+    """Return each kind of plot, drawn."""
     with style():
         if request.param.startswith("plan"):
             recipe = load_recipe(survey / "survey.toml")
@@ -145,7 +145,7 @@ def figure(request: pytest.FixtureRequest, survey: Path, demo_archive: Path) -> 
 
 
 def texts(figure: Any) -> list[Any]:
-    """All that is written on a figure; matplotlib keeps labels of ticks beyond an axis's ends too, unseen."""
+    """Return the visible texts of a figure, without matplotlib's hidden labels of ticks beyond the ends of an axis."""
     unseen = set()
     for axis in figure.findobj(Axis):
         low, high = sorted(axis.get_view_interval())
@@ -169,15 +169,24 @@ def test_nothing_written_lies_over_anything_else_or_off_the_page(figure: Any) ->
         assert across < 1 or up < 1, f"{one!r} and {other!r} overlap"
 
 
-def test_every_map_has_all_tiles(figure: Any) -> None:
+TILES_ON_MAP = {
+    "plan": 2 + len(wide_survey()[::7]),
+    "plan without a tile table": 2,
+    "status": 2,
+    "status of a wide survey": len(wide_survey()),
+}
+"""Tiles on each map of a plot: sampled tiles and those of the tile table, or the tiles of the archive."""
+
+
+def test_every_map_has_all_tiles(figure: Any, request: pytest.FixtureRequest) -> None:
     maps = [axes for axes in figure.axes if axes.get_xlabel() == "RA"]
     assert maps
-    counts = {sum(len(c.get_paths()) for c in axes.findobj(PolyCollection)) for axes in maps}
-    assert len(counts) == 1
-    left, right = maps[0].get_xlim()
-    for tiles in maps[0].findobj(PolyCollection):
-        for path in tiles.get_paths():
-            assert left < path.vertices[:, 0].min() < path.vertices[:, 0].max() < right
+    expected = TILES_ON_MAP[request.node.callspec.params["figure"]]
+    for axes in maps:
+        left, right = axes.get_xlim()
+        drawn = [path.vertices[:, 0] for tiles in axes.findobj(PolyCollection) for path in tiles.get_paths()]
+        assert len(drawn) == expected
+        assert all(left < x.min() < x.max() < right for x in drawn)
 
 
 def test_thresholds_stand_where_the_recipe_has_them_in_their_bands_colour(figure: Any, survey: Path) -> None:
@@ -235,8 +244,8 @@ def test_tiles_that_are_left_or_never_had_a_shard_are_told(demo_survey: Path, tm
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("picture.jpg", "a plot is written as .png, .pdf, .svg, not as picture.jpg"),
-        ("nowhere/x.png", "there is no folder"),
+        ("picture.jpg", "picture.jpg: unknown format: use one of .png, .pdf, .svg"),
+        ("nowhere/x.png", "nowhere does not exist: create it"),
     ],
 )
 def test_picture_that_cannot_be_written_is_refused_before_the_work(
@@ -256,4 +265,4 @@ def test_missing_matplotlib_is_one_line_with_the_remedy(
     what = demo_survey / "survey.toml" if command == "plan" else demo_archive
     result = run(command, what, "--plot", tmp_path / "picture.png")
     assert (result.exit_code, result.stdout) == (2, "")
-    assert result.stderr == "error: a plot needs matplotlib: pip install 'archive-builder[plot]'\n"
+    assert result.stderr == "error: plot: matplotlib is not installed: pip install 'archive-builder[plot]'\n"

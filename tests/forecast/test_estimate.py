@@ -1,4 +1,4 @@
-"""From a sample to a total: what is known is known, and the error that is quoted is the error that is made."""
+"""Totals from a sample with their standard errors, distributions and selections, against independent answers."""
 
 import numpy as np
 import pytest
@@ -7,11 +7,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from archive_builder.forecast.estimate import (
+    SHARES,
     Part,
     distribution,
     estimate_total,
-    kept_curve,
-    kept_thresholds,
+    selection_curve,
+    threshold_grid,
+    thresholds_for_shares,
     wall_time,
 )
 
@@ -65,22 +67,45 @@ values_with_gaps = hnp.arrays(
 
 @given(values_with_gaps, st.lists(st.floats(0, 120), min_size=1, max_size=5), st.booleans())
 def test_kept_share_is_the_share_of_objects_that_pass(values: np.ndarray, limits: list[float], upper: bool) -> None:
-    for kept in kept_curve(values, upper, limits):
-        passing = [v for v in values.tolist() if (v <= kept.threshold if upper else v >= kept.threshold)]
-        assert kept.share == pytest.approx(len(passing) / len(values))
+    curve = selection_curve(values, upper, limits)
+    assert [point.threshold for point in curve] == limits
+    for point, limit in zip(curve, limits, strict=True):
+        passing = [v for v in values.tolist() if (v <= limit if upper else v >= limit)]
+        assert point.share == pytest.approx(len(passing) / len(values))
 
 
 @given(values_with_gaps, st.booleans())
 def test_threshold_for_a_share_keeps_that_share_and_the_next_stricter_value_does_not(
     values: np.ndarray, upper: bool
 ) -> None:
-    known = np.unique(values[np.isfinite(values)].astype(np.float64))
-    for kept in kept_thresholds(values, upper):
-        (at,) = kept_curve(values, upper, [kept.threshold])
-        assert at.share >= kept.share - 1e-9
-        stricter = known[known < kept.threshold][-1:] if upper else known[known > kept.threshold][:1]
-        for found in kept_curve(values, upper, stricter):
-            assert found.share < kept.share
+    known = sorted(v for v in values.tolist() if np.isfinite(v))
+    selections = thresholds_for_shares(values, upper)
+    assert [chosen.share for chosen in selections] == [s for s in SHARES if len(known) >= s * len(values) - 1e-9]
+
+    def selected(threshold: float) -> int:
+        return sum(v <= threshold if upper else v >= threshold for v in known)
+
+    for chosen in selections:
+        assert chosen.threshold in known
+        assert selected(chosen.threshold) >= chosen.share * len(values) - 1e-9
+        stricter = [v for v in known if (v < chosen.threshold if upper else v > chosen.threshold)]
+        assert len(stricter) < chosen.share * len(values)
+
+
+@given(values_with_gaps, st.lists(st.floats(0, 120), max_size=3), st.booleans())
+def test_threshold_grid_rises_over_the_range_and_has_every_limit(
+    values: np.ndarray, limits: list[float], logarithmic: bool
+) -> None:
+    grid = threshold_grid(values, limits, logarithmic)
+    assert set(limits) <= set(grid.tolist())
+    assert np.all(np.diff(grid) >= 0)
+    known = values[np.isfinite(values)].astype(np.float64)
+    if len(known):
+        low, high = np.percentile(known, [0.1, 99.9])
+        assert grid.min() <= low * (1 + 1e-6)
+        assert grid.max() >= high * (1 - 1e-6)
+    else:
+        assert grid.tolist() == sorted(limits)
 
 
 @given(values_with_gaps, st.booleans())
@@ -99,7 +124,7 @@ def test_histogram_counts_every_value_between_its_edges_and_gaps_apart(values: n
 
 
 def simulate(tiles: int, workers: int, seconds: float, commit: float) -> float:
-    """Hand tiles to whoever is free; one process commits them one after another."""
+    """Give each tile to the first free worker; one process commits one tile after another."""
     free, committed = [0.0] * workers, 0.0
     for _ in range(tiles):
         worker = int(np.argmin(free))

@@ -1,4 +1,4 @@
-"""What a plan says an archive will take, against the archive that is then built; never by the clock."""
+"""Forecasts of archives, against the archives really built; times are not compared."""
 
 from __future__ import annotations
 
@@ -17,13 +17,16 @@ from astropy.table import Table
 from click.testing import CliRunner, Result
 
 from archive_builder.builder.driver import build
+from archive_builder.builder.one_tile import TileResult
 from archive_builder.cli.main import main
 from archive_builder.errors import RecipeError, RequestError, TileError
+from archive_builder.forecast.alternatives import choose_reference
 from archive_builder.forecast.forecast import Criterion, Forecast
 from archive_builder.forecast.plan import choose_tiles, plan
+from archive_builder.forecast.sample import TileSample
 from archive_builder.survey.demo import make_survey
 from archive_builder.survey.discovery import Discovery, TileFiles, discover
-from archive_builder.survey.recipe import load_recipe
+from archive_builder.survey.recipe import StorageSection, load_recipe
 
 TILES = 4
 BANDS = '["r", "i", "z"]'
@@ -34,12 +37,12 @@ OTHERS = [
     ("stamps", "4"),
     ("stamps", '"lossless"'),
 ]
-"""Other ways of storing than the demo's own."""
+"""Layouts and quantizations other than the demo recipe's."""
 
 
 @pytest.fixture(scope="module")
 def survey(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A survey of tiles that are not alike: one has a hole, each a noisy corner; in three bands; not to be changed."""
+    """A survey of different tiles in three bands: one has a hole, each a noisy corner. Tests must not change it."""
     folder = tmp_path_factory.mktemp("plan") / "survey"
     recipe = make_survey(folder, tiles=TILES, tile_size=400, objects=60, seed=3)
     recipe.write_text(re.sub(r"(?m)^bands = .*$", f"bands = {BANDS}", recipe.read_text()))
@@ -48,7 +51,7 @@ def survey(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(survey: Path) -> Forecast:
-    """The forecast from all tiles of the survey."""
+    """Forecast from a sample of all tiles."""
     return plan(survey / "survey.toml", sample=TILES)
 
 
@@ -57,7 +60,7 @@ def run(*arguments: object) -> Result:
 
 
 def recipe_with(survey: Path, folder: Path, **values: str) -> Path:
-    """Write the survey's recipe anew with other values, as TOML has them; return its path."""
+    """Write the survey's recipe with other values, in TOML syntax; return its path."""
     text = (survey / "survey.toml").read_text()
     for key, value in {"root": json.dumps(str(survey)), **values}.items():
         text, n = re.subn(rf"(?m)^{key}\s*=.*$", f"{key} = {value}", text)
@@ -72,7 +75,7 @@ def bytes_of(archive: Path) -> int:
 
 
 def column(archive: Path, name: str) -> np.ndarray:
-    """One column of all objects on the tiles, stored and skipped, as the shards have it."""
+    """Return a column of all objects on the tiles, stored and skipped, from the shards."""
     found = []
     for path in (archive / "shards").glob("*.h5"):
         with h5py.File(path) as shard:
@@ -129,7 +132,7 @@ def test_other_ways_of_storing_are_within_a_tenth_of_what_their_builds_take(
 
 
 def test_forecast_from_stamps_is_exact_for_them_and_within_a_fifth_for_mosaics(survey: Path, tmp_path: Path) -> None:
-    """The same the other way round: mosaics are forecast from a build of stamps."""
+    """Mosaics are forecast from a sample built as stamps."""
     recipe = recipe_with(survey, tmp_path, layout='"stamps"', quantization='"lossless"')
     forecast = plan(recipe, sample=TILES)
     assert (forecast.storages[0].layout, forecast.storages[0].quantization) == ("stamps", "lossless")
@@ -138,7 +141,7 @@ def test_forecast_from_stamps_is_exact_for_them_and_within_a_fifth_for_mosaics(s
     assert by_way["stamps", "lossless"] == pytest.approx(bytes_of(tmp_path / "stamps"), rel=0.01)
     other = recipe_with(survey, tmp_path, layout='"mosaic"')
     assert build(other, tmp_path / "mosaic", workers=2).failures == {}
-    # On tiles as small as these, what a file has besides pixels and objects weighs a tenth; of full-size ones nothing.
+    # On small tiles, the parts of a file besides pixels and objects are a tenth; on full-size tiles, negligible.
     assert by_way["mosaic", 16] == pytest.approx(bytes_of(tmp_path / "mosaic"), rel=0.2)
 
 
@@ -210,7 +213,7 @@ def test_tiles_asked_for_are_sampled_instead(survey: Path) -> None:
     assert [tile.tile for tile in forecast.sampled] == [names[3]]
     assert (forecast.storages[0].bytes.error, forecast.objects.error) == (None, None)
     assert [wall.workers for wall in forecast.wall] == [2]
-    with pytest.raises(RequestError, match="tile NOWHERE cannot be sampled: the survey has not got it"):
+    with pytest.raises(RequestError, match="tile NOWHERE cannot be sampled: it is not in the survey"):
         plan(survey / "survey.toml", tiles=["NOWHERE"])
 
 
@@ -278,7 +281,7 @@ def test_objects_that_cannot_be_counted_are_known_from_the_sample(survey: Path, 
     assert (everything.objects.value, everything.objects.error) == (60 * TILES - sum(range(TILES)), 0)
     assert some.objects.value == pytest.approx(everything.objects.value, abs=2 * TILES)
     assert some.objects.error > 0
-    assert "objects (by the sample)" in run("plan", recipe, "--sample", 2).stdout
+    assert "objects (estimated from the sample)" in run("plan", recipe, "--sample", 2).stdout
 
 
 def test_tile_of_few_objects_is_tried_where_they_are(survey_copy: Path, tmp_path: Path) -> None:
@@ -296,12 +299,18 @@ def test_tile_of_few_objects_is_tried_where_they_are(survey_copy: Path, tmp_path
     assert stamps.bytes.value == pytest.approx(bytes_of(tmp_path / "archive"), rel=0.1)
 
 
+def root_of(recipe: Path) -> str:
+    """Return the root of a recipe's survey, in TOML syntax."""
+    (root,) = re.findall(r"(?m)^root\s*=\s*(.*)$", recipe.read_text())
+    return root
+
+
 def no_object_passes(survey: Path, folder: Path) -> Path:
     return recipe_with(survey, folder, max_background_rms="{ r = 0.001 }")
 
 
 def no_band_has_noise(survey: Path, folder: Path) -> Path:
-    """Every image is constant, so that its background RMS cannot be measured."""
+    """Make every image constant: its background RMS cannot be measured."""
     copy = Path(shutil.copytree(survey, folder / "flat"))
     for path in copy.glob("*/*.fits.fz"):
         with fits.open(path) as hdus:
@@ -316,13 +325,17 @@ def test_archive_that_would_hold_nothing_is_forecast_so(
     survey: Path, tmp_path: Path, prepare: Callable[[Path, Path], Path]
 ) -> None:
     recipe = prepare(survey, tmp_path)
-    report = build(recipe, tmp_path / "archive", workers=2)
-    assert (report.stored, report.failures) == (0, {})
     forecast = plan(recipe, sample=TILES)
     assert forecast.stored.value == 0
-    assert forecast.storages[0].bytes.value == pytest.approx(bytes_of(tmp_path / "archive"), rel=0.1)
-    assert {way.bytes for way in forecast.storages} == {forecast.storages[0].bytes}
-    assert len(forecast.storages) == 1 + len(OTHERS)
+    by_way = {(way.layout, way.quantization): way.bytes.value for way in forecast.storages}
+    for layout, quantization in [("mosaic", "16"), *OTHERS]:
+        folder = tmp_path / f"{layout} {json.loads(quantization)}"
+        folder.mkdir()
+        own = recipe_with(recipe.parent, folder, layout=f'"{layout}"', quantization=quantization, root=root_of(recipe))
+        report = build(own, folder / "archive", workers=1)
+        assert (report.stored, report.failures) == (0, {})
+        assert by_way.pop((layout, json.loads(quantization))) == pytest.approx(bytes_of(folder / "archive"), rel=0.05)
+    assert by_way == {}
     assert run("plan", recipe, "--sample", 2).exit_code == 0
 
 
@@ -335,11 +348,71 @@ def test_nothing_is_left_behind_and_no_archive_is_needed(survey: Path, tmp_path:
     gone = run("plan", survey / "survey.toml", "--work", tmp_path / "nowhere")
     assert (gone.exit_code, gone.stderr.splitlines()[-1].split(":")[:2]) == (
         2,
-        ["error", f" no temporary folder can be made in {tmp_path / 'nowhere'}"],
+        ["error", f" temporary folder in {tmp_path / 'nowhere'} cannot be made"],
     )
 
 
-# ---- how it is told
+# ---- the tile that is built in every layout and quantization
+
+
+def test_that_tile_is_the_median_of_those_with_cutouts_and_its_shards_are_removed_one_by_one(
+    survey: Path, tmp_path: Path
+) -> None:
+    called: list[tuple[str, str, float | str, int]] = []
+    chosen: list[TileSample] = []
+
+    def note(storage: StorageSection, result: TileResult) -> None:
+        left = [path for path in tmp_path.rglob("*") if path.is_file() and ".h5" in path.name]
+        called.append((result.tile, storage.layout, storage.quantization, len(left)))
+
+    forecast = plan(
+        survey / "survey.toml",
+        sample=3,
+        work=tmp_path,
+        on_reference=lambda sample, storages: chosen.append(sample),
+        on_alternative=note,
+    )
+    stored = sorted(tile.stored for tile in forecast.sampled)
+    (reference,) = chosen
+    assert (reference.result.tile, reference.result.stored) == (forecast.reference, stored[1])
+    ways = [("mosaic", 16), *(("mosaic", q) for q in (4, "lossless")), *(("stamps", q) for q in (4, 16, "lossless"))]
+    assert called == [(forecast.reference, layout, quantization, 0) for layout, quantization in ways]
+    assert [(way.layout, way.quantization) for way in forecast.storages] == ways
+
+
+def test_tile_without_cutouts_is_chosen_only_if_no_tile_has_any() -> None:
+    def sample(stored: int) -> TileSample:
+        return TileSample(TileResult("T", stored=stored))
+
+    assert [choose_reference([sample(n) for n in counts]).result.stored for counts in STORED] == list(MEDIANS)
+
+
+STORED, MEDIANS = ([0, 0, 0, 5], [0, 9, 4, 6], [0, 0], [3]), (5, 6, 0, 3)
+"""Cutouts of the sampled tiles, and of the chosen one."""
+
+
+def test_alternative_that_cannot_be_stored_is_left_out_with_its_reason(survey_copy: Path, tmp_path: Path) -> None:
+    for folder in folders(survey_copy):
+        path = next(folder.glob("*_i.fits.fz"))
+        with fits.open(path) as hdus:
+            images = [fits.ImageHDU(hdus[name].data, hdus[name].header, name) for name in ("SCI", "WGT", "MSK")]
+        images[0].data[200, 200] = 1e30
+        path.unlink()
+        fits.HDUList([fits.PrimaryHDU(), *images]).writeto(path.with_suffix(""))
+    recipe = recipe_with(survey_copy, tmp_path, quantization='"lossless"')
+    forecast = plan(recipe, sample=1)
+    assert [(way.layout, way.quantization) for way in forecast.storages] == [
+        ("mosaic", "lossless"),
+        ("stamps", "lossless"),
+    ]
+    assert list(forecast.left_out) == ["mosaic 4", "mosaic 16", "stamps 4", "stamps 16"]
+    assert [reason.startswith("band i: a pixel in rows ") for reason in forecast.left_out.values()] == [True] * 4
+    result = run("plan", recipe, "--sample", 1)
+    assert result.exit_code == 0
+    assert len(re.findall(r"^  (?:mosaic|stamps) \d+ left out: band i: a pixel in rows ", result.stdout, re.M)) == 4
+
+
+# ---- output
 
 
 def test_json_is_json_and_holds_the_whole_forecast(survey: Path, whole: Forecast) -> None:
@@ -358,7 +431,7 @@ def test_json_is_json_and_holds_the_whole_forecast(survey: Path, whole: Forecast
 
 def test_text_tells_the_figures_of_the_json(survey: Path) -> None:
     told = run("plan", survey / "survey.toml", "--sample", 2, "--workers", 7)
-    assert (told.exit_code, told.stderr.count("\n")) == (0, 3)
+    assert (told.exit_code, told.stderr.count("\n")) == (0, 3 + 1 + 1 + len(OTHERS))
     text = told.stdout
     assert text.startswith(
         f"Demo: {TILES} tiles, {60 * TILES} objects (counted in the catalogues)\n2 tiles sampled: DEM"
