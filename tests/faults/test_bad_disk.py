@@ -91,6 +91,7 @@ def assert_serves(archive: Path, survey: Path, served: list[Path]) -> None:
             image = fits.getdata(next(tile.glob("*_r.fits*")), "SCI").astype(np.float32)
             with Shard(shard(archive, tile)) as source:
                 table = source.objects
+            assert len(table.object_id)
             for row in range(0, len(table.object_id), 40):
                 cutout = opened.get(table.object_id[row], bands="r")
                 where = round(table.x[row]), round(table.y[row])
