@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import shutil
 import threading
 from pathlib import Path
 
@@ -200,10 +201,14 @@ def test_folder_that_is_no_archive_is_refused(tmp_path: Path) -> None:
         Archive(tmp_path)
 
 
-def test_archive_can_be_pickled_and_moved_to_another_folder(archive: Archive) -> None:
+def test_archive_can_be_pickled_and_moved_to_another_folder(archive: Archive, tmp_path: Path) -> None:
     object_id = int(objects(archive.path)[0])
     with pickle.loads(pickle.dumps(archive)) as copy:
         np.testing.assert_array_equal(copy.get(object_id).data, archive.get(object_id).data)
+    shutil.copytree(archive.path, tmp_path / "here").rename(tmp_path / "moved")
+    with Archive(tmp_path / "moved") as moved:
+        np.testing.assert_array_equal(moved.get(object_id).data, archive.get(object_id).data)
+        assert moved.locate(object_id).shard.parent == tmp_path / "moved" / "shards"
 
 
 def test_archive_works_in_a_forked_child(archive: Archive) -> None:
