@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import threading
 from pathlib import Path
@@ -138,6 +139,17 @@ def test_nothing_depends_on_workers_or_the_order_of_tiles(
     for shard in shards:
         assert_equal_shards(shard, tmp_path / "a/shards" / shard.name)
         assert_equal_shards(shard, tmp_path / "b/shards" / shard.name)
+
+
+def test_next_build_removes_the_index_that_a_killed_one_was_making(
+    demo_survey: Path, demo_archive: Path, tmp_path: Path
+) -> None:
+    archive = shutil.copytree(demo_archive, tmp_path / "archive")
+    whole = {path.name for path in archive.iterdir()}
+    for ending in ("part", "part-journal"):
+        (archive / f".index.sqlite.0123456789abcdef.17.{ending}").write_bytes(b"half")
+    assert build(demo_survey / "survey.toml", archive).unchanged == 2
+    assert {path.name for path in archive.iterdir()} == whole
 
 
 def test_every_catalogued_object_is_stored_or_skipped_for_a_reason_that_holds(
