@@ -11,8 +11,8 @@ from secrets import token_hex
 
 from archive_builder.errors import ArchiveBuilderError, one_line
 
-TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.\d+\.part")
-"""Names that :func:`temporary_path` gives."""
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.\d+\.part(-journal)?")
+"""Names that :func:`temporary_path` gives, and those of the journals that SQLite writes beside such a file."""
 
 
 def temporary_path(path: Path) -> Path:

@@ -44,6 +44,9 @@ def demo_archive(demo_survey: Path, tmp_path_factory: pytest.TempPathFactory) ->
     archive = tmp_path_factory.mktemp("demo") / "archive"
     report = build(demo_survey / "survey.toml", archive, workers=1)
     assert (report.built, report.failures) == (2, {})
+    # Loops over its objects, stored and skipped, are about something.
+    assert report.stored + sum(report.skipped.values()) == 120
+    assert min(report.stored, report.skipped["noise"], report.skipped["blank"]) > 0
     return archive
 
 
@@ -61,11 +64,15 @@ def same_archives() -> Callable[[Path, Path], None]:
 
 def assert_same_archives(archive: Path, other: Path) -> None:
     assert list(verify(archive, deep=True)) == []
-    assert _rows(archive) == _rows(other)
+    rows = _rows(archive)
+    assert rows
+    assert rows == _rows(other)
     names = sorted(os.listdir(archive / "shards"))
+    assert names
     assert names == sorted(os.listdir(other / "shards"))
     for name in names:
         here, there = _contents(archive / "shards" / name), _contents(other / "shards" / name)
+        assert {"cutouts", "objects/object_id", "@tile"} <= here.keys()
         assert here.keys() == there.keys()
         for key in here:
             np.testing.assert_array_equal(here[key], there[key], err_msg=f"{name} {key}")

@@ -216,9 +216,12 @@ def recipe_schema() -> dict[str, Any]:
 
 def _explain(error: Any) -> str:
     """Return one pydantic error as text, with the nearest known key for an unknown one."""
-    where = [str(part) for part in error["loc"] if not _is_union_branch(str(part))]
+    where = [str(part) for part in error["loc"]]
+    # The location of an unknown key never names a branch of a union, but the key itself may be called "str".
+    is_unknown = error["type"] == "extra_forbidden"
+    where = where if is_unknown else [part for part in where if not _is_union_branch(part)]
     key = ".".join(where)
-    if error["type"] == "extra_forbidden":
+    if is_unknown:
         known = difflib.get_close_matches(where[-1], _known_keys(where[:-1]), n=1, cutoff=0.5)
         return f"unknown key {key}" + (f": did you mean {'.'.join([*where[:-1], known[0]])}?" if known else "")
     if error["type"] == "missing":

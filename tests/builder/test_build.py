@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import threading
 from pathlib import Path
@@ -59,6 +60,7 @@ def datasets(path: Path) -> dict[str, np.ndarray]:
 
 def assert_equal_shards(one: Path, other: Path) -> None:
     first, second = datasets(one), datasets(other)
+    assert len(first["cutouts"]) == len(first["objects/object_id"]) > 0
     assert first.keys() == second.keys()
     for name in first:
         np.testing.assert_array_equal(first[name], second[name], err_msg=name)
@@ -95,6 +97,7 @@ def test_every_cutout_equals_cutout2d_of_the_source_within_the_bound(
 
 
 def test_step_is_the_tiles_median_noise_over_q(demo_survey: Path, demo_archive: Path) -> None:
+    compared = 0
     for path in (demo_archive / "shards").iterdir():
         with Shard(path) as shard:
             for band, step in zip(shard.info.bands, shard.step, strict=True):
@@ -103,6 +106,8 @@ def test_step_is_the_tiles_median_noise_over_q(demo_survey: Path, demo_archive: 
                 rms = sep.Background(np.nan_to_num(image), mask=hole, bw=128, bh=128).globalrms
                 # The step is rounded down by up to a sixteenth.
                 assert 0.9 * rms / 16 < step < 1.05 * rms / 16
+                compared += 1
+    assert compared == 2 * 5
 
 
 def test_layouts_hold_the_same_cutouts_in_the_same_order(survey_copy: Path, tmp_path: Path) -> None:
@@ -129,9 +134,22 @@ def test_nothing_depends_on_workers_or_the_order_of_tiles(
     for tile in reversed(tiles):
         build(demo_survey / "survey.toml", tmp_path / "a", tiles=[tile])
     build(demo_survey / "survey.toml", tmp_path / "b", workers=2)
-    for shard in (demo_archive / "shards").iterdir():
+    shards = list((demo_archive / "shards").iterdir())
+    assert len(shards) == len(tiles) == 2
+    for shard in shards:
         assert_equal_shards(shard, tmp_path / "a/shards" / shard.name)
         assert_equal_shards(shard, tmp_path / "b/shards" / shard.name)
+
+
+def test_next_build_removes_the_index_that_a_killed_one_was_making(
+    demo_survey: Path, demo_archive: Path, tmp_path: Path
+) -> None:
+    archive = shutil.copytree(demo_archive, tmp_path / "archive")
+    whole = {path.name for path in archive.iterdir()}
+    for ending in ("part", "part-journal"):
+        (archive / f".index.sqlite.0123456789abcdef.17.{ending}").write_bytes(b"half")
+    assert build(demo_survey / "survey.toml", archive).unchanged == 2
+    assert {path.name for path in archive.iterdir()} == whole
 
 
 def test_every_catalogued_object_is_stored_or_skipped_for_a_reason_that_holds(

@@ -494,7 +494,9 @@ def test_index_made_anew_equals_the_one_of_the_build(place: Path, archive: Path)
     connection = sqlite3.connect(archive / "index.sqlite")
     connection.row_factory = sqlite3.Row
     connection.execute("ATTACH ? AS built", [str(place / "archive/index.sqlite")])
-    for row in connection.execute("SELECT * FROM tiles"):
+    tiles = connection.execute("SELECT * FROM main.tiles").fetchall()
+    assert len(tiles) == 2
+    for row in tiles:
         (other,) = connection.execute("SELECT * FROM built.tiles WHERE name = ?", [row["name"]])
         unlike = {key for key in row.keys() if row[key] != other[key]}  # noqa: SIM118
         assert unlike <= {"seconds", "peak_memory", "built_at", "build_id"}

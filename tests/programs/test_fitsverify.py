@@ -91,7 +91,9 @@ def recipe_of(survey: Path, planes: Sequence[str]) -> Path:
 
 def unpack(survey: Path, cards: Sequence[tuple[str, object]]) -> None:
     """Make a survey's images plain FITS with checksums and further cards."""
-    for path in survey.glob("*/*.fits.fz"):
+    paths = list(survey.glob("*/*.fits.fz"))
+    assert len(paths) == 5
+    for path in paths:
         with fits.open(path) as packed:
             images = [fits.ImageHDU(hdu.data, hdu.header) for hdu in packed[1:]]
         for image in images:
@@ -149,6 +151,7 @@ def test_fits_files_of_the_command_line_pass_without_a_warning(archive, run, tmp
         words = ["get", str(archive.path), str(object_id), *(["--size", size] if size else []), "-o", str(files[-1])]
         done = CliRunner().invoke(main, words)
         assert (done.exit_code, done.stderr) == (0, "")
+    assert len(set(files)) == len(SIZES)
     assert_approved(files, run)
 
 

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import shutil
 import threading
 from pathlib import Path
 
@@ -143,16 +144,21 @@ def test_get_many_raises_or_gives_nan_for_what_is_missing(archive: Archive) -> N
 
 
 def test_locate_tells_tile_row_and_status(archive: Archive, demo_archive: Path) -> None:
+    stored, skipped = 0, 0
     for path in (demo_archive / "shards").iterdir():
         with Shard(path) as shard:
             where = archive.locate(int(shard.objects.object_id[3]))
             assert (where.tile, where.row, where.status, where.shard) == (shard.info.tile, 3, "stored", path)
+            stored += 1
             if len(shard.reason):
                 where = archive.locate(int(shard.skipped.object_id[0]))
                 assert where.status == {1: "noise", 2: "blank", 3: "outside"}[int(shard.reason[0])]
+                skipped += 1
+    assert (stored, skipped) == (2, 2)
 
 
 def test_skipped_object_says_why_and_how_noisy_it_is(archive: Archive, demo_archive: Path) -> None:
+    reasons = set()
     for path in (demo_archive / "shards").iterdir():
         with Shard(path) as shard:
             for row, object_id in enumerate(shard.skipped.object_id):
@@ -162,6 +168,8 @@ def test_skipped_object_says_why_and_how_noisy_it_is(archive: Archive, demo_arch
                 np.testing.assert_array_equal(list(caught.value.rms.values()), shard.skipped.rms[row])
                 again = pickle.loads(pickle.dumps(caught.value))
                 assert str(again) == str(caught.value)
+                reasons.add(caught.value.reason)
+    assert reasons == {"noise", "blank"}
 
 
 @pytest.mark.parametrize(
@@ -193,10 +201,14 @@ def test_folder_that_is_no_archive_is_refused(tmp_path: Path) -> None:
         Archive(tmp_path)
 
 
-def test_archive_can_be_pickled_and_moved_to_another_folder(archive: Archive) -> None:
+def test_archive_can_be_pickled_and_moved_to_another_folder(archive: Archive, tmp_path: Path) -> None:
     object_id = int(objects(archive.path)[0])
     with pickle.loads(pickle.dumps(archive)) as copy:
         np.testing.assert_array_equal(copy.get(object_id).data, archive.get(object_id).data)
+    shutil.copytree(archive.path, tmp_path / "here").rename(tmp_path / "moved")
+    with Archive(tmp_path / "moved") as moved:
+        np.testing.assert_array_equal(moved.get(object_id).data, archive.get(object_id).data)
+        assert moved.locate(object_id).shard.parent == tmp_path / "moved" / "shards"
 
 
 def test_archive_works_in_a_forked_child(archive: Archive) -> None:
@@ -215,12 +227,12 @@ def test_archive_works_from_many_threads_with_one_shard_open(demo_archive: Path)
     ids = objects(demo_archive)
     with Archive(demo_archive, open_shards=1) as archive:
         expected = archive.get_many(ids, size=20)
-        wrong: list[int] = []
+        right, wrong = [], []
 
         def work(seed: int) -> None:
             for number in np.random.default_rng(seed).integers(0, len(ids), 40):
-                if not np.array_equal(archive.get(ids[number], size=20).data, expected[number], equal_nan=True):
-                    wrong.append(int(number))
+                same = np.array_equal(archive.get(ids[number], size=20).data, expected[number], equal_nan=True)
+                (right if same else wrong).append(int(number))
 
         threads = [threading.Thread(target=work, args=(seed,)) for seed in range(6)]
         for thread in threads:
@@ -228,6 +240,7 @@ def test_archive_works_from_many_threads_with_one_shard_open(demo_archive: Path)
         for thread in threads:
             thread.join()
         assert wrong == []
+        assert len(right) == 6 * 40
         assert len(archive._shards) == 1
 
 
@@ -268,6 +281,9 @@ def test_command_line_fails_with_one_line_and_no_file(
 
 
 def test_catalogue_ids_are_all_answered(archive: Archive, demo_survey: Path) -> None:
+    answered = 0
     for path in demo_survey.glob("*/*_cat.fits"):
         for object_id in Table.read(path)["COADD_OBJECT_ID"]:
             assert archive.locate(int(object_id)).tile == path.parent.name
+            answered += 1
+    assert answered == 120

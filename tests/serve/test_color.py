@@ -176,7 +176,9 @@ def test_smaller_picture_is_the_middle_of_the_larger_pixel_for_pixel(squares: Sq
 def test_picture_and_composite_have_the_same_side_up(demo_archive: Path) -> None:
     with Archive(demo_archive) as archive:
         table = archive.cone_search((54.0, -28.0), "1 deg")
-        for object_id in table["object_id"][table["status"] == "stored"][:10]:
+        some = table["object_id"][table["status"] == "stored"][:10]
+        assert len(some) == 10
+        for object_id in some:
             cutout = archive.get(int(object_id))
             survey, lupton = (picture(cutout, Style(color=color)).sum(axis=-1) for color in ("survey", "lupton"))
             scores = [

@@ -192,6 +192,7 @@ def test_plain_h5py_reads_the_planes_by_the_formats_words(kept: Kept) -> None:
     (path,) = (kept.archive.path / "shards").iterdir()
     with h5py.File(path) as plain:
         ids = plain["objects/object_id"][...]
+        assert len(ids) == 50
         weight, mask = plain["weight/cutouts"], plain["mask/cutouts"]
         scale, blank = weight.attrs["scale"][:, None, None], weight.attrs["blank"]
         for row, object_id in enumerate(ids):
@@ -365,6 +366,7 @@ def test_weights_of_any_size_keep_their_bound_and_senseless_ones_are_none(own_su
         out = np.empty((1, 256, 256), dtype=np.float32)
         shard.read_window(0, 0, [0], out, "WGT")
     known = (weights > 0) & np.isfinite(weights)
+    assert min((touched & ~known).sum(), (touched & known).sum()) > 1000
     assert (out[0][touched & ~known] == 0).all()
     np.testing.assert_allclose(out[0][touched & known], weights[touched & known], rtol=ONE_PER_CENT)
 

@@ -143,11 +143,14 @@ def test_whatever_byte_is_damaged_objects_are_found_together_as_each_alone(tmp_p
         with suppress(ArchiveError), Index(tmp_path) as index:
             together = index.find(asked)
             for place, number in enumerate(asked):
-                alone = index.find(np.array([number]))
+                try:
+                    alone = index.find(np.array([number]))
+                except ArchiveError as error:
+                    pytest.fail(f"byte {offset}: object {number} is found together with others, not alone: {error}")
                 for name in ("tile_id", "row", "status", "generation"):
                     assert getattr(together, name)[place] == getattr(alone, name)[0], (offset, number)
             answers += 1
-    assert answers
+    assert answers > 20
 
 
 def test_id_of_another_tile_is_refused_by_name_and_nothing_is_kept(tmp_path: Path) -> None:

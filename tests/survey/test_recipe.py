@@ -215,14 +215,63 @@ def test_message_is_always_one_line(folder: Path, section: str, key: str, value:
     complaint(folder, TEXT.replace(f"[{section}]", f"[{section}]\n{pair}"))
 
 
-@given(line=st.integers(0, TEXT.count("\n")), text=st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
+VALID = ('color = "{tile}.tiff"', "blank_value = -0.5", 'tile = "T"', "background_mesh = 64", 'planes = ["WGT", "MSK"]')
+"""Lines that a recipe may have besides those of `TEXT`, each in one section."""
+
+typed = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
+keys = st.from_regex(r"[A-Za-z0-9_-]+", fullmatch=True) | st.sampled_from(["str", "int", "float", "literal", "name"])
+slips = st.one_of(
+    typed,
+    st.from_regex(r"[ \t]*(#[ -~]*)?", fullmatch=True),
+    st.sampled_from(VALID),
+    keys.map("{} = 1".format),
+    keys.map("[{}]".format),
+)
+
+
+def rules() -> dict[str, tuple[dict[str, object], list[str]]]:
+    """Return what the written schema says of each section: its keys with their defaults, and the keys required."""
+    defined = json.loads(SCHEMA.read_text(encoding="utf-8"))["$defs"]
+    return {
+        name.removesuffix("Section").lower(): (
+            {key: of.get("default") for key, of in section["properties"].items()},
+            section.get("required", []),
+        )
+        for name, section in defined.items()
+    }
+
+
+def key_complaints(values: dict[str, object]) -> set[str]:
+    """Return a complaint for each key of a recipe that the written schema does not know or misses."""
+    found = {f"unknown key {name}" for name in values.keys() - rules().keys()}
+    for name, (known, required) in rules().items():
+        section = values[name]
+        assert isinstance(section, dict)
+        found |= {f"unknown key {name}.{key}" for key in section.keys() - known.keys()}
+        found |= {f"missing key {name}.{key}" for key in set(required) - section.keys()}
+    return found
+
+
+@given(line=st.integers(0, TEXT.count("\n")), text=slips)
 def test_nothing_but_a_recipe_error_comes_of_a_slip_of_the_keyboard(folder: Path, line: int, text: str) -> None:
     lines = TEXT.split("\n")
     spoilt = "\n".join([*lines[:line], text, *lines[line:]])
     try:
-        tomllib.loads(spoilt)
+        values = tomllib.loads(spoilt)
     except tomllib.TOMLDecodeError:
         assert complaint(folder, spoilt).startswith("is not TOML: ")
+        return
+    if wrong := key_complaints(values):
+        said = complaint(folder, spoilt).split("; ")
+        assert {one.partition(": did you mean ")[0] for one in said} == {" ".join(one.split()) for one in wrong}
+        return
+    recipe = json.loads(load(folder, spoilt).model_dump_json())
+    for name, (known, _) in rules().items():
+        expected = {key: values[name].get(key, default) for key, default in known.items()}
+        if name == "survey":
+            expected |= {"root": str(folder / "data"), "tiles": str(folder / "data" / "tiles.csv")}
+        assert recipe.pop(name) == expected
+    assert recipe == {}
 
 
 def test_schema_in_the_tree_is_that_of_the_code() -> None:

@@ -34,6 +34,7 @@ def stored_ids(archive: Path) -> np.ndarray:
     for path in sorted((archive / "shards").iterdir()):
         with h5py.File(path) as shard:
             found.append(shard["objects/object_id"][...])
+    assert min(map(len, found)) > 0
     return np.concatenate(found)
 
 
@@ -91,10 +92,13 @@ def test_unshuffled_stream_is_in_stored_order(archive: Archive) -> None:
 @pytest.mark.parametrize("seed", [None, 3])
 @pytest.mark.parametrize(("size", "bands"), [(None, None), (33, "Yg"), ((5, 12), ["r"]), ("4 arcsec", "grizY")])
 def test_every_cutout_is_that_of_its_id(archive: Archive, seed: int | None, size: object, bands: object) -> None:
+    compared = 0
     for batch in archive.batches(size, 16, seed, bands):  # type: ignore[arg-type]
         assert (batch.object_id.dtype, batch.data.dtype) == (np.int64, np.float32)
         for object_id, data in zip(batch.object_id.tolist(), batch.data, strict=True):
             np.testing.assert_array_equal(data, archive.get(object_id, size, bands).data)  # type: ignore[arg-type]
+            compared += 1
+    assert compared == len(stored_ids(archive.path))
 
 
 def test_all_batches_are_full_but_the_last(archive: Archive) -> None:
@@ -118,7 +122,9 @@ def test_seed_and_epoch_decide_the_order(archive: Archive) -> None:
 
 def test_batch_does_not_keep_the_others_in_memory(archive: Archive) -> None:
     for seed in (None, 1):
-        for batch in archive.batches(4, 16, seed):
+        stream = list(archive.batches(4, 16, seed))
+        assert len(stream) > 1
+        for batch in stream:
             owner = batch.data if batch.data.base is None else batch.data.base
             assert owner.nbytes == batch.data.nbytes
 
@@ -128,6 +134,7 @@ def test_batch_does_not_keep_the_others_in_memory(archive: Archive) -> None:
 
 def test_shuffled_batch_has_objects_of_both_tiles_throughout(archive: Archive) -> None:
     stream = [batch.object_id for batch in archive.batches(1, batch_size=25, shuffle_seed=1)]
+    assert len(stream) > 2
     for ids in stream[:-1]:
         tile_id = archive.find(ids).tile_id
         assert 0.1 < np.mean(tile_id == tile_id[0]) < 0.9
@@ -150,6 +157,7 @@ def test_shuffled_stream_goes_through_tiles_group_by_group(monkeypatch: pytest.M
     survey = Tiles([400] * 32)
     for _ in BatchStream(survey, 1, 16, 1):  # type: ignore[arg-type]
         pass
+    assert set(survey.read) == set(range(32))
     last = {tile: number for number, tile in enumerate(survey.read)}
     seen: list[int] = []
     for number, tile in enumerate(survey.read):
@@ -163,7 +171,7 @@ def test_part_reads_few_tiles() -> None:
         survey = Tiles([500] * 64)
         for _ in BatchStream(survey, 1, 10, seed, part=3, parts=8):  # type: ignore[arg-type]
             pass
-        assert len(set(survey.read)) <= 2 * batches.TILES_TOGETHER
+        assert 8 <= len(set(survey.read)) <= 2 * batches.TILES_TOGETHER
 
 
 # ---- split and resumed

@@ -41,6 +41,7 @@ def ids_in(archive: Path, table: str) -> list[int]:
     for path in sorted((archive / "shards").iterdir()):
         with h5py.File(path) as shard:
             found += shard[table]["object_id"][...].tolist()
+    assert found
     return found
 
 
@@ -89,6 +90,7 @@ def test_stream_in_four_workers_has_every_object_once(archive: Archive, method: 
 
 def test_stream_without_workers_is_that_of_the_archive(archive: Archive) -> None:
     stream = CutoutStream(archive.path, 8, 11, 4)
+    assert len(stream) > 1
     for (ids, data), batch in zip(DataLoader(stream, batch_size=None), archive.batches(8, 11, 4), strict=True):
         np.testing.assert_array_equal(ids.numpy(), batch.object_id)
         np.testing.assert_array_equal(data.numpy(), batch.data)
@@ -96,6 +98,7 @@ def test_stream_without_workers_is_that_of_the_archive(archive: Archive) -> None
 
 def test_worker_number_does_not_change_how_many_batches_there_are(archive: Archive) -> None:
     stream = CutoutStream(archive, 4, 10, 1)
+    assert len(stream) == -(-len(ids_in(archive.path, "objects")) // 10)
     for workers in (0, 1, 3, 4):
         assert len(list(DataLoader(stream, batch_size=None, num_workers=workers))) == len(stream)
 
@@ -124,6 +127,7 @@ def test_resumed_stream_is_exactly_the_rest(archive: Archive, workers: int, batc
     for rank in range(ranks):
         make = partial(CutoutStream, archive, 2, batch_size, 7, "g", rank=rank, world_size=ranks, epoch=3)
         whole = ids_of(DataLoader(make(), batch_size=None, num_workers=workers))
+        assert len(whole) > 1
         for position in range(len(whole) + 1):
             rest = DataLoader(make(position=position), batch_size=None, num_workers=workers)
             assert ids_of(rest) == whole[position:]

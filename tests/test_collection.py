@@ -1,0 +1,75 @@
+"""Every test file on disk is run: pytest's rules for folders and names leave none out."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from collections import defaultdict
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+OPTIONAL = {"tests/training/test_torch.py": "torch"}
+"""Test files that skip themselves whole without a package, and that package."""
+
+Names = dict[str, set[str]]
+"""Names of the test functions of each file; files relative to the root."""
+
+
+def skipped_here() -> dict[str, str]:
+    """Return the files of `OPTIONAL` whose package is not installed."""
+    return {path: package for path, package in OPTIONAL.items() if find_spec(package) is None}
+
+
+@pytest.fixture(scope="module")
+def report() -> str:
+    """Output of pytest's collection from the root of the repository, with the project's own configuration."""
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-rs", "-p", "no:cacheprovider"]
+    # Options of the run that includes this test must not choose what is collected.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def collected(report: str) -> Names:
+    found: Names = defaultdict(set)
+    for path, name in re.findall(r"^(tests/\S+\.py)::(?:\w+::)*(\w+)", report, re.MULTILINE):
+        found[path].add(name)
+    return found
+
+
+@pytest.fixture(scope="module")
+def on_disk() -> Names:
+    """Test functions of every test file below ``tests``, by their source."""
+    found: Names = {}
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        names = {node.name for node in nodes if isinstance(node, ast.FunctionDef)}
+        found[path.relative_to(ROOT).as_posix()] = {name for name in names if name.startswith("test")}
+    return found
+
+
+def test_every_test_file_on_disk_is_collected(collected: Names, on_disk: Names) -> None:
+    assert on_disk.keys() - collected.keys() == skipped_here().keys()
+    assert collected.keys() - on_disk.keys() == set()
+    assert Path(__file__).relative_to(ROOT).as_posix() in collected
+
+
+def test_every_test_function_on_disk_is_collected(collected: Names, on_disk: Names) -> None:
+    lost = {path: names - collected[path] for path, names in on_disk.items() if path not in skipped_here()}
+    assert {path: names for path, names in lost.items() if names} == {}
+
+
+def test_a_file_that_is_skipped_whole_is_known_and_has_tests(report: str, on_disk: Names) -> None:
+    skipped = re.findall(r"^SKIPPED \[1\] (tests/\S+\.py):\d+: could not import '(\w+)'", report, re.MULTILINE)
+    assert dict(skipped) == skipped_here()
+    assert report.count("SKIPPED") == len(skipped)
+    assert [path for path in OPTIONAL if not on_disk[path]] == []
