@@ -1,9 +1,9 @@
-"""The benchmark of the forecast: what `plan` says an archive takes, and what its builds then take, in the same run.
+"""Benchmark of the forecast: the forecast of `plan` beside real builds, in one run.
 
 usage: python ops/bench/plan.py SURVEY [--sample N] [--ways NAME,...] [--repeats N] [--work DIR]
 
-SURVEY is a folder with a recipe, survey.toml, whose colour picture and thresholds are kept as they are; the demo's
-with full-size tiles, say. Everything is built by one worker, the survey's files in the page cache.
+SURVEY is a folder with a recipe, survey.toml, for example the demo survey with full-size tiles. The colour picture and
+the thresholds of the recipe stay. One worker builds everything. The files of the survey are in the page cache.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ WAYS = {
     "stamps_16": 'layout = "stamps"\nquantization = 16',
     "stamps_4": 'layout = "stamps"\nquantization = 4',
 }
-"""``[storage]`` by name. The plan is made for the first of those asked for; it forecasts the others too."""
+"""``[storage]`` by name. The plan is made for the first requested name, and forecasts the others too."""
 
 
 def quantities(ways: list[str]) -> list[Quantity]:
-    """Return the lines of the answer."""
+    """Return the rows of the table."""
     lines = [
         Quantity("plan_seconds", "plan", "s", digits=1),
-        Quantity("plan_builds", "plan / build of the tiles it samples", "times", digits=2),
+        Quantity("plan_builds", "plan / build of the sampled tiles", "times", digits=2),
         Quantity("objects", "objects stored, forecast / build", "times", digits=3),
     ]
     for way in ways:
@@ -75,13 +75,13 @@ def _options() -> argparse.Namespace:
     parser.add_argument("survey", type=Path, help="folder of the survey")
     parser.add_argument("--sample", type=int, default=1, help="tiles to sample (default: 1)")
     parser.add_argument("--ways", type=lambda text: text.split(","), default=list(WAYS), help=f"of {','.join(WAYS)}")
-    parser.add_argument("--repeats", type=int, default=3, help="how often everything is measured (default: 3)")
-    parser.add_argument("--work", type=Path, help="where archives go (default: the system's temporary folder)")
+    parser.add_argument("--repeats", type=int, default=3, help="repeats of every measurement (default: 3)")
+    parser.add_argument("--work", type=Path, help="folder for archives (default: the system's temporary folder)")
     return parser.parse_args()
 
 
 def _write_recipe(survey: Path, folder: Path, way: str) -> Path:
-    """Write the survey's recipe with another way of storing."""
+    """Write the recipe of the survey with other ``[storage]`` settings."""
     text = re.sub(r"(?ms)^\[storage\].*?(?=^\[|\Z)", "", (survey / "survey.toml").read_text(encoding="utf-8"))
     text = re.sub(r"(?m)^root *=.*$", lambda _: f"root = {json.dumps(str(survey.resolve()))}", text)
     path = folder / f"{way}.toml"
@@ -90,7 +90,7 @@ def _write_recipe(survey: Path, folder: Path, way: str) -> Path:
 
 
 def _repeat(recipes: dict[str, Path], folder: Path, sample: int, number: int) -> m.Values:
-    """Make the plan, then build the archive in every way."""
+    """Make the plan, then build an archive with each of the ``[storage]`` settings."""
     first = next(iter(recipes))
     for files in discover(load_recipe(recipes[first])).tiles:
         m.read_through(files)
@@ -120,14 +120,14 @@ def _name(quantization: float | str) -> str:
 
 
 def measure_plan(recipe: Path, sample: int, seed: int, work: Path) -> tuple[Forecast, float]:
-    """Make a plan; return it, and how long that took."""
+    """Make a plan; return the forecast and the wall time, s."""
     started = time.perf_counter()
     forecast = plan(recipe, sample=sample, seed=seed, workers=(1,), work=work)
     return forecast, time.perf_counter() - started
 
 
 def measure_build(recipe: Path, archive: Path) -> m.Values:
-    """Build the archive; return what it took."""
+    """Build the archive; return its size, stored objects, core time and wall time."""
     started = time.perf_counter()
     report = build(recipe, archive)
     wall_seconds = time.perf_counter() - started
