@@ -1,4 +1,4 @@
-"""Make a contact sheet: an archive's brightest objects in the survey's own colours, and below in Lupton's.
+"""Contact sheet of the brightest objects of an archive: survey colours above, Lupton composites below.
 
 usage: python contact_sheet.py ARCHIVE SURVEY FILE.png
 """
@@ -18,7 +18,7 @@ from archive_builder.serve.pictures import picture
 from archive_builder.serve.style import Style
 
 COLUMNS, ROWS, SIDE, GAP = 8, 2, 114, 4
-"""Objects across and down; pixels of each and between them."""
+"""Objects across and down; side of a picture and gap between pictures, px."""
 
 
 def main(archive: Path, survey: Path, file: Path) -> None:
@@ -27,11 +27,11 @@ def main(archive: Path, survey: Path, file: Path) -> None:
         cutouts = [cutout for cutout, _ in zip(brightest(opened, survey), range(COLUMNS * ROWS), strict=False)]
         rows = [sheet(cutouts, Style(color="survey")), sheet(cutouts, Style(color="lupton"))]
     Image.fromarray(np.vstack(rows)).save(file)
-    print(f"{file}: {len(cutouts)} bright objects in the survey's own colours, and below as composites of i, r, g")
+    print(f"{file}: {len(cutouts)} bright objects in survey colours, and below as Lupton composites of i, r, g")
 
 
 def brightest(archive: Archive, survey: Path) -> Iterator[Cutout]:
-    """Yield cutouts of the brightest catalogued objects that are not saturated."""
+    """Yield cutouts of unsaturated catalogued objects, brightest first."""
     tables = [Table.read(path) for path in sorted(survey.glob("*/*_cat.fits"))]
     catalog = vstack(tables, metadata_conflicts="silent")
     catalog.sort("MAG_AUTO_I")

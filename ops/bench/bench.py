@@ -1,4 +1,4 @@
-"""The benchmark: build, read and compare with the loop that everyone writes, on one tile, in one run.
+"""Main benchmark: build and read an archive of one tile, beside a plain Cutout2D loop, in one run.
 
 usage: python ops/bench/bench.py [--survey DIR] [--tile-size PX] [--objects N] [--repeats N] [--work DIR] [--json FILE]
 """
@@ -25,14 +25,14 @@ VARIANTS = {
     "everything": 'layout = "mosaic"\nquantization = 16\nplanes = ["WGT", "MSK"]',
     "stamps_16": 'layout = "stamps"\nquantization = 16',
 }
-"""``[storage]`` of each archive built, in the order they are built; only ``everything`` keeps the colour picture."""
+"""``[storage]`` of each archive, in build order. Only ``everything`` keeps the colour picture."""
 
 QUANTITIES = (
     Quantity("mosaic_16.objects_per_second", "build, mosaic q=16", "objects/s", 1700),
     Quantity("mosaic_4.objects_per_second", "build, mosaic q=4", "objects/s", 1700),
     Quantity("stamps_16.objects_per_second", "build, stamps q=16", "objects/s", 500),
-    Quantity("mosaic_16.seconds", "build, mosaic q=16, the tile", "s", digits=1),
-    Quantity("stamps_16.seconds", "build, stamps q=16, the tile", "s", digits=1),
+    Quantity("mosaic_16.seconds", "build time of the tile, mosaic q=16", "s", digits=1),
+    Quantity("stamps_16.seconds", "build time of the tile, stamps q=16", "s", digits=1),
     Quantity("mosaic_16.peak_memory_gb", "peak memory, mosaic q=16", "GB", 1.0, at_most=True, digits=2),
     Quantity("stamps_16.peak_memory_gb", "peak memory, stamps q=16", "GB", 1.0, at_most=True, digits=2),
     Quantity("mosaic_16.kib_per_object", "archive, mosaic q=16", "KiB/object", 12, at_most=True, digits=2),
@@ -40,27 +40,27 @@ QUANTITIES = (
     Quantity("everything.objects_per_second", "build, with weights, masks, colour", "objects/s"),
     Quantity("everything.peak_memory_gb", "peak memory, with weights, masks, colour", "GB", digits=2),
     Quantity("everything.kib_per_object", "archive, with weights, masks, colour", "KiB/object", digits=2),
-    Quantity("everything.color_mb", "  of which the colour picture", "MB", 60, at_most=True, digits=1),
-    Quantity("everything.weight_mb", "  of which the weights", "MB", digits=1),
-    Quantity("everything.mask_mb", "  of which the masks", "MB", digits=1),
+    Quantity("everything.color_mb", "archive, colour picture alone", "MB", 60, at_most=True, digits=1),
+    Quantity("everything.weight_mb", "archive, weights alone", "MB", digits=1),
+    Quantity("everything.mask_mb", "archive, masks alone", "MB", digits=1),
     Quantity("stamps_16.kib_per_object", "archive, stamps q=16", "KiB/object", digits=1),
     Quantity("mosaic_16.get_per_second", "get, random, 228 px, mosaic", "objects/s", 600),
     Quantity("stamps_16.get_per_second", "get, random, 228 px, stamps", "objects/s"),
-    Quantity("mosaic_16.get_many_228_per_second", "get_many, index order, 228 px", "objects/s", 1200),
-    Quantity("mosaic_16.get_many_64_per_second", "get_many, index order, 64 px", "objects/s", 10000),
+    Quantity("mosaic_16.get_many_228_per_second", "get_many, stored order, 228 px", "objects/s", 1200),
+    Quantity("mosaic_16.get_many_64_per_second", "get_many, stored order, 64 px", "objects/s", 10000),
     Quantity("mosaic_16.get_many_228_random_per_second", "get_many, random order, 228 px", "objects/s"),
     Quantity("mosaic_16.get_many_64_random_per_second", "get_many, random order, 64 px", "objects/s"),
     Quantity("mosaic_16.locate_per_second", "locate", "objects/s"),
-    Quantity("loop.read_seconds", "loop: reading the tile", "s", digits=1),
-    Quantity("loop.milliseconds_per_object", "loop: five cutouts and files", "ms/object", digits=2),
+    Quantity("loop.read_seconds", "loop: read the tile", "s", digits=1),
+    Quantity("loop.milliseconds_per_object", "loop: cut and write five files", "ms/object", digits=2),
     Quantity("loop.objects_per_second", "loop, whole tile", "objects/s", digits=1),
     Quantity("ratio", "build, mosaic q=16 / loop", "times", 35, digits=1),
-    Quantity("others_cores", "cores others kept busy meanwhile", "cores", digits=2),
+    Quantity("others_cores", "cores busy with other processes", "cores", digits=2),
 )
-"""All lines, in their order."""
+"""Rows of the table."""
 
 DISK_PER_STAMP = 300 * 1024
-"""Bytes to have free an object before stamps are built: they take 230 KiB at q=16 and 228 px."""
+"""Free disk needed for stamps, bytes an object. Stamps take 230 KiB at q=16 and 228 px."""
 
 
 def main() -> None:
@@ -82,12 +82,12 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     work = Path(tempfile.gettempdir()) / "archive-bench"
-    parser.add_argument("--survey", type=Path, help="a demo survey; made if there is none (default: WORK/survey)")
-    parser.add_argument("--tile-size", type=int, default=10000, help="pixels a side, of a survey to be made")
-    parser.add_argument("--objects", type=int, default=40000, help="of a survey to be made")
-    parser.add_argument("--repeats", type=int, default=3, help="how often everything is measured (default: 3)")
-    parser.add_argument("--work", type=Path, default=work, help=f"where archives and cutouts go (default: {work})")
-    parser.add_argument("--json", type=Path, help="write all values here")
+    parser.add_argument("--survey", type=Path, help="demo survey, made if missing (default: WORK/survey)")
+    parser.add_argument("--tile-size", type=int, default=10000, help="side of a new tile, px (default: 10000)")
+    parser.add_argument("--objects", type=int, default=40000, help="objects of a new survey (default: 40000)")
+    parser.add_argument("--repeats", type=int, default=3, help="repeats of every measurement (default: 3)")
+    parser.add_argument("--work", type=Path, default=work, help=f"folder for archives and cutouts (default: {work})")
+    parser.add_argument("--json", type=Path, help="file for all values")
     return parser.parse_args()
 
 
@@ -96,7 +96,7 @@ def make_one_tile(survey: Path, tile_size: int, objects: int) -> None:
 
 
 def write_recipes(original: Path, folder: Path) -> dict[str, Path]:
-    """Write the survey's recipe once for every variant: no quality thresholds, so that every object is stored."""
+    """Write one recipe a variant, without quality thresholds: every object is stored."""
     root = load_recipe(original).survey.root
     text = re.sub(r"(?ms)^\[(quality|storage)\].*?(?=^\[|\Z)", "", original.read_text(encoding="utf-8"))
     text = re.sub(r"(?m)^root *=.*$", lambda _: f"root = {json.dumps(str(root))}", text)
@@ -107,12 +107,12 @@ def write_recipes(original: Path, folder: Path) -> dict[str, Path]:
         head = text if name == "everything" else without_color
         recipes[name].write_text(f"{head}\n[storage]\n{storage}\n", encoding="utf-8")
         recipe = load_recipe(recipes[name])
-        assert (recipe.survey.root, recipe.quality) == (root, QualitySection()), f"{original} could not be rewritten"
+        assert (recipe.survey.root, recipe.quality) == (root, QualitySection()), f"cannot rewrite {original}"
     return recipes
 
 
 def _repeat(recipes: dict[str, Path], folder: Path, number: int) -> dict[str, float]:
-    """Measure everything once; the loop comes right after the build it is compared with."""
+    """Measure everything once. The loop runs right after the build that is compared with the loop."""
     neighbours = m.Neighbours()
     values: dict[str, float] = {}
     for name, recipe in recipes.items():
@@ -133,7 +133,7 @@ def _repeat(recipes: dict[str, Path], folder: Path, number: int) -> dict[str, fl
 
 
 def _reads(archive: Path, seed: int) -> m.Values:
-    """Measure all that is read from the default layout."""
+    """Measure all reads from the default layout."""
     values = m.in_fresh_process(m.measure_locate, archive, seed)
     for size in m.BATCHES:
         values |= m.in_fresh_process(m.measure_get_many, archive, size, seed)
@@ -148,7 +148,7 @@ def _prefixed(name: str, values: m.Values) -> m.Values:
 def _room_for_stamps(folder: Path, objects: float) -> bool:
     free, needed = shutil.disk_usage(folder).free, objects * DISK_PER_STAMP
     if free < needed:
-        m.say(f"  SKIPPED: stamps need {needed / 1e9:.1f} GB in {folder}, {free / 1e9:.1f} GB are free")
+        m.say(f"  SKIPPED: stamps need {needed / 1e9:.1f} GB in {folder}; {free / 1e9:.1f} GB free")
     return free >= needed
 
 
@@ -156,7 +156,7 @@ def _report(repeats: list[dict[str, float]], path: Path | None) -> None:
     count = int(repeats[0]["mosaic_16.objects"])
     print(f"One tile, {count:,} objects, all stored (no quality thresholds); medians of {len(repeats)} repeats.")
     if any("stamps_16.seconds" not in values for values in repeats):
-        print("Stamps were SKIPPED in at least one repeat for want of disk space.")
+        print("Stamps were SKIPPED in at least one repeat: too little free disk.")
     print(f"\n{table.as_text(repeats, QUANTITIES)}\n\n{table.machine()}")
     if path:
         answer = {"machine": table.machine(), "medians": table.medians(repeats, QUANTITIES), "repeats": repeats}

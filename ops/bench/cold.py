@@ -1,10 +1,11 @@
-"""The benchmark of reading ahead: a tile's files in the page cache, on the disk, and on the disk but asked for early.
+"""Benchmark of prefetching: build time with the files in the page cache, on disk, and on disk but prefetched.
 
 usage: python ops/bench/cold.py RECIPE [--repeats N] [--work DIR]
 
-The first tile of the survey is built by one worker. Its files are put out of the page cache; the system reads ahead of
-who reads a file from its beginning, as far as it sees fit. "Asked for early": all files are, before the build, and the
-system reads them while the build is at work: what a worker could do for its next tile, at best. It needs Linux.
+One worker builds the first tile of the survey. "On disk": the files are dropped from the page cache first; the kernel
+still reads ahead within each file. "Prefetched": the program also requests all files from the kernel just before the
+build, and the kernel reads the files during the build. This is the best case for a worker that prefetches its next
+tile. Needs Linux.
 """
 
 from __future__ import annotations
@@ -25,20 +26,20 @@ from archive_builder.survey.recipe import load_recipe
 
 QUANTITIES = (
     Quantity("cached.seconds", "files in the page cache", "s", digits=2),
-    Quantity("cold.seconds", "files on the disk", "s", digits=2),
-    Quantity("early.seconds", "files on the disk, asked for early", "s", digits=2),
-    Quantity("cold.ratio", "on the disk / in the cache", "times", digits=3),
-    Quantity("early.ratio", "asked for early / in the cache", "times", digits=3),
-    Quantity("read_mb", "read", "MB"),
-    Quantity("others_cores", "cores others kept busy meanwhile", "cores", digits=2),
+    Quantity("cold.seconds", "files on disk", "s", digits=2),
+    Quantity("early.seconds", "files on disk, prefetched", "s", digits=2),
+    Quantity("cold.ratio", "on disk / in the cache", "times", digits=3),
+    Quantity("early.ratio", "prefetched / in the cache", "times", digits=3),
+    Quantity("read_mb", "size of the files", "MB"),
+    Quantity("others_cores", "cores busy with other processes", "cores", digits=2),
 )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("recipe", type=Path)
-    parser.add_argument("--repeats", type=int, default=5, help="how often everything is measured (default: 5)")
-    parser.add_argument("--work", type=Path, help="where archives go (default: the system's temporary folder)")
+    parser.add_argument("--repeats", type=int, default=5, help="repeats of every measurement (default: 5)")
+    parser.add_argument("--work", type=Path, help="folder for archives (default: the system's temporary folder)")
     options = parser.parse_args()
     repeats = []
     for number in range(1, options.repeats + 1):
@@ -59,7 +60,7 @@ def main() -> None:
 
 
 def measure(recipe_path: Path, archive: Path, state: str) -> float:
-    """Build the survey's first tile with its files in some state; return the seconds."""
+    """Build the first tile of the survey with its files in the given state; return the wall time, s."""
     tile = m.first_tile(load_recipe(recipe_path))
     m.read_through(tile)
     if state != "cached":
@@ -75,7 +76,7 @@ def measure(recipe_path: Path, archive: Path, state: str) -> float:
 
 
 def _advise(tile: TileFiles, advice: int) -> None:
-    """Tell the system what is going to happen to a tile's files."""
+    """Give the kernel advice about the files of a tile."""
     for path in tile.paths:
         file = os.open(path, os.O_RDONLY)
         os.posix_fadvise(file, 0, 0, advice)

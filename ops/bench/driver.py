@@ -1,10 +1,10 @@
-"""The benchmark of the driver: what the one process that hands out the tiles and writes the index takes for a tile.
+"""Benchmark of the driver: time a tile of the one process that assigns the tiles and writes the index.
 
 usage: python ops/bench/driver.py RECIPE [--jobs N] [--parsl-config FILE] [--repeats N] [--work DIR]
 
-The first tile of the survey is built once. Its shard is then named, read and committed into a new index, again and
-again, as a build does for every tile. Apart from that, jobs that do nothing go through the engines, as large as real
-ones: what comes back in a second is what no number of workers gets beyond. Parsl is left out without a configuration.
+The program builds the first tile of the survey once, then commits the shard to a new index many times. The time of a
+commit includes naming and reading the shard, as in a build. The program also sends empty jobs, as large as real jobs,
+through the engines. Their rate is the upper limit for any number of workers. Without a configuration Parsl is left out.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from archive_builder.store.index import SHARD_FOLDER, Index
 from archive_builder.survey.recipe import load_recipe
 
 COMMITS = 20
-"""How often the tile is committed in a repeat."""
+"""Commits of the tile in a repeat."""
 
 QUANTITIES = (
-    Quantity("objects", "objects of the tile", "", digits=0),
-    Quantity("commit_ms", "naming, reading and committing its shard", "ms", digits=1),
-    Quantity("commits_per_second", "tiles that one driver commits", "tiles/s", digits=1),
+    Quantity("objects", "objects on the tile", "", digits=0),
+    Quantity("commit_ms", "name, read and commit the shard", "ms", digits=1),
+    Quantity("commits_per_second", "tiles committed by one driver", "tiles/s", digits=1),
     Quantity("local_per_second", "empty jobs, local, 2 workers", "jobs/s"),
     Quantity("parsl_per_second", "empty jobs, Parsl", "jobs/s"),
 )
@@ -45,8 +45,8 @@ def main() -> None:
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--jobs", type=int, default=2000, help="empty jobs (default: 2000)")
     parser.add_argument("--parsl-config", type=Path)
-    parser.add_argument("--repeats", type=int, default=3, help="how often everything is measured (default: 3)")
-    parser.add_argument("--work", type=Path, help="where archives go (default: the system's temporary folder)")
+    parser.add_argument("--repeats", type=int, default=3, help="repeats of every measurement (default: 3)")
+    parser.add_argument("--work", type=Path, help="folder for archives (default: the system's temporary folder)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.work, prefix="driver-") as name:
         folder = Path(name)
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def build_one(recipe_path: Path, archive: Path) -> tuple[TileJob, TileResult]:
-    """Build the first tile of a survey, as a worker does; return its job, and what came of it."""
+    """Build the first tile of a survey, as a worker does; return the job and the result."""
     recipe = load_recipe(recipe_path)
     (archive / SHARD_FOLDER).mkdir(parents=True)
     job = TileJob(m.first_tile(recipe), recipe, m.SIZE, archive, 1)
@@ -87,7 +87,7 @@ def _repeat(folder: Path, job: TileJob, result: TileResult, options: argparse.Na
 
 
 def commit(archive: Path, job: TileJob, result: TileResult) -> float:
-    """Commit the tile's shard into a new archive; return the seconds."""
+    """Commit the shard of the tile to a new archive; return the wall time, s."""
     (archive / SHARD_FOLDER).mkdir(parents=True)
     os.link(job.archive / result.draft, archive / result.draft)
     with Index(archive, writable=True) as index:
@@ -100,11 +100,11 @@ def commit(archive: Path, job: TileJob, result: TileResult) -> float:
 
 
 def rate(engine: Engine, job: TileJob, count: int) -> float:
-    """Return how many jobs a second come back from an engine whose workers have nothing to do for them."""
+    """Return the rate of an engine for empty jobs, jobs/s."""
     jobs = [replace(job, generation=number) for number in range(1, count + 1)]
     with engine:
         results = engine.run(copy.copy, jobs)
-        next(results)  # the workers have begun
+        next(results)  # the workers have started
         started = time.perf_counter()
         rest = list(results)
     if not all(isinstance(outcome, TileJob) for outcome in rest):

@@ -1,13 +1,12 @@
-"""The benchmark of engines: the same tiles built by local workers, by Parsl and by MPI, as many at once.
+"""Benchmark of the engines: the same tiles built by equally many workers, local, by Parsl and by MPI.
 
 usage: python ops/bench/engines.py RECIPE [--workers N] [--parsl-config FILE] [--repeats N] [--work DIR]
 
-Every engine builds all tiles of the survey into a new archive, in turn, by a command of its own. Its workers are
-at work from when the first of them began its first tile until the last tile is in the index: that is the time that
-is compared. What comes before - the start of processes, of a batch job - is told apart. One local worker is measured
-too, for how much N are faster; the time of the processors that a tile takes, which others on the machine hardly
-change, tells whether N hinder each other. Parsl is left out without a configuration, which must give it N workers; MPI
-without mpi4py and mpiexec.
+Each engine in turn builds all tiles of the survey into a new archive, by a separate command. The benchmark compares the
+build times: from the start of the first tile in a worker to the commit of the last tile. The start-up time (processes,
+batch job) is a separate row. A build by one local worker gives the speedup of N workers. The CPU time of a tile hardly
+depends on other processes of the machine, and shows whether N workers slow each other down. Parsl needs a configuration
+with N workers, MPI needs mpi4py and mpiexec; otherwise the engine is left out.
 """
 
 from __future__ import annotations
@@ -38,14 +37,14 @@ BESIDE_PYTHON = os.pathsep.join([str(Path(sys.executable).parent), os.environ.ge
 
 
 def quantities(workers: int) -> Iterator[Quantity]:
-    """Yield the lines of the answer."""
+    """Yield the rows of the table."""
     labels = {"one": "local, 1 worker", "local": "local", "parsl": "Parsl", "mpi": "MPI"}
     for key, label in labels.items():
-        yield Quantity(f"{key}.seconds", f"{label}: at work", "s", digits=1)
-        yield Quantity(f"{key}.start_seconds", f"{label}: start", "s", digits=1)
-        yield Quantity(f"{key}.tile_seconds", f"{label}: a tile, in its worker", "s", digits=2)
-        yield Quantity(f"{key}.cpu_seconds", f"{label}: a tile, on processors", "s", digits=2)
-        yield Quantity(f"{key}.others_cores", f"{label}: cores others kept busy", "cores", digits=2)
+        yield Quantity(f"{key}.seconds", f"{label}: build time", "s", digits=1)
+        yield Quantity(f"{key}.start_seconds", f"{label}: start-up time", "s", digits=1)
+        yield Quantity(f"{key}.tile_seconds", f"{label}: wall time a tile", "s", digits=2)
+        yield Quantity(f"{key}.cpu_seconds", f"{label}: CPU time a tile", "s", digits=2)
+        yield Quantity(f"{key}.others_cores", f"{label}: cores busy with other processes", "cores", digits=2)
     yield Quantity("speedup", f"local, {workers} workers / 1", "times", 0.9 * workers, digits=2)
     for key in ("parsl", "mpi"):
         yield Quantity(f"{key}.ratio", f"{labels[key]} / local", "times", 0.9, digits=2)
@@ -70,11 +69,11 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("recipe", type=Path, help="of a survey with many more tiles than workers")
-    parser.add_argument("--workers", type=int, default=2, help="at once (default: 2)")
-    parser.add_argument("--parsl-config", type=Path, help="with as many workers")
-    parser.add_argument("--repeats", type=int, default=3, help="how often everything is measured (default: 3)")
-    parser.add_argument("--work", type=Path, help="where archives go (default: the system's temporary folder)")
+    parser.add_argument("recipe", type=Path, help="recipe of a survey with many more tiles than workers")
+    parser.add_argument("--workers", type=int, default=2, help="worker processes (default: 2)")
+    parser.add_argument("--parsl-config", type=Path, help="Parsl configuration with the same number of workers")
+    parser.add_argument("--repeats", type=int, default=3, help="repeats of every measurement (default: 3)")
+    parser.add_argument("--work", type=Path, help="folder for archives (default: the system's temporary folder)")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -107,7 +106,7 @@ def _mpi_is_there() -> bool:
 
 
 def measure(engine: str, options: argparse.Namespace) -> m.Values:
-    """Build the survey once; of MPI's ranks only the first comes back."""
+    """Build the survey once. Under MPI only the first rank returns."""
     with tempfile.TemporaryDirectory(dir=options.work, prefix="engines-") as folder:
         archive = Path(folder) / "archive"
         where = choose_engine(
@@ -134,7 +133,7 @@ def measure(engine: str, options: argparse.Namespace) -> m.Values:
             "start_seconds": begin,
             "tile_seconds": sum(seconds.values()) / len(seconds),
         }
-        if where is None:  # its workers are children of this process
+        if where is None:  # the workers are children of this process
             values |= {"cpu_seconds": neighbours.own_seconds() / len(done), "others_cores": neighbours.cores()}
         return values
 

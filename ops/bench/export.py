@@ -1,12 +1,12 @@
-"""The benchmark of bulk requests: a random list as files of each kind and packed, beside plain files and the loop.
+"""Benchmark of exports: a random list as files of each format and as packs, beside plain files and the loop.
 
 usage: python ops/bench/export.py ARCHIVE RECIPE [--repeats N] [--rows N] [--work DIR]
 
-The list has random objects of the archive; one worker process serves it, whose start is included. The plain files
-have the bytes of the FITS files, are made by the same calls and hold nothing. The loop everyone writes is that of
-bench.py. The archive has been read once before, and is in the page cache; what was written before is on the disk.
-A long list of FITS files is timed until they are on the disk, as the plain files are: their bytes are what takes
-the time. A short one is timed until the command ends, as the loop is, whose sample fits into the page cache too.
+The list has random objects of the archive. One worker process serves the list; its start-up time is included. The plain
+files have the size of the FITS files and random content, and are written by the same calls. The loop is that of
+bench.py. The archive is in the page cache after an earlier read. Earlier writes are flushed to disk before each
+measurement. A long list of FITS files is limited by the disk, and is timed up to the flush, as are the plain files. A
+short list fits into the page cache, as does the sample of the loop. Both are timed up to the end of the command.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ KINDS: dict[str, tuple[int, dict[str, object]]] = {
     "hdf5": (20, {"pack": "hdf5", "size": 64}),
     "tar": (5, {"pack": "webdataset", "size": 64}),
 }
-"""What is exported: how many times the list's rows, and how."""
+"""Exports by name: multiple of ``--rows``, and options of `export`."""
 
 QUANTITIES = (
-    Quantity("fits.per_second", "export FITS, 228 px, 5 bands, to the disk", "objects/s"),
-    Quantity("plain.per_second", "the same bytes as plain files, to the disk", "objects/s"),
+    Quantity("fits.per_second", "export FITS, 228 px, 5 bands, to disk", "objects/s"),
+    Quantity("plain.per_second", "plain files of the same size, to disk", "objects/s"),
     Quantity("fits_share", "FITS / plain files", "times", 0.6, digits=2),
-    Quantity("cached.per_second", "export FITS, a short list", "objects/s"),
+    Quantity("cached.per_second", "export FITS, short list", "objects/s"),
     Quantity("loop.objects_per_second", "loop: Cutout2D, five files", "objects/s", digits=1),
-    Quantity("fits_ratio", "FITS, a short list / loop", "times", 5, digits=1),
-    Quantity("png.per_second", "export PNG, survey's colours, 228 px", "objects/s", 120),
-    Quantity("lupton.per_second", "export PNG, Lupton's composite, 228 px", "objects/s"),
+    Quantity("fits_ratio", "FITS, short list / loop", "times", 5, digits=1),
+    Quantity("png.per_second", "export PNG, survey colours, 228 px", "objects/s", 120),
+    Quantity("lupton.per_second", "export PNG, Lupton composite, 228 px", "objects/s"),
     Quantity("tiff.per_second", "export JPEG-TIFF, 228 px", "objects/s", 400),
     Quantity("hdf5.per_second", "--pack hdf5, 64 px, 5 bands", "objects/s", 5000),
     Quantity("tar.per_second", "--pack webdataset (npy), 64 px, 5 bands", "objects/s"),
 )
-"""The lines of the answer."""
+"""Rows of the table."""
 
 
 def main() -> None:
@@ -67,16 +67,16 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("archive", type=Path, help="a mosaic archive with the survey's colours")
-    parser.add_argument("recipe", type=Path, help="of its survey, for the loop")
-    parser.add_argument("--repeats", type=int, default=3, help="how often everything is measured (default: 3)")
-    parser.add_argument("--rows", type=int, default=2000, help="of the list (default: 2000)")
-    parser.add_argument("--work", type=Path, help="where files go (default: the system's temporary folder)")
+    parser.add_argument("archive", type=Path, help="mosaic archive with the colour pictures of the survey")
+    parser.add_argument("recipe", type=Path, help="recipe of the survey, for the loop")
+    parser.add_argument("--repeats", type=int, default=3, help="repeats of every measurement (default: 3)")
+    parser.add_argument("--rows", type=int, default=2000, help="rows of the list (default: 2000)")
+    parser.add_argument("--work", type=Path, help="folder for files (default: the system's temporary folder)")
     return parser.parse_args()
 
 
 def _repeat(options: argparse.Namespace, ids: np.ndarray, folder: Path, number: int) -> m.Values:
-    """Measure everything once; plain files and loop come right after the FITS files they are compared with."""
+    """Measure everything once. Plain files and loop run right after the FITS exports compared with them."""
     values: m.Values = {}
     for name, (times, how) in KINDS.items():
         chosen = np.random.default_rng(number).choice(ids, min(times * options.rows, len(ids)), replace=False)
@@ -98,7 +98,7 @@ def _repeat(options: argparse.Namespace, ids: np.ndarray, folder: Path, number: 
 
 
 def measure_export(archive: Path, rows: Path, folder: Path, how: dict[str, object], to_disk: bool) -> float:
-    """Export a list, until the files are there or until they are on the disk; return objects a second."""
+    """Export a list, up to the end of the export or up to the flush; return the rate, objects/s."""
     style = Style(color=how["color"]) if "color" in how else Style()  # type: ignore[arg-type]
     options = {key: value for key, value in how.items() if key != "color"}
     os.sync()
@@ -113,7 +113,7 @@ def measure_export(archive: Path, rows: Path, folder: Path, how: dict[str, objec
 
 
 def measure_plain(folder: Path, size: int, count: int) -> float:
-    """Write files of nothing, in subfolders, under a temporary name and renamed; return files a second."""
+    """Write random bytes to files in subfolders, each renamed from a temporary name; return the rate, files/s."""
     content = os.urandom(size)
     os.sync()
     started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Are cutouts what they say they are: their pixels beside those of the tile they were cut from."""
+"""Comparison of cutouts with the pixels of their tile."""
 
 from __future__ import annotations
 
@@ -13,28 +13,29 @@ from astropy.wcs import WCS
 from numpy.typing import NDArray
 
 Shift: TypeAlias = tuple[int, int]
-"""Rows and columns."""
+"""Offset of a window in rows and columns, px."""
 
 SHIFTS: list[Shift] = sorted(
     ((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)), key=lambda shift: (shift != (0, 0), shift)
 )
-"""Rows and columns by which a window may lie elsewhere than the rule of the cut has it, that one first."""
+"""Allowed offsets from the window of the cutout rule. The zero offset comes first."""
 
 EXACT_STEPS = 2.0**19
-"""A value of more quantization steps is rounded to float32 besides."""
+"""Quantization steps beyond which float32 rounding adds to the error."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Some of the cutouts that a program made.
+    """A sample of the cutouts of a program.
 
     Attributes
     ----------
     rows : ndarray of int, (N,)
-        Of the catalogue.
+        Rows of the catalogue.
     data : ndarray of float32, (N, bands, size, size)
+        Pixels.
     step : ndarray of float, (bands,)
-        The quantization step of each band, 0 for values that are stored as they are.
+        Quantization step of each band; 0 for lossless values.
     """
 
     rows: NDArray[np.int64]
@@ -43,14 +44,14 @@ class Sample:
 
 
 class Source:
-    """The tile's images as plain FITS files, and where its objects are on them.
+    """Images of a tile as plain FITS files, with the pixel positions of the objects.
 
     Parameters
     ----------
     images : sequence of Path
-        One a band.
+        One file a band.
     ra, dec : ndarray of float, (N,)
-        Of all objects, deg.
+        Positions of all objects, deg.
     """
 
     def __init__(self, images: Sequence[Path], ra: NDArray[np.float64], dec: NDArray[np.float64]) -> None:
@@ -58,11 +59,11 @@ class Source:
         self._x, self._y = WCS(fits.getheader(images[0])).all_world2pix(ra, dec, 0)
 
     def compare(self, sample: Sample) -> dict[str, float]:
-        """Return percentages of the cutouts: with the tile's pixels, with its blanks too, where the rule of the cut is.
+        """Return the percentages of cutouts with the same pixels, the same pixels and blanks, and the same window.
 
-        A cutout has the tile's pixels if, for one of `SHIFTS`, each that the tile has is the same, bit for bit or to
-        half a quantization step; its blanks too, if it is NaN just where the tile is. What a program puts outside the
-        tile is its own affair.
+        Same pixels: for one of `SHIFTS`, every pixel that has data on the tile is equal in the cutout, bit for bit or
+        to half a quantization step. Same blanks: the NaN pixels of cutout and tile agree too. Same window: the shift is
+        zero. Pixels outside the tile are not compared.
         """
         matches = [self._match(*cutout, sample.step) for cutout in zip(sample.rows, sample.data, strict=True)]
         percent = 100 / len(matches)
@@ -73,25 +74,25 @@ class Source:
         }
 
     def _match(self, row: int, data: NDArray[np.float32], step: NDArray[np.float64]) -> tuple[Shift | None, bool]:
-        """Return the shift for which a cutout (bands, size, size) has the tile's pixels, and whether its blanks too."""
+        """Return the shift at which a cutout (bands, size, size) has the same pixels, and whether the blanks agree."""
         alike = [shift for shift in SHIFTS if self._has_pixels(row, data, step, shift)]
-        blank = [shift for shift in alike if self._has_blanks(row, data, shift)]  # few pixels may fit by several shifts
+        blank = [shift for shift in alike if self._has_blanks(row, data, shift)]  # a few pixels may fit several shifts
         return next(iter(blank or alike), None), bool(blank)
 
     def _has_pixels(self, row: int, data: NDArray[np.float32], step: NDArray[np.float64], shift: Shift) -> bool:
-        """Tell whether a cutout has the values that the tile has, to half a step."""
+        """Return True if a cutout has the values of the tile, to half a step."""
         pairs = zip(self._windows(row, data, shift), step / 2, strict=True)
         return all(_same(there, source, float(half)) for (there, source), half in pairs)
 
     def _has_blanks(self, row: int, data: NDArray[np.float32], shift: Shift) -> bool:
-        """Tell whether a cutout is blank where the tile is, and nowhere else on it."""
+        """Return True if cutout and tile are blank at the same pixels of the tile."""
         windows = self._windows(row, data, shift)
         return all(np.array_equal(np.isnan(there), np.isnan(source)) for there, source in windows)
 
     def _windows(
         self, row: int, data: NDArray[np.float32], shift: Shift
     ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-        """Yield, band by band, the part of a cutout that is on the tile, and the tile's window there."""
+        """Yield, band by band, the part of a cutout on the tile, and the same window of the tile."""
         ny, nx = data.shape[1:]
         y0, x0 = (
             round(float(at[row])) - n // 2 + d for at, n, d in zip((self._y, self._x), (ny, nx), shift, strict=True)
@@ -103,7 +104,7 @@ class Source:
 
 
 def _same(there: NDArray[np.float32], source: NDArray[np.float32], half: float) -> bool:
-    """Tell whether the values that the source has are there, to half a step."""
+    """Return True if the values of the source are equal, to half a step."""
     known = ~np.isnan(source)
     value = source[known]
     off = np.abs(there[known].astype(np.float64) - value)

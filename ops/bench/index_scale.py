@@ -1,10 +1,10 @@
-"""The benchmark of the index of a whole survey: filled as a build fills it, with as many objects, and asked.
+"""Benchmark of the index of a whole survey: fill the index as a build does, then query and change the index.
 
 usage: python ops/bench/index_scale.py TILES.csv [--objects N] [--work DIR] [--repeats N]
 
-TILES.csv is a survey's tile table, DES DR2's say: a column ``tilename`` or ``tile``, and the corners in deg, ``rall``,
-``decll``, ``raur``, ``decur``. The objects are made up: each tile has a block of IDs with gaps, as DES's are, and the
-tiles are committed in random order, as many workers finish them. There are no shards.
+TILES.csv is the tile table of a survey, for example of DES DR2: a column ``tilename`` or ``tile``, and the corners in
+deg, ``rall``, ``decll``, ``raur``, ``decur``. The objects are synthetic. Each tile has a block of IDs with gaps, as in
+DES. The tiles are committed in random order, as by many workers. No shards are written.
 """
 
 from __future__ import annotations
@@ -37,65 +37,69 @@ from archive_builder.survey.recipe import load_recipe
 from archive_builder.survey.tables import open_table
 
 FIRST_ID = 61_407_318
-"""About where DES's IDs begin."""
+"""First object ID, near the first one of DES."""
 
 IN_USE = 0.9
-"""Of the IDs of a tile's block, those that objects have; between the blocks, up to `BETWEEN` are left out."""
+"""Fraction of the IDs in the block of a tile that belong to objects."""
 
 BETWEEN = 2000
+"""Maximum number of unused IDs between two blocks."""
 
 SPREAD = 0.3
-"""Of the objects of a tile, as a fraction of their mean: tiles are not equally full."""
+"""Standard deviation of the objects a tile, as a fraction of the mean."""
 
 SKIPPED = 0.07
-"""Of the objects, those without a cutout."""
+"""Fraction of objects without a cutout."""
 
 LOOKUPS, BATCH, LIST, POSITIONS = 20_000, 100_000, 1_000_000, 1_000_000
-"""Random IDs looked up one by one, in one batch, in a long list; positions whose tiles are asked for."""
+"""Random IDs for single lookups, for one batch, for a long list; positions to locate on tiles."""
 
 TILES = 20
-"""Tiles that are replaced, and that are compared with the index as verify does."""
+"""Tiles to replace, and tiles to compare with the index as verify does."""
 
 QUANTITIES = (
-    Quantity("fill.rows_per_second", "filling", "objects/s", 800_000),
-    Quantity("fill.rows_per_cpu_second", "filling, by processor time", "objects/s"),
-    Quantity("fill.tile_ms", "committing a tile, on average", "ms", digits=1),
-    Quantity("fill.gigabytes", "size of the file", "GB", 7, at_most=True, digits=2),
-    Quantity("fill.peak_memory_gb", "peak memory, filling", "GB", digits=2),
+    Quantity("fill.rows_per_second", "fill the index", "objects/s", 800_000),
+    Quantity("fill.rows_per_cpu_second", "fill the index, by CPU time", "objects/s"),
+    Quantity("fill.tile_ms", "commit a tile, mean", "ms", digits=1),
+    Quantity("fill.gigabytes", "size of the index", "GB", 7, at_most=True, digits=2),
+    Quantity("fill.peak_memory_gb", "peak memory, fill the index", "GB", digits=2),
     Quantity("one.p50_ms", "locate, median", "ms", 0.2, at_most=True, digits=3),
-    Quantity("one.p99_ms", "locate, slowest of a hundred", "ms", 1, at_most=True, digits=3),
+    Quantity("one.p99_ms", "locate, 99th percentile", "ms", 1, at_most=True, digits=3),
     Quantity("batch.seconds", "find, 100,000 random IDs", "s", 3, at_most=True, digits=2),
     Quantity("list.seconds", "find, 1,000,000 random IDs", "s", digits=2),
-    Quantity("list.peak_memory_gb", "peak memory, that", "GB", digits=2),
+    Quantity("list.peak_memory_gb", "peak memory, find 1,000,000 random IDs", "GB", digits=2),
     Quantity("positions.seconds", "tiles of 1,000,000 positions", "s", 5, at_most=True, digits=2),
-    Quantity("positions.peak_memory_gb", "peak memory, that", "GB", digits=2),
-    Quantity("replace.tile_ms", "replacing a tile", "ms", digits=0),
-    Quantity("unreadable.tile_ms", "replacing a tile whose old shard cannot be read", "ms", digits=0),
+    Quantity("positions.peak_memory_gb", "peak memory, tiles of 1,000,000 positions", "GB", digits=2),
+    Quantity("replace.tile_ms", "replace a tile", "ms", digits=0),
+    Quantity("unreadable.tile_ms", "replace a tile with an unreadable old shard", "ms", digits=0),
     Quantity("status.seconds", "status", "s", digits=2),
-    Quantity("verify.tile_ms", "verify: the index's part, a tile", "ms", digits=1),
-    Quantity("verify.count_seconds", "verify: counting the objects", "s", digits=1),
-    Quantity("verify.seconds", "verify: the index's part, all tiles, one process", "s", digits=0),
-    Quantity("structure.seconds", "verify --deep: the index's structure", "s", digits=0),
+    Quantity("verify.tile_ms", "verify: index part, one tile", "ms", digits=1),
+    Quantity("verify.count_seconds", "verify: object count", "s", digits=1),
+    Quantity("verify.seconds", "verify: index part, all tiles, one process", "s", digits=0),
+    Quantity("structure.seconds", "verify --deep: index structure", "s", digits=0),
 )
-"""The lines of the answer."""
+"""Rows of the table."""
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What is made up: tiles and how many objects they have together."""
+    """A synthetic survey."""
 
     table: Path
-    """The tile table."""
+    """File with the tile table."""
 
     objects: int
+    """Objects of all tiles together."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("tiles", type=Path, help="the tile table")
-    parser.add_argument("--objects", type=int, default=400_000_000, help="of all tiles (default: 400 million, 7 GB)")
-    parser.add_argument("--work", type=Path, help="where the index is made (default: the system's temporary folder)")
-    parser.add_argument("--repeats", type=int, default=3, help="how often all but the filling is measured (default: 3)")
+    parser.add_argument("tiles", type=Path, help="tile table")
+    parser.add_argument(
+        "--objects", type=int, default=400_000_000, help="objects in total (default: 400 million, 7 GB)"
+    )
+    parser.add_argument("--work", type=Path, help="folder for the index (default: the system's temporary folder)")
+    parser.add_argument("--repeats", type=int, default=3, help="repeats of all but the filling (default: 3)")
     options = parser.parse_args()
     survey = Survey(options.tiles, options.objects)
     with tempfile.TemporaryDirectory(dir=options.work, prefix="index-") as folder:
@@ -108,7 +112,7 @@ def main() -> None:
             m.say("  " + ", ".join(f"{key} {value:,.3f}" for key, value in repeats[-1].items()))
     text = table.as_text(repeats, QUANTITIES)
     head = f"{options.objects:,} objects on {len(read_tiles(options.tiles)[0]):,} tiles"
-    print(f"{head}; filled once, the rest medians of {options.repeats} repeats.\n\n{text}\n\n{table.machine()}")
+    print(f"{head}; filled once; other values: medians of {options.repeats} repeats.\n\n{text}\n\n{table.machine()}")
 
 
 # ---- the survey
@@ -124,20 +128,20 @@ def read_tiles(path: Path) -> tuple[list[str], NDArray[np.float64]]:
 
 
 def footprint(corners: NDArray[np.float64]) -> str:
-    """Return a tile's four corners as the index has them."""
+    """Return the four corners of a tile as JSON, the format of the index."""
     (west, south), (east, north) = corners.tolist()
     return json.dumps([[west, south], [east, south], [east, north], [west, north]])
 
 
 def entries(survey: Survey) -> Iterator[TileEntry]:
-    """Make up the tiles' entries, in the order in which they are committed: the same at every call."""
+    """Yield synthetic tile entries in commit order. Every call yields the same entries."""
     names, corners = read_tiles(survey.table)
     rng = np.random.default_rng(0)
     share = rng.normal(1, SPREAD, len(names)).clip(0.1)
     counts = np.diff(np.rint(np.cumsum([0, *share]) / share.sum() * survey.objects).astype(np.int64))
     blocks = np.ceil(counts / IN_USE).astype(np.int64) + 1
     firsts = np.empty(len(names), dtype=np.int64)
-    order = rng.permutation(len(names))  # IDs were given out in another order than the tiles' names
+    order = rng.permutation(len(names))  # the order of the IDs differs from that of the tile names
     firsts[order] = FIRST_ID + np.cumsum([0, *(blocks + rng.integers(0, BETWEEN, len(names)))[order]])[:-1]
     for n in rng.permutation(len(names)).tolist():
         ids = firsts[n] + rng.choice(blocks[n], counts[n], replace=False)
@@ -167,7 +171,7 @@ def entries(survey: Survey) -> Iterator[TileEntry]:
 
 
 def fill(archive: Path, survey: Survey) -> m.Values:
-    """Commit every tile in a transaction of its own, flushed to the disk, as a build does."""
+    """Commit every tile in a separate transaction, flushed to disk, as a build does."""
     recipe_path = archive / "survey.toml"
     recipe_path.write_text(RECIPE, encoding="ascii")
     seconds, cpu, rows, tiles = 0.0, 0.0, 0, 0
@@ -191,7 +195,7 @@ def fill(archive: Path, survey: Survey) -> m.Values:
 
 
 def measure(archive: Path, survey: Survey, seed: int) -> m.Values:
-    """Measure everything but the filling once, each in a process of its own with the file in the page cache."""
+    """Measure everything but the filling once, each in a new process with the file in the page cache."""
     values: m.Values = {}
     for name, function, *arguments in (
         ("one", measure_locate, seed),
@@ -210,7 +214,7 @@ def measure(archive: Path, survey: Survey, seed: int) -> m.Values:
 
 
 def measure_locate(archive: Path, seed: int) -> m.Values:
-    """Locate random objects one by one, after as many others: the archive has been open for a while."""
+    """Locate random objects one by one, after an equal number of unmeasured lookups."""
     ids = random_ids(archive, 2 * LOOKUPS, seed).tolist()
     times = []
     with Archive(archive) as opened, closing(sqlite3.connect(archive / INDEX_NAME)) as bare:
@@ -224,7 +228,7 @@ def measure_locate(archive: Path, seed: int) -> m.Values:
 
 
 def measure_find(archive: Path, count: int, seed: int) -> m.Values:
-    """Find random IDs in one call, the opening of the archive included; some are of no object."""
+    """Find random IDs in one call; the time includes opening the archive. Some IDs belong to no object."""
     ids = random_ids(archive, count, seed)
     before = peak_memory() / 1e9
     started = time.perf_counter()
@@ -232,12 +236,12 @@ def measure_find(archive: Path, count: int, seed: int) -> m.Values:
         places = opened.find(ids)
     seconds = time.perf_counter() - started
     if not 0 < (places.tile_id >= 0).mean() < 1:
-        raise RuntimeError(f"{(places.tile_id >= 0).mean():.0%} of the IDs were found")
+        raise RuntimeError(f"{(places.tile_id >= 0).mean():.0%} of the IDs found; expected some, not all")
     return {"seconds": seconds, "peak_memory_gb": max(before, peak_memory() / 1e9)}
 
 
 def measure_positions(archive: Path, survey: Survey, seed: int) -> m.Values:
-    """Find the tiles of random positions in one call, the opening of the archive included."""
+    """Find the tiles of random positions in one call; the time includes opening the archive."""
     rng = np.random.default_rng(seed)
     corners = read_tiles(survey.table)[1]
     (west, south), (east, north) = corners[rng.integers(0, len(corners), POSITIONS)].transpose(1, 2, 0)
@@ -248,17 +252,17 @@ def measure_positions(archive: Path, survey: Survey, seed: int) -> m.Values:
         tiles = opened.tiles_at(ra, dec)
     seconds = time.perf_counter() - started
     if (tiles >= 0).mean() < 0.95:
-        raise RuntimeError(f"only {(tiles >= 0).mean():.0%} of the positions were found")
+        raise RuntimeError(f"only {(tiles >= 0).mean():.0%} of the positions lie on a tile; expected at least 95%")
     return {"seconds": seconds, "peak_memory_gb": peak_memory() / 1e9}
 
 
 def measure_status(archive: Path) -> m.Values:
-    """Say what the archive holds."""
+    """Time the status of the archive."""
     return {"seconds": _seconds(lambda: archive_status(archive))}
 
 
 def measure_verify(archive: Path, survey: Survey, seed: int) -> m.Values:
-    """Compare some tiles' objects with the index, and count all objects."""
+    """Compare the objects of some tiles with the index, and count all objects."""
     some = list(islice(entries(survey), seed * TILES, (seed + 1) * TILES))
     with Index(archive) as index:
         seconds = 0.0
@@ -268,7 +272,7 @@ def measure_verify(archive: Path, survey: Survey, seed: int) -> m.Values:
             places = index.find(ids)
             seconds += time.perf_counter() - started
             if not ((places.row == row) & (places.status == status)).all():
-                raise RuntimeError(f"tile {entry.tile.name} is not as it was committed")
+                raise RuntimeError(f"tile {entry.tile.name}: the index differs from the commit")
         count_seconds = _seconds(index.count_objects)
     tiles = len(read_tiles(survey.table)[0])
     return {
@@ -279,13 +283,13 @@ def measure_verify(archive: Path, survey: Survey, seed: int) -> m.Values:
 
 
 def measure_structure(archive: Path) -> m.Values:
-    """Have SQLite look its whole file over."""
+    """Time SQLite's check of the whole file."""
     with Index(archive) as index:
         return {"seconds": _seconds(index.damage)}
 
 
 def measure_replace(archive: Path, survey: Survey, seed: int, readable: bool) -> m.Values:
-    """Put tiles with the same objects in the place of tiles, in a transaction each, flushed to the disk."""
+    """Replace tiles by tiles with the same objects, one transaction each, flushed to disk."""
     with Index(archive, writable=True) as index:
         some = [replace(e, replaced=e.objects if readable else None) for e in islice(entries(survey), TILES)]
         started = time.perf_counter()
@@ -298,7 +302,7 @@ def measure_replace(archive: Path, survey: Survey, seed: int, readable: bool) ->
 
 
 def random_ids(archive: Path, count: int, seed: int) -> NDArray[np.int64]:
-    """Return random IDs between the first and the last object's."""
+    """Return random IDs between the first and the last object ID."""
     with closing(sqlite3.connect(archive / INDEX_NAME)) as index:
         low, high = (index.execute(f"SELECT {end}(object_id) FROM objects").fetchone()[0] for end in ("min", "max"))
     return np.random.default_rng(seed).integers(low, high, count, endpoint=True)

@@ -1,4 +1,4 @@
-"""What is measured: building an archive, reading it, and the loop that everyone writes today."""
+"""Measurements shared by the benchmarks: build an archive, read an archive, and run a plain Cutout2D loop."""
 
 from __future__ import annotations
 
@@ -30,59 +30,59 @@ from archive_builder.survey.discovery import TileFiles, discover
 from archive_builder.survey.recipe import Recipe, load_recipe
 
 SIZE = 228
-"""Pixels: an arcminute, the size of the archived cutouts and of the loop's."""
+"""Side of the archived cutouts and of the cutouts of the loop, px: one arcminute."""
 
 BATCHES = {SIZE: 200, 64: 2000}
-"""Objects in one call of `Archive.get_many`, by cutout size in pixels: 208 and 164 MB of float32."""
+"""Objects a call of `Archive.get_many`, by cutout size in px: 208 and 164 MB of float32."""
 
 GET_SAMPLE, RANDOM_SAMPLE, LOOP_SAMPLE = 1000, 4000, 400
-"""Objects got one by one; got in random order and located; cut by the loop."""
+"""Objects for `get`; for `get_many` in random order and `locate`; for the loop."""
 
 Values = dict[str, float]
-"""Measured values by key, see each benchmark's `QUANTITIES`."""
+"""Measured values by key; each benchmark lists its keys in `QUANTITIES`."""
 
 T = TypeVar("T")
 
 
 def in_fresh_process(function: Callable[..., T], *arguments: object) -> T:
-    """Call a function in a process of its own.
+    """Call a function in a new process.
 
-    Nothing measured inherits another's caches or memory: on Linux a new process's peak memory begins
-    with its parent's, so the one that starts a build must be small.
+    A measurement inherits no caches and no memory of another. On Linux the peak memory of a new process starts
+    with that of its parent, so the process that starts a build must be small.
     """
-    os.sync()  # what the measurement before has written is not this one's to wait for
+    os.sync()  # otherwise this measurement waits for writes of the one before
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
 
 
 def say(text: str) -> None:
-    """Tell how far a benchmark is, apart from its answer."""
+    """Print a progress message on stderr, apart from the result."""
     print(text, file=sys.stderr, flush=True)
 
 
 def prefixed(name: str, values: Values) -> Values:
-    """Return values whose keys begin with a name."""
+    """Return the values with a prefix before each key."""
     return {f"{name}.{key}": value for key, value in values.items()}
 
 
 class Neighbours:
-    """What others make of this machine's cores, from when this is made."""
+    """CPU use of other processes on this machine, from the creation of the object."""
 
     def __init__(self) -> None:
         self._started, self._busy, self._own = time.perf_counter(), busy_seconds(), own_seconds()
 
     def own_seconds(self) -> float:
-        """Return how long this process and its finished children have worked since."""
+        """Return the CPU time of this process and its finished children since the creation, s."""
         return own_seconds() - self._own
 
     def cores(self) -> float:
-        """Return how many cores the others kept busy since; 0 where /proc does not tell."""
+        """Return the mean number of cores busy with other processes since the creation; 0 without /proc/stat."""
         others = (busy_seconds() - self._busy) - self.own_seconds()
         return max(others, 0.0) / (time.perf_counter() - self._started)
 
 
 def busy_seconds() -> float:
-    """Return how long this machine's cores have worked since it started; 0 where /proc does not tell."""
+    """Return the busy time of all cores since boot, s; 0 without /proc/stat."""
     if not Path("/proc/stat").exists():
         return 0.0
     user, nice, system, _idle, _iowait, irq, softirq, steal, *_ = (
@@ -92,33 +92,33 @@ def busy_seconds() -> float:
 
 
 def own_seconds() -> float:
-    """Return how long this process and its finished children have worked."""
+    """Return the CPU time of this process and its finished children, s."""
     return sum(os.times()[:4])
 
 
 def first_tile(recipe: Recipe) -> TileFiles:
-    """Return the files of the tile that is measured, the first of the survey."""
+    """Return the files of the first tile of the survey: the tile to measure."""
     return discover(recipe).tiles[0]
 
 
 def read_through(files: TileFiles) -> None:
-    """Have a tile's files in the page cache."""
+    """Read the files of a tile into the page cache."""
     for path in files.paths:
         read_file(path)
 
 
 def read_file(path: Path) -> None:
-    """Have a file in the page cache."""
+    """Read a file into the page cache."""
     with path.open("rb") as file:
         while file.read(1 << 24):
             pass
 
 
-# ---- building
+# ---- build
 
 
 def measure_build(recipe_path: Path, archive: Path) -> Values:
-    """Build one tile with one worker; the time is of the whole call, the start of the worker and the index included."""
+    """Build one tile with one worker; the time includes the start of the worker and the index."""
     tile = first_tile(load_recipe(recipe_path))
     read_through(tile)
     started = time.perf_counter()
@@ -127,7 +127,9 @@ def measure_build(recipe_path: Path, archive: Path) -> Values:
     if report.failures:
         raise RuntimeError(f"the build failed: {report.failures}")
     if any(report.skipped.values()):
-        raise RuntimeError(f"objects were skipped, so that the figures are not per catalogued object: {report.skipped}")
+        raise RuntimeError(
+            f"the build skipped objects; figures per catalogued object need all of them: {report.skipped}"
+        )
     total = sum(path.stat().st_size for path in archive.rglob("*") if path.is_file())
     return {
         "seconds": seconds,
@@ -140,7 +142,7 @@ def measure_build(recipe_path: Path, archive: Path) -> Values:
 
 
 def _group_bytes(archive: Path, group: str) -> int:
-    """Return what the datasets of one group of the shards take on disk."""
+    """Return the disk space of the datasets of one group, over all shards, bytes."""
     total = 0
     for path in archive.glob("shards/*.h5"):
         with h5py.File(path) as shard:
@@ -149,18 +151,18 @@ def _group_bytes(archive: Path, group: str) -> int:
     return total
 
 
-# ---- reading
+# ---- read
 
 
 def stored_ids(archive: Path) -> NDArray[np.int64]:
-    """Return the IDs of all objects that have a cutout, in the order they are stored (N,)."""
+    """Return the IDs of all objects with a cutout in stored order, int64 (N,)."""
     with closing(sqlite3.connect(f"file:{archive / 'index.sqlite'}?mode=ro", uri=True)) as index:
         rows = index.execute("SELECT object_id FROM objects WHERE status = 0 ORDER BY tile_id, row").fetchall()
     return np.array(rows, dtype=np.int64)[:, 0]
 
 
 def measure_get(archive: Path, seed: int) -> Values:
-    """Get random objects one by one: all bands, full size; the opening of the archive is included."""
+    """Get random objects one by one: all bands, full size. The time includes opening the archive."""
     ids = _sample(stored_ids(archive), GET_SAMPLE, seed).tolist()
     started = time.perf_counter()
     with Archive(archive) as opened:
@@ -170,7 +172,7 @@ def measure_get(archive: Path, seed: int) -> Values:
 
 
 def measure_get_many(archive: Path, size: int, seed: int) -> Values:
-    """Get all objects batch by batch in the order they are stored, then some in random order."""
+    """Get all objects in batches in stored order, then a sample in random order."""
     ids = stored_ids(archive)
     return {
         f"get_many_{size}_per_second": _get_many_rate(archive, ids, size),
@@ -189,7 +191,7 @@ def measure_locate(archive: Path, seed: int) -> Values:
 
 
 def _get_many_rate(archive: Path, ids: NDArray[np.int64], size: int) -> float:
-    """Return objects per second, the opening of the archive included."""
+    """Return the rate of `get_many`, objects/s; the time includes opening the archive."""
     started = time.perf_counter()
     with Archive(archive) as opened:
         for first in range(0, len(ids), BATCHES[size]):
@@ -198,24 +200,24 @@ def _get_many_rate(archive: Path, ids: NDArray[np.int64], size: int) -> float:
 
 
 def _sample(ids: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]:
-    """Return some of the IDs in random order, none twice."""
+    """Return a sample of the IDs in random order, without duplicates."""
     return np.random.default_rng(seed).choice(ids, min(count, len(ids)), replace=False)
 
 
-# ---- the loop that everyone writes
+# ---- the loop
 
 
 def measure_loop(recipe_path: Path, folder: Path, seed: int) -> Values:
-    """Run the loop, and remove the files it made."""
+    """Run the loop and remove its files."""
     values = run_loop(recipe_path, folder, seed)
     shutil.rmtree(folder)
     return values
 
 
 def run_loop(recipe_path: Path, folder: Path, seed: int) -> Values:
-    """Cut a sample with astropy: tile read once, a Cutout2D and a FITS file an object and band.
+    """Cut a sample with astropy: read the tile once, then write one Cutout2D and one FITS file an object and band.
 
-    Reading and cutting are timed apart, so that the reading counts in the proportion it has on a whole tile.
+    Reading and cutting are timed separately. The rate is that of a whole tile.
     """
     recipe = load_recipe(recipe_path)
     tile = first_tile(recipe)
@@ -249,7 +251,7 @@ def _read_image(path: Path, hdu: str | int | None) -> tuple[NDArray[np.float32],
 def _cut_and_write(
     images: dict[str, tuple[NDArray[np.float32], WCS]], object_id: int, coord: SkyCoord, folder: Path
 ) -> None:
-    """Write one object's cutouts, a FITS file a band."""
+    """Write the cutouts of one object, one FITS file a band."""
     for band, (data, wcs) in images.items():
         cutout = Cutout2D(data, coord, SIZE, wcs=wcs, mode="partial", fill_value=np.nan)
         fits.PrimaryHDU(cutout.data, cutout.wcs.to_header()).writeto(folder / f"{object_id}_{band}.fits")

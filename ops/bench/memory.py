@@ -1,9 +1,9 @@
-"""The benchmark of memory: what all processes of a build take together, sampled while it runs.
+"""Benchmark of memory: peak memory of all processes of a build together.
 
 usage: python ops/bench/memory.py RECIPE [--memory 2GB] [--workers N] [--work DIR]
 
-Prints the largest sum of the proportional set sizes (PSS, shared pages counted once) of the build and all processes
-that it started, sampled five times a second from /proc.
+Prints the peak of the summed proportional set sizes (PSS: shared pages count once) of the build and all its child
+processes, sampled five times a second from /proc.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--memory", default="2GB")
     parser.add_argument("--workers", default="2")
-    parser.add_argument("--work", type=Path, help="where the archive is made (default: the system's temporary folder)")
+    parser.add_argument("--work", type=Path, help="folder for the archive (default: the system's temporary folder)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.work, prefix="memory-") as folder:
         program = [sys.executable, "-c", "from archive_builder.cli.main import main; main()"]
@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def proportional_size(pid: int) -> int:
-    """Return a process's PSS in bytes; 0 if it has ended."""
+    """Return the PSS of a process, bytes; 0 if the process has ended."""
     try:
         text = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
         return int(text.split("\nPss:")[1].split()[0]) * 1024

@@ -1,4 +1,4 @@
-"""What runs in the peers' own environment: each job reads a JSON file of arguments and prints its answer as JSON.
+"""Jobs for the environment of the peers: each reads its arguments from a JSON file and prints its result as JSON.
 
 usage: python peer_jobs.py versions|cutana|cutana_sample|astrocut ARGUMENTS.json
 """
@@ -16,14 +16,14 @@ from typing import Any
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of the peers and of what they stand on."""
+    """Return the versions of the peers and of their main dependencies."""
     return {name: version(name) for name in ("cutana", "astrocut", "astropy", "numpy", "zarr")}
 
 
 def cutana(catalogue: str, bands: list[str], size: int, batch: int | None, folder: str) -> dict[str, Any]:
-    """Cut a catalogue with one worker: every band a channel of its own, values as they are, no resizing.
+    """Cut a catalogue with one worker: one channel a band, no normalisation, no resampling.
 
-    What it has written is flushed to the disk, as an archive's build does, within the time.
+    The time includes the flush to disk, as for the build of an archive.
     """
     from cutana import Orchestrator, get_default_config
 
@@ -32,7 +32,7 @@ def cutana(catalogue: str, bands: list[str], size: int, batch: int | None, folde
     config.output_format, config.data_type = "zarr", "float32"
     config.target_resolution = size
     config.normalisation_method, config.apply_flux_conversion = "none", False
-    config.selected_extensions = [{"name": "PRIMARY", "ext": "PrimaryHDU"}]  # all files of a tile, whatever their bands
+    config.selected_extensions = [{"name": "PRIMARY", "ext": "PrimaryHDU"}]  # all files of a tile, in any band
     config.channel_weights = {band: [float(band == other) for other in bands] for band in bands}
     config.max_workers = 1
     config.loadbalancer.max_sources_per_process = 10**6  # the worker reads the tile once
@@ -45,7 +45,7 @@ def cutana(catalogue: str, bands: list[str], size: int, batch: int | None, folde
 
 
 def _flush(folder: Path) -> None:
-    """Have all files of a folder on the disk."""
+    """Flush all files of a folder to disk."""
     for path in folder.rglob("*"):
         if path.is_file():
             with path.open("rb") as file:
@@ -53,7 +53,7 @@ def _flush(folder: Path) -> None:
 
 
 def cutana_sample(folder: str, ids: list[int], output: str) -> dict[str, Any]:
-    """Count the cutouts there are, and write some as an array (N, bands, size, size), NaN for one that is not there."""
+    """Count the cutouts, and write the wanted ones as an array (N, bands, size, size), NaN for a missing cutout."""
     import numpy as np
     import zarr
 
@@ -63,19 +63,19 @@ def cutana_sample(folder: str, ids: list[int], output: str) -> dict[str, Any]:
         images = zarr.open(str(table.with_name("images.zarr")), mode="r")["images"]
         if data is None:
             data = np.full((len(ids), images.shape[3], *images.shape[1:3]), np.nan, np.float32)
-        for object_ids, chunk in _chunks(table, images):  # a chunk holds a whole batch: each is read once
+        for object_ids, chunk in _chunks(table, images):  # a chunk holds a whole batch: read each chunk once
             there += len(chunk)
             for object_id, image in zip(object_ids, chunk, strict=True):
                 if object_id in wanted:
                     data[wanted[object_id]] = np.moveaxis(image, -1, 0)
     if data is None:
-        sys.exit(f"no cutout is in {folder}")
+        sys.exit(f"{folder} has no cutouts")
     np.save(output, data)
     return {"there": there}
 
 
 def _chunks(table: Path, images: Any) -> Iterator[tuple[list[int], Any]]:
-    """Yield the IDs and cutouts of a store, chunk by chunk, as far as it has both."""
+    """Yield the IDs and cutouts of a store, chunk by chunk, for rows that have both."""
     import pandas as pd
 
     object_ids = pd.read_parquet(table)["source_id"].astype(int).tolist()[: images.shape[0]]
@@ -85,7 +85,7 @@ def _chunks(table: Path, images: Any) -> Iterator[tuple[list[int], Any]]:
 
 
 def astrocut(images: list[str], objects: list[tuple[int, float, float]], size: int, folder: str) -> dict[str, Any]:
-    """Cut objects one by one: a FITS file an object with an HDU a band, blank ones too."""
+    """Cut objects one by one, blank ones too: one FITS file an object, one HDU a band."""
     from astrocut import FITSCutout
     from astropy.coordinates import SkyCoord
 

@@ -1,4 +1,4 @@
-"""What each program is given of a tile, its run, and what it leaves: rate, memory, bytes, and whether it is right."""
+"""Input, run and result of each program: rate, memory, bytes, and agreement with the tile."""
 
 from __future__ import annotations
 
@@ -28,44 +28,44 @@ from archive_builder.survey.discovery import TileFiles
 from archive_builder.survey.recipe import load_recipe
 
 PART = 5
-"""Cutana runs a second time with so many times fewer objects: the difference tells what an object costs."""
+"""Factor between the two runs of cutana. The difference of the runs gives the time an object."""
 
 CHECKED = 500
-"""Cutouts of each program that are compared with the tile, at most."""
+"""Maximum cutouts of a program to compare with the tile."""
 
 SMALL_BATCH = 100
-"""Objects that cutana's worker holds at once where memory is to be spared; its default is 1000."""
+"""Batch size of cutana's worker for small memory, objects. The default of cutana is 1000."""
 
 
 class PeersError(Exception):
-    """It cannot be measured; the message says why and what to do."""
+    """A measurement is impossible; the message gives the reason and the remedy."""
 
 
 @dataclass(frozen=True)
 class Input:
-    """The tile, and what each program is given of it."""
+    """A tile, and the input of each program."""
 
     recipes: Mapping[str, Path]
-    """Of this package, by run; without quality thresholds and colour picture."""
+    """Recipes of this package by run, without quality thresholds and colour picture."""
 
     catalog: Catalog
-    """All objects."""
+    """Catalogue of all objects."""
 
     plain: TileFiles
-    """The tile with its images as plain FITS files, one a band."""
+    """Files of the tile with the images as plain FITS files, one a band."""
 
     source: Source
-    """What the cutouts are compared with."""
+    """Pixels to compare the cutouts with."""
 
     python: Path
-    """The interpreter of the peers' environment."""
+    """Python interpreter of the environment of the peers."""
 
     objects: int
-    """How many objects cutana cuts."""
+    """Objects for cutana to cut."""
 
 
 Run: TypeAlias = Callable[[Input, Path, np.random.Generator], m.Values]
-"""Cuts a tile, or a random part of it, into a folder that it makes; what it makes elsewhere, it removes."""
+"""Function that cuts a tile or a random part of a tile into a new folder."""
 
 
 def make_input(original: Path, folder: Path, python: Path, objects: int) -> Input:
@@ -74,7 +74,7 @@ def make_input(original: Path, folder: Path, python: Path, objects: int) -> Inpu
     Raises
     ------
     PeersError
-        There is not the room.
+        The disk has too little free space.
     """
     recipes = bench.write_recipes(original, folder)
     recipe = load_recipe(original)
@@ -95,18 +95,18 @@ def make_input(original: Path, folder: Path, python: Path, objects: int) -> Inpu
 
 
 def _check_room(folder: Path, objects: int, count: int, bands: int) -> None:
-    """Refuse to begin without room for the largest that is there at once, and 3 GB for the plain images."""
+    """Raise an error without free disk for the largest output of a program, and 3 GB for the plain images."""
     needed = max(objects * bands * m.SIZE**2 * 4, count * bench.DISK_PER_STAMP) + 3e9
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise PeersError(
-            f"{folder.parent} has {free / 1e9:.1f} GB free, {needed / 1e9:.1f} GB are needed: "
-            "give another --work, or fewer --objects"
+            f"{folder.parent} has {free / 1e9:.1f} GB free, the benchmark needs {needed / 1e9:.1f} GB: "
+            "choose another --work, or fewer --objects"
         )
 
 
 def _plain_recipe(path: Path, tile: TileFiles, folder: Path) -> Path:
-    """Write a recipe for the plain images in a folder, and the catalogue there."""
+    """Write a recipe for the plain images of a folder, and copy the catalogue to the folder."""
     recipe = load_recipe(path)
     shutil.copy(tile.catalog, folder / f"{tile.tile}.catalog.fits")
     changed = {"root": str(folder), "image": "{tile}_{band}.fits", "path": "{tile}.catalog.fits"}
@@ -116,12 +116,12 @@ def _plain_recipe(path: Path, tile: TileFiles, folder: Path) -> Path:
     plain = path.with_stem(f"{path.stem}_plain")
     plain.write_text(text, encoding="utf-8")
     if load_recipe(plain).storage != recipe.storage:
-        raise PeersError(f"{path} could not be rewritten for plain files")
+        raise PeersError(f"{path}: cannot rewrite the recipe for plain files: use the recipe of a demo survey")
     return plain
 
 
 def _write_plain(images: Mapping[str, Path], plain: Mapping[str, Path], hdu: str | int | None) -> None:
-    """Write each band's image as the only one of a FITS file, uncompressed."""
+    """Write the image of each band to an uncompressed FITS file with one HDU."""
     for band, path in images.items():
         with fits.open(path) as file:
             image = file[1 if hdu is None else hdu]
@@ -132,7 +132,7 @@ def _write_plain(images: Mapping[str, Path], plain: Mapping[str, Path], hdu: str
 
 
 def _build(name: str) -> Run:
-    """Return the build of an archive of the whole tile."""
+    """Return a run that builds an archive of the whole tile."""
 
     def run(given: Input, archive: Path, random: np.random.Generator) -> m.Values:
         with Usage() as usage:
@@ -158,7 +158,7 @@ def _build(name: str) -> Run:
 
 
 def _cutana(batch: int | None) -> Run:
-    """Return cutana's run of a part of the tile, and of a part of that: the rates are those of a whole tile."""
+    """Return a run of cutana over two samples of the tile, extrapolated to the rate of a whole tile."""
 
     def run(given: Input, folder: Path, random: np.random.Generator) -> m.Values:
         count, many = len(given.catalog.object_id), given.objects
@@ -167,7 +167,7 @@ def _cutana(batch: int | None) -> Run:
         shutil.rmtree(folder)
         rows = _rows(random, count, many)
         part = _cut_with_cutana(given, folder, rows, batch)
-        # the part, and for the other objects what one costs by the difference of the two runs
+        # time of the larger sample, plus the other objects at the time an object from the difference of the two runs
         seconds, cpu = (
             part[key] + (count - many) * (part[key] - fewer[key]) / (many - few) for key in ("seconds", "cpu_seconds")
         )
@@ -185,7 +185,7 @@ def _cutana(batch: int | None) -> Run:
 
 
 def _cut_with_cutana(given: Input, folder: Path, rows: NDArray[np.int64], batch: int | None) -> m.Values:
-    """Let cutana cut some rows of the catalogue; return what it took."""
+    """Run cutana on rows of the catalogue; return time, CPU time and memory."""
     catalogue = folder.with_suffix(".parquet")
     _write_cutana_catalogue(given, rows, catalogue)
     m.read_through(given.plain)
@@ -194,12 +194,12 @@ def _cut_with_cutana(given: Input, folder: Path, rows: NDArray[np.int64], batch:
     with Usage() as usage:
         answer = run_job(given.python, folder.parent, "cutana", arguments)
     if answer["status"] != "completed":
-        raise PeersError(f"cutana says that its run is {answer['status']}: {answer['error']}")
+        raise PeersError(f"cutana ended with status {answer['status']}: {answer['error']}")
     return {"seconds": float(answer["seconds"]), "cpu_seconds": usage.cpu_seconds} | _memory(usage)
 
 
 def _write_cutana_catalogue(given: Input, rows: NDArray[np.int64], path: Path) -> None:
-    """Write some rows of the catalogue in the columns that cutana wants."""
+    """Write rows of the catalogue in the columns of cutana."""
     images = str([str(image) for image in given.plain.images.values()])
     columns = {
         "SourceID": [str(object_id) for object_id in given.catalog.object_id[rows]],
@@ -212,18 +212,18 @@ def _write_cutana_catalogue(given: Input, rows: NDArray[np.int64], path: Path) -
 
 
 def _cutana_sample(given: Input, folder: Path, rows: NDArray[np.int64]) -> tuple[Sample, int]:
-    """Return some of cutana's cutouts, and how many there are."""
+    """Return a sample of the cutouts of cutana, and the number of all its cutouts."""
     output = folder.with_suffix(".npy")
     arguments = {"folder": folder, "ids": given.catalog.object_id[rows].tolist(), "output": output}
     there = run_job(given.python, folder.parent, "cutana_sample", arguments)["there"]
     return Sample(rows, np.load(output), np.zeros(len(given.plain.images))), there
 
 
-# ---- an object at a time
+# ---- one object at a time
 
 
 def _loop(given: Input, folder: Path, random: np.random.Generator) -> m.Values:
-    """Run the loop for some objects; the rate is that of a whole tile."""
+    """Run the loop on a sample; the rate is that of a whole tile."""
     with Usage() as usage:
         cut = m.in_fresh_process(m.run_loop, given.recipes["mosaic"], folder, int(random.integers(2**31)))
     bands = list(given.plain.images)
@@ -236,7 +236,7 @@ def _loop(given: Input, folder: Path, random: np.random.Generator) -> m.Values:
 
 
 def _astrocut(given: Input, folder: Path, random: np.random.Generator) -> m.Values:
-    """Let astrocut cut some objects; it opens the files anew for each, so that the rate is that of a whole tile."""
+    """Run astrocut on a sample. Astrocut opens the files for each object, so the rate is that of a whole tile."""
     catalog = given.catalog
     rows = _rows(random, len(catalog.object_id), m.LOOP_SAMPLE)
     objects = [(int(catalog.object_id[row]), float(catalog.ra[row]), float(catalog.dec[row])) for row in rows]
@@ -256,13 +256,13 @@ def _astrocut(given: Input, folder: Path, random: np.random.Generator) -> m.Valu
 def _sample_of_files(
     given: Input, ids: Mapping[int, Path] | set[int], read: Callable[[int], list[NDArray[np.float32]]]
 ) -> Sample:
-    """Return all cutouts of a program that writes files, each object's read band by band."""
+    """Return all cutouts of a program that writes files; ``read`` reads the bands of an object."""
     rows = np.flatnonzero(np.isin(given.catalog.object_id, list(ids)))
     data = np.array([read(int(number)) for number in given.catalog.object_id[rows]], dtype=np.float32)
     return Sample(rows, data, np.zeros(len(given.plain.images)))
 
 
-# ---- what all have in common
+# ---- shared by all programs
 
 
 RUNS: Mapping[str, Run] = {
@@ -277,12 +277,12 @@ RUNS: Mapping[str, Run] = {
 
 
 def run_job(python: Path, folder: Path, job: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Run a job of `peer_jobs` in the peers' environment; return its answer.
+    """Run a job of `peer_jobs` in the environment of the peers; return its result.
 
     Raises
     ------
     PeersError
-        It failed.
+        The job failed.
     """
     os.sync()  # as before a measurement in a fresh process
     path = folder / f"{job}.json"
@@ -296,9 +296,9 @@ def run_job(python: Path, folder: Path, job: str, arguments: Mapping[str, Any]) 
 
 
 def last_line(text: str) -> str:
-    """Return the last line of what a program has said."""
+    """Return the last line of the output of a program."""
     lines = text.strip().splitlines()
-    return lines[-1].strip() if lines else "it says nothing"
+    return lines[-1].strip() if lines else "no output"
 
 
 def _memory(usage: Usage) -> m.Values:
@@ -306,7 +306,7 @@ def _memory(usage: Usage) -> m.Values:
 
 
 def _found(given: Input, folder: Path, sample: Sample, asked: int, there: int) -> m.Values:
-    """Return what a run has left: how much of what was asked, on how many bytes, and how like the tile."""
+    """Return the output of a run: cutouts found, bytes an object, and agreement with the tile."""
     total = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return {
         "objects": asked,
@@ -322,5 +322,5 @@ def _rows(random: np.random.Generator, count: int, wanted: int) -> NDArray[np.in
 
 
 def _some(random: np.random.Generator, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return as many of the rows as are compared with the tile."""
+    """Return a random sample of the rows, to compare with the tile."""
     return rows[_rows(random, len(rows), CHECKED)]

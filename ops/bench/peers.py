@@ -1,9 +1,9 @@
-"""The benchmark beside others: one tile cut by this package, by its peers and by the loop, in one run.
+"""Benchmark beside other programs: one tile cut by this package, by its peers and by the loop, in one run.
 
 usage: python ops/bench/peers.py [--survey DIR] [--objects N] [--repeats N] [--work DIR] [--json FILE]
 
-The peers are cutana and astrocut, installed into an environment of their own in WORK. They read the same tile as plain
-FITS files, which are made beforehand. It needs Linux, for memory is sampled from /proc.
+The peers are cutana and astrocut, installed into a separate environment in WORK. They read the same tile as plain FITS
+files, written before the measurement. Needs Linux: memory is sampled from /proc.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from table import Quantity
 from archive_builder.errors import ArchiveBuilderError
 
 REQUIREMENTS = ("cutana>=0.4.0", "astrocut>=1.4.0")
-"""The peers; pip finds what they need."""
+"""Requirements of the environment; pip adds the dependencies."""
 
 TILE_SIZE, OBJECTS = 10_000, 40_000
-"""Of the survey that is made where none is given."""
+"""Side of the tile, px, and objects of a new survey."""
 
 LEAST = 500
-"""Objects to be cut by cutana: of fewer, starting it is all that is measured."""
+"""Minimum objects for cutana. With fewer objects its start-up dominates the time."""
 
 TOOLS = {
     "mosaic": "archive-builder, mosaic q=16",
@@ -47,22 +47,24 @@ TOOLS = {
     "loop": "loop of Cutout2D",
     "astrocut": "astrocut, FITSCutout",
 }
-"""The programs in the order of the answer."""
+"""Names of the programs, in table order."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """What is told of every program: the median of the repeats."""
+    """A column of the table of programs: the median of the repeats."""
 
     key: str
-    """Of the measured value."""
+    """Key of the measured value."""
 
     head: str
+    """Head of the column."""
+
     digits: int = 0
-    """After the decimal point."""
+    """Digits after the decimal point."""
 
     spread: bool = False
-    """Least to most of the repeats instead."""
+    """True to show minimum and maximum instead of the median."""
 
     def show(self, values: Sequence[float]) -> str:
         shown = [f"{value:,.{self.digits}f}" for value in (min(values), median(values), max(values))]
@@ -70,27 +72,27 @@ class Column:
 
 
 COLUMNS = (
-    Column("objects", "cut"),
+    Column("objects", "objects cut"),
     Column("objects_per_second", "objects/s", 1),
     Column("objects_per_second", "min to max", 1, spread=True),
     Column("own_gb", "memory, GB", 2),
     Column("resident_gb", "with mapped files, GB", 2),
     Column("kib_per_object", "KiB/object", 1),
-    Column("there", "there, %", 1),
-    Column("as_tile", "tile's pixels, %", 1),
-    Column("blanks_too", "blanks too, %", 1),
+    Column("there", "found, %", 1),
+    Column("as_tile", "same pixels, %", 1),
+    Column("blanks_too", "and blanks, %", 1),
     Column("same_window", "same window, %", 1),
 )
 
 QUANTITIES = (
-    Quantity("speed_plain", "cutana / mosaic, of the same files: time an object and band", "times", 20, digits=1),
-    Quantity("cpu_plain", "cutana / mosaic, of the same files: CPU time", "times", digits=1),
-    Quantity("speed", "cutana / mosaic, which unpacks its files: time", "times", digits=1),
-    Quantity("cpu", "cutana / mosaic, which unpacks its files: CPU time", "times", digits=1),
+    Quantity("speed_plain", "cutana / mosaic, same files: time an object and band", "times", 20, digits=1),
+    Quantity("cpu_plain", "cutana / mosaic, same files: CPU time", "times", digits=1),
+    Quantity("speed", "cutana / mosaic from fpacked files: time", "times", digits=1),
+    Quantity("cpu", "cutana / mosaic from fpacked files: CPU time", "times", digits=1),
     Quantity("memory", "cutana / mosaic: memory", "times", 10, digits=1),
     Quantity("bytes", "cutana / mosaic: bytes an object and band", "times", 50, digits=1),
-    Quantity("speed_small_plain", "cutana, batches of 100 / mosaic, of the same files: time", "times", 20, digits=1),
-    Quantity("speed_small", "cutana, batches of 100 / mosaic: time", "times", digits=1),
+    Quantity("speed_small_plain", "cutana, batches of 100 / mosaic, same files: time", "times", 20, digits=1),
+    Quantity("speed_small", "cutana, batches of 100 / mosaic from fpacked files: time", "times", digits=1),
     Quantity("memory_small", "cutana, batches of 100 / mosaic: memory", "times", 10, digits=1),
     Quantity("speed_loop", "loop / mosaic: time", "times", digits=1),
     Quantity("speed_astrocut", "astrocut / mosaic: time", "times", digits=1),
@@ -98,11 +100,11 @@ QUANTITIES = (
     Quantity("mosaic_plain.cpu_ms", "mosaic, from plain files, CPU time", "ms/object", digits=2),
     Quantity("cutana.cpu_ms", "cutana, CPU time", "ms/object", digits=2),
     Quantity("cutana_small.cpu_ms", "cutana, batches of 100, CPU time", "ms/object", digits=2),
-    Quantity("cutana.part_per_second", "cutana, of what it cut, not a whole tile", "objects/s", digits=1),
-    Quantity("cutana_small.part_per_second", "cutana, batches of 100, of what it cut", "objects/s", digits=1),
-    Quantity("others_cores", "cores others kept busy meanwhile", "cores", digits=2),
+    Quantity("cutana.part_per_second", "cutana, sample alone", "objects/s", digits=1),
+    Quantity("cutana_small.part_per_second", "cutana, batches of 100, sample alone", "objects/s", digits=1),
+    Quantity("others_cores", "cores busy with other processes", "cores", digits=2),
 )
-"""How they compare. All cut the same bands: times an object are times an object and band."""
+"""Rows of the second table. All programs cut the same bands: a ratio an object is a ratio an object and band."""
 
 
 def main() -> None:
@@ -116,11 +118,11 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     work = Path(tempfile.gettempdir()) / "archive-bench"
-    parser.add_argument("--survey", type=Path, help="a demo survey (default: WORK/survey, made if it is not there)")
-    parser.add_argument("--objects", type=int, default=8000, help="how many objects cutana cuts (default: 8000)")
-    parser.add_argument("--repeats", type=int, default=3, help="how often everything is measured (default: 3)")
-    parser.add_argument("--work", type=Path, default=work, help=f"where everything else goes (default: {work})")
-    parser.add_argument("--json", type=Path, help="write all values here")
+    parser.add_argument("--survey", type=Path, help="demo survey (default: WORK/survey, made if missing)")
+    parser.add_argument("--objects", type=int, default=8000, help="objects for cutana to cut (default: 8000)")
+    parser.add_argument("--repeats", type=int, default=3, help="repeats of every measurement (default: 3)")
+    parser.add_argument("--work", type=Path, default=work, help=f"folder for everything else (default: {work})")
+    parser.add_argument("--json", type=Path, help="file for all values")
     options = parser.parse_args()
     if options.objects < LEAST or options.repeats < 1:
         parser.error(f"--objects must be at least {LEAST}, --repeats at least 1")
@@ -129,7 +131,7 @@ def _options() -> argparse.Namespace:
 
 def _measure(options: argparse.Namespace) -> None:
     if not Path("/proc/self/task").exists():
-        raise PeersError("this system has no /proc, from which memory is sampled: run it on Linux")
+        raise PeersError("this system has no /proc to sample memory from: run the benchmark on Linux")
     work = options.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
     original = _survey(options.survey, work) / "survey.toml"
@@ -146,25 +148,25 @@ def _measure(options: argparse.Namespace) -> None:
 
 
 def _survey(given: Path | None, work: Path) -> Path:
-    """Return the folder of the survey, made if none is given and none is there from a run before."""
+    """Return the folder of the survey. Without a folder, use the survey of an earlier run or make a survey."""
     survey = given or work / "survey"
     if not (survey / "survey.toml").is_file():
         if given:
-            raise PeersError(f"{given} has no survey.toml: give a demo survey's folder, or none to have one made")
+            raise PeersError(f"{given} has no survey.toml: name the folder of a demo survey, or leave --survey out")
         m.say(f"making a survey of one tile of {TILE_SIZE} px with {OBJECTS} objects in {survey}")
         m.in_fresh_process(bench.make_one_tile, survey, TILE_SIZE, OBJECTS)
     return survey
 
 
 def _peers_python(environment: Path) -> Path:
-    """Return the interpreter of an environment that has the peers, made if it is not there."""
+    """Return the interpreter of the environment of the peers; make the environment if missing."""
     python = environment / "bin" / "python"
     if not (environment / "bin" / "pip").exists():
         m.say(f"making an environment for the peers in {environment}")
         _install([sys.executable, "-m", "venv", "--clear", str(environment)], "apt-get install python3-venv")
-    # pip asks no index for what is there already
+    # pip does not contact the package index for installed packages
     command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *REQUIREMENTS]
-    _install(command, f"see whether pip reaches its index, or remove {environment}")
+    _install(command, f"check that pip reaches the package index, or remove {environment}")
     return python
 
 
@@ -172,11 +174,11 @@ def _install(command: list[str], remedy: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         said = peer_runs.last_line(done.stdout + done.stderr)
-        raise PeersError(f"the peers' environment cannot be made: {said}: {remedy}")
+        raise PeersError(f"cannot make the environment of the peers: {said}: {remedy}")
 
 
 def _repeat(given: Input, folder: Path, number: int) -> m.Values:
-    """Measure everything once; cutana comes right after the build it is compared with."""
+    """Measure everything once. Cutana runs right after the build compared with cutana."""
     neighbours = m.Neighbours()
     values: m.Values = {}
     for tool in ("mosaic", "mosaic_plain", "cutana", "cutana_small", "loop", "astrocut", "stamps"):
@@ -190,7 +192,7 @@ def _repeat(given: Input, folder: Path, number: int) -> m.Values:
 
 
 def _ratios(values: Mapping[str, float]) -> m.Values:
-    """Return what the others take by what this package takes."""
+    """Return the ratios of the other programs to this package."""
     rate = {tool: values[f"{tool}.objects_per_second"] for tool in TOOLS}
     return {
         "speed_plain": rate["mosaic_plain"] / rate["cutana"],
@@ -218,7 +220,7 @@ def _report(peers: Mapping[str, str], repeats: list[m.Values], path: Path | None
 
 
 def _programs(repeats: list[m.Values]) -> str:
-    """Return the table of a line a program."""
+    """Return the table of programs, one row each."""
     lines = [("one worker", *(column.head for column in COLUMNS))]
     for tool, name in TOOLS.items():
         shown = (column.show([values[f"{tool}.{column.key}"] for values in repeats]) for column in COLUMNS)

@@ -1,10 +1,10 @@
-"""The benchmark of training: a whole archive as a stream of batches, beside reading a FITS file an object.
+"""Benchmark of training: a whole archive as a stream of batches, beside one FITS file an object.
 
 usage: python ops/bench/stream.py ARCHIVE [--repeats N] [--files N] [--work DIR]
 
-All objects are streamed, 64 px, all bands, 256 in a batch, shuffled and as they are stored, by one process. The loop
-that everyone writes reads some hundred files of such cutouts, a file an object, in random order with astropy into the
-same batches. Everything has been read once before, and is in the page cache.
+One process streams all objects (64 px, all bands, batches of 256), shuffled and in stored order. The loop reads some
+hundred of the same cutouts from FITS files, one file an object, with astropy in random order into the same batches. All
+files are in the page cache after an earlier read.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from table import Quantity
 from archive_builder import Archive
 
 SIZE, BATCH = 64, 256
-"""Pixels a side of a cutout, and cutouts in a batch."""
+"""Side of a cutout, px; cutouts a batch."""
 
 QUANTITIES = (
     Quantity("shuffled.objects_per_second", "stream, shuffled, 64 px", "objects/s", 5000),
-    Quantity("stored.objects_per_second", "stream, as stored, 64 px", "objects/s"),
+    Quantity("stored.objects_per_second", "stream, stored order, 64 px", "objects/s"),
     Quantity("shuffled.first_batch_seconds", "stream, shuffled: first batch", "s", digits=2),
     Quantity("shuffled.peak_memory_gb", "peak memory, shuffled", "GB", digits=2),
-    Quantity("stored.peak_memory_gb", "peak memory, as stored", "GB", digits=2),
-    Quantity("loop.objects_per_second", "loop: a FITS file an object", "objects/s"),
+    Quantity("stored.peak_memory_gb", "peak memory, stored order", "GB", digits=2),
+    Quantity("loop.objects_per_second", "loop: one FITS file an object", "objects/s"),
     Quantity("ratio", "stream, shuffled / loop", "times", digits=1),
 )
-"""The lines of the answer."""
+"""Rows of the table."""
 
 
 def main() -> None:
@@ -56,10 +56,10 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("archive", type=Path, help="an archive of 64 px or more")
-    parser.add_argument("--repeats", type=int, default=3, help="how often everything is measured (default: 3)")
-    parser.add_argument("--files", type=int, default=500, help="cutouts that the loop reads (default: 500)")
-    parser.add_argument("--work", type=Path, help="where they are written (default: the system's temporary folder)")
+    parser.add_argument("archive", type=Path, help="archive of 64 px or more")
+    parser.add_argument("--repeats", type=int, default=3, help="repeats of every measurement (default: 3)")
+    parser.add_argument("--files", type=int, default=500, help="files for the loop (default: 500)")
+    parser.add_argument("--work", type=Path, help="folder for the files (default: the system's temporary folder)")
     return parser.parse_args()
 
 
@@ -77,7 +77,7 @@ def _repeat(archive: Path, folder: Path, number: int) -> m.Values:
 
 
 def measure_stream(archive: Path, seed: int | None) -> m.Values:
-    """Go through one epoch; the opening of the archive is included."""
+    """Stream one epoch; the time includes opening the archive."""
     started, count, first = time.perf_counter(), 0, 0.0
     with Archive(archive) as opened:
         for batch in opened.batches(SIZE, BATCH, shuffle_seed=seed):
@@ -93,7 +93,7 @@ def measure_stream(archive: Path, seed: int | None) -> m.Values:
 
 
 def write_files(archive: Path, folder: Path, count: int) -> None:
-    """Write random cutouts, all bands of an object in one file."""
+    """Write random cutouts as FITS files, all bands of an object in one file."""
     ids = np.random.default_rng(0).choice(m.stored_ids(archive), count, replace=False)
     with Archive(archive) as opened:
         for object_id, data in zip(ids.tolist(), opened.get_many(ids, SIZE), strict=True):
@@ -101,7 +101,7 @@ def write_files(archive: Path, folder: Path, count: int) -> None:
 
 
 def measure_files(folder: Path, seed: int) -> m.Values:
-    """Read all files in random order into batches."""
+    """Read all files into batches, in random order."""
     paths = np.random.default_rng(seed).permutation([str(path) for path in folder.iterdir()]).tolist()
     started = time.perf_counter()
     for first in range(0, len(paths), BATCH):

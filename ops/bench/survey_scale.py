@@ -1,9 +1,9 @@
-"""The benchmark of a whole survey's bookkeeping: a build with nothing to do, status, verify and reindex over all tiles.
+"""Benchmark of the bookkeeping of a whole survey: a build with nothing to do, status, verify and reindex.
 
 usage: python ops/bench/survey_scale.py TILES.csv [--work DIR] [--repeats N]
 
-TILES.csv is a survey's tile table, DES DR2's say: a column ``tilename`` or ``tile``, semicolons or commas. Every tile
-gets stand-in files, empty but there, and a real shard of a few pixels.
+TILES.csv is the tile table of a survey, for example of DES DR2: a column ``tilename`` or ``tile``, separated by
+semicolons or commas. Every tile gets empty stand-in files and a real shard of a few pixels.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from archive_builder.survey.tables import open_table
 
 BANDS = ("g", "r", "i", "z", "Y")
 SIDE, SIZE, OBJECTS = 40, 8, 4
-"""Pixels of a stand-in tile and of its cutouts; objects of one."""
+"""Side of a stand-in tile and of its cutouts, px; objects a tile."""
 
 RECIPE = """
 [survey]
@@ -59,18 +59,18 @@ size = 8
 QUANTITIES = (
     Quantity("build", "build with nothing to do", "s", digits=2),
     Quantity("status", "status", "s", digits=2),
-    Quantity("verify", "verify, not deep", "s", digits=2),
+    Quantity("verify", "verify", "s", digits=2),
     Quantity("deep", "verify --deep", "s", digits=2),
     Quantity("reindex", "reindex", "s", digits=2),
 )
-"""The lines of the answer."""
+"""Rows of the table."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("tiles", type=Path, help="the tile table")
-    parser.add_argument("--work", type=Path, help="where it is all made (default: the system's temporary folder)")
-    parser.add_argument("--repeats", type=int, default=3, help="how often everything is measured (default: 3)")
+    parser.add_argument("tiles", type=Path, help="tile table")
+    parser.add_argument("--work", type=Path, help="folder for the files (default: the system's temporary folder)")
+    parser.add_argument("--repeats", type=int, default=3, help="repeats of every measurement (default: 3)")
     options = parser.parse_args()
     names = tile_names(options.tiles)
     with tempfile.TemporaryDirectory(dir=options.work, prefix="scale-") as folder:
@@ -90,7 +90,7 @@ def tile_names(path: Path) -> list[str]:
 
 
 def make_survey(folder: Path, names: list[str]) -> None:
-    """Make the files of every tile, with nothing in them, and the recipe."""
+    """Write empty files for every tile, and the recipe."""
     for name in names:
         (folder / name).mkdir(parents=True)
         for ending in (*BANDS, "cat"):
@@ -100,7 +100,7 @@ def make_survey(folder: Path, names: list[str]) -> None:
 
 
 def make_archive(recipe_path: Path, archive: Path) -> None:
-    """Make a shard for every tile, and their index."""
+    """Write a shard for every tile, and the index."""
     recipe = load_recipe(recipe_path)
     (archive / "shards").mkdir(parents=True)
     with Index(archive, writable=True) as index:
@@ -110,7 +110,7 @@ def make_archive(recipe_path: Path, archive: Path) -> None:
 
 
 def make_shard(archive: Path, files: TileFiles, recipe: Recipe, number: int) -> TileEntry:
-    """Write the shard of one tile; return its entry of the index."""
+    """Write the shard of one tile; return its index entry."""
     codec = NoiseScaled((1.0,) * len(BANDS))
     footprint = np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) * 0.7 + [number % 500 * 0.7, number // 500 * 0.7]
     settings = json.dumps(recipe.pixel_settings(), sort_keys=True)
@@ -136,21 +136,21 @@ def make_shard(archive: Path, files: TileFiles, recipe: Recipe, number: int) -> 
 
 
 def measure(folder: Path) -> m.Values:
-    """Time each once."""
+    """Time each command once, s."""
     archive, values = folder / "archive", {}
     started = time.perf_counter()
     report = build(folder / "survey/survey.toml", archive)
     values["build"] = time.perf_counter() - started
     if report.built or report.failures or not report.unchanged:
-        raise RuntimeError(f"the build had something to do: {report}")
+        raise RuntimeError(f"the build found tiles to build: {report}")
     started = time.perf_counter()
     if archive_status(archive).built != report.unchanged:
-        raise RuntimeError("status tells of other tiles")
+        raise RuntimeError("status and build count different numbers of built tiles")
     values["status"] = time.perf_counter() - started
     for name, deep in (("verify", False), ("deep", True)):
         started = time.perf_counter()
         if findings := list(verify(archive, deep, workers=available_cpus())):
-            raise RuntimeError(f"{len(findings)} findings, the first: {findings[0]}")
+            raise RuntimeError(f"verify reports {len(findings)} findings, the first: {findings[0]}")
         values[name] = time.perf_counter() - started
     started = time.perf_counter()
     reindex(archive, available_cpus())

@@ -1,4 +1,4 @@
-"""The answer: medians of the repeats beside what must be reached, and the machine they were measured on."""
+"""Result tables: medians of the repeats beside their targets, and a line about the machine."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ import numpy
 
 @dataclass(frozen=True)
 class Quantity:
-    """A line of the table."""
+    """A row of the table."""
 
     key: str
-    """Of the measured value."""
+    """Key of the measured value."""
 
     label: str
-    """What it is."""
+    """Name of the row."""
 
     unit: str
-    """Of the value shown."""
+    """Unit of the value."""
 
     bound: float | None = None
-    """What must be reached, if anything."""
+    """Target, if any."""
 
     at_most: bool = False
-    """The bound is one from above."""
+    """True if the target is an upper limit."""
 
     digits: int = 0
-    """After the decimal point."""
+    """Digits after the decimal point."""
 
     def show(self, value: float) -> str:
         return f"{value:,.{self.digits}f}"
@@ -51,24 +51,24 @@ class Quantity:
         return "yes" if (value <= self.bound if self.at_most else value >= self.bound) else "NO"
 
 
-HEAD = ("quantity", "unit", "measured", "min to max", "must reach", "reached")
+HEAD = ("quantity", "unit", "measured", "min to max", "target", "met")
 
 
 def as_text(repeats: Sequence[dict[str, float]], quantities: Sequence[Quantity]) -> str:
-    """Return an aligned Markdown table; a quantity that was not measured is left out."""
+    """Return an aligned Markdown table without the quantities that were not measured."""
     lines = [HEAD, *(_line(q, [r[q.key] for r in repeats if q.key in r]) for q in quantities)]
     return aligned([line for line in lines if line[2]], words=2)
 
 
 def aligned(lines: Sequence[Sequence[str]], words: int) -> str:
-    """Return a Markdown table of lines, the first its head; words to the left in as many columns, then numbers."""
+    """Return a Markdown table; the first line is the head. Align the first ``words`` columns left, the others right."""
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     rule = ["-" * w if i < words else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
     return "\n".join(f"| {' | '.join(_pad(line, widths, words))} |" for line in (lines[0], rule, *lines[1:]))
 
 
 def medians(repeats: Sequence[dict[str, float]], quantities: Sequence[Quantity]) -> dict[str, float]:
-    """Return the median of every quantity."""
+    """Return the median of every measured quantity."""
     keys = [q.key for q in quantities]
     return {key: median(values) for key in keys if (values := [r[key] for r in repeats if key in r])}
 
@@ -91,7 +91,7 @@ def _line(quantity: Quantity, values: list[float]) -> tuple[str, ...]:
 
 
 def _pad(line: Sequence[str], widths: list[int], words: int) -> list[str]:
-    """Words to the left, numbers to the right."""
+    """Pad words on the right, numbers on the left."""
     cells = zip(line, widths, strict=True)
     return [cell.ljust(width) if i < words else cell.rjust(width) for i, (cell, width) in enumerate(cells)]
 

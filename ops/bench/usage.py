@@ -1,4 +1,4 @@
-"""What the processes that are measured take: memory, sampled while they run, and CPU time of all below this one."""
+"""Memory, sampled from /proc, and CPU time of all processes below this one."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from pathlib import Path
 from types import TracebackType
 
 INTERVAL = 0.1
-"""Seconds between two samples."""
+"""Time between two samples, s."""
 
 
 class Usage:
-    """Watches the processes below this one, this one left out, while the context is open.
+    """Watch the descendants of this process, without the process itself, while the context is open.
 
     Attributes
     ----------
     own : int
-        Bytes, at most at one time, summed over the processes: what is theirs alone (``RssAnon + RssShmem``).
+        Peak of the private memory (``RssAnon + RssShmem``), summed over the processes, bytes.
     resident : int
-        The same with the files that they have mapped, libraries and images, once for each process.
+        The same peak with mapped files (libraries, images), counted in each process, bytes.
     cpu_seconds : float
-        Of all that have ended, user and system, on however many cores.
+        CPU time, user and system, of all processes that have ended, s. The times of the cores are added.
     """
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class Usage:
 
 
 def family(pid: int) -> list[int]:
-    """Return a process and all its descendants, whichever of its threads started them."""
+    """Return a process and all its descendants. Any of its threads may have started them."""
     try:
         lists = [path.read_text(encoding="ascii") for path in Path(f"/proc/{pid}/task").glob("*/children")]
     except OSError:
@@ -63,7 +63,7 @@ def _cpu_seconds_below() -> float:
 
 
 def _sizes(pid: int) -> tuple[int, int]:
-    """Return what a process has in memory in bytes: its own, and with mapped files; nothing if it has just ended."""
+    """Return the private memory of a process, and the same with mapped files, bytes; zeros if the process has ended."""
     try:
         text = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     except OSError:

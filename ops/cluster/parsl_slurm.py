@@ -1,4 +1,4 @@
-"""Parsl's configuration for building an archive on Slurm: change the capitals to what your cluster is like.
+"""Parsl configuration for a build on Slurm. Adapt the constants in capitals to your cluster.
 
 usage: archive-builder build survey.toml archive --engine parsl --parsl-config parsl_slurm.py
 """
@@ -9,13 +9,13 @@ from parsl.executors import HighThroughputExecutor
 from parsl.providers import SlurmProvider
 
 PARTITION = "normal"
-ACCOUNT = None  # or a name, if your cluster wants one
-MINUTES = 240  # of a batch job; those that have ended are replaced
-JOBS = 10  # batch jobs at once, at most
-CORES = 32  # of a batch job, which is one node or a part of one
-MEMORY = 32  # GB of a batch job: 1 a worker is enough for 10,000 px in five bands with all planes
-WORKER_INIT = ""  # shell lines before the workers start: module load ..., source .../bin/activate
-ADDRESS = address_by_hostname()  # of this host, as the nodes see it
+ACCOUNT = None  # or an account name, if your cluster needs one
+MINUTES = 240  # time limit of a batch job; Parsl replaces ended jobs
+JOBS = 10  # maximum batch jobs at a time
+CORES = 32  # cores of a batch job: one node or a part of a node
+MEMORY = 32  # memory of a batch job, GB: 1 GB a worker is enough for 10,000 px in five bands with all planes
+WORKER_INIT = ""  # shell lines that run before the workers: module load ..., source .../bin/activate
+ADDRESS = address_by_hostname()  # address of this host as seen from the nodes
 
 config = Config(
     executors=[
@@ -24,9 +24,9 @@ config = Config(
             address=ADDRESS,
             cores_per_worker=1,
             max_workers_per_node=CORES,
-            heartbeat_period=10,  # seconds: as soon is a dead worker noticed,
-            heartbeat_threshold=60,  # and as soon a dead node
-            drain_period=60 * (MINUTES - 5),  # seconds after which a job takes no more tiles: none is cut short
+            heartbeat_period=10,  # s; time to notice a dead worker
+            heartbeat_threshold=60,  # s; time to notice a dead node
+            drain_period=60 * (MINUTES - 5),  # s; then a job takes no more tiles, so that no tile is cut off
             provider=SlurmProvider(
                 partition=PARTITION,
                 account=ACCOUNT,
