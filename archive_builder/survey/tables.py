@@ -290,8 +290,8 @@ class _Csv(TableFile):
 
     def _read(self, wanted: list[str], where: Where | None, text: bool) -> Columns:
         columns = {name: str(self.names.index(name)) for name in wanted}  # a name may be repeated, a number is not
-        as_text = wanted if text else [where.column] if where else []
-        types = {columns[name]: pa.string() for name in as_text}
+        as_they_are = wanted if text else [where.column] if where else []
+        types = {columns[name]: pa.string() for name in as_they_are}
         if not self._has_rows:  # pyarrow refuses a file without a line end
             return {name: _from_arrow(pa.chunked_array([], types.get(columns[name], pa.null()))) for name in wanted}
         with _unpacked(self.path) as file:
