@@ -47,17 +47,8 @@ COMPRESSED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open,
 """Endings of compressed files, and the function that opens such a file. A FITS reader unpacks ``.fz`` itself."""
 
 _READ_ERRORS = (
-    OSError,
-    ValueError,
-    TypeError,
-    IndexError,
-    EOFError,
-    KeyError,
-    pa.ArrowException,
-    python_csv.Error,
-    zlib.error,
-    VerifyError,
-    AstropyWarning,
+    *(OSError, ValueError, TypeError, IndexError, EOFError, KeyError),
+    *(pa.ArrowException, python_csv.Error, zlib.error, VerifyError, AstropyWarning),
 )
 """Errors of the underlying readers for a damaged file."""
 
@@ -258,7 +249,7 @@ class _Fits(TableFile):
             self._hdu = hdus.index(chosen)
             if self.path.suffix.lower() not in COMPRESSED:
                 self.rows = int(chosen.header["NAXIS2"])
-            return tuple(chosen.columns.names)
+            return tuple(str(name or "") for name in chosen.columns.names)  # a damaged header may lack names
 
     def _read(self, wanted: list[str], where: Where | None, text: bool) -> Columns:
         with fits.open(self.path, memmap=False) as hdus:
@@ -299,9 +290,9 @@ class _Csv(TableFile):
 
     def _read(self, wanted: list[str], where: Where | None, text: bool) -> Columns:
         columns = {name: str(self.names.index(name)) for name in wanted}  # a name may be repeated, a number is not
-        as_text = wanted if text else [where.column] if where else []
-        types = {columns[name]: pa.string() for name in as_text}
-        if not self._has_rows:
+        as_they_are = wanted if text else [where.column] if where else []
+        types = {columns[name]: pa.string() for name in as_they_are}
+        if not self._has_rows:  # pyarrow refuses a file without a line end
             return {name: _from_arrow(pa.chunked_array([], types.get(columns[name], pa.null()))) for name in wanted}
         with _unpacked(self.path) as file:
             watched = _WatchedEnd(file)
@@ -364,8 +355,7 @@ class _Parquet(TableFile):
         with _table_errors(), parquet.ParquetFile(self.path, read_dictionary=[column], pre_buffer=False) as file:
             for number in range(file.num_row_groups):
                 values = file.read_row_group(number, columns=[column], use_threads=False)[column]
-                pairs = [pair.values() for pair in pc.value_counts(values).to_pylist()]
-                for value, rows in pairs:
+                for value, rows in (pair.values() for pair in pc.value_counts(values).to_pylist()):
                     counts["" if value is None else str(value).strip()] += rows
         return counts
 

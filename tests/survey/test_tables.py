@@ -193,3 +193,15 @@ def test_text_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_bytes("N,T\n1,é\n".encode("latin-1"))
     with pytest.raises(TableError, match=r"^cannot be read \(.*UTF8.*\): repair or replace the file$"):
         open_table(tmp_path / "t.csv").read(["T"])
+
+
+def test_fits_column_without_a_name_is_passed_over(tmp_path: Path) -> None:
+    table = fits.BinTableHDU(Table({"A": [1], "ID": [7]}))
+    table.writeto(tmp_path / "t.fits")
+    content = (tmp_path / "t.fits").read_bytes()
+    assert content.count(b"TTYPE1  = ") == 1
+    (tmp_path / "t.fits").write_bytes(content.replace(b"TTYPE1  = ", b"HIDDEN  = "))
+    found = open_table(tmp_path / "t.fits")
+    assert found.names == ("", "ID")
+    with pytest.raises(TableError, match=r"^has no column A: "):
+        found.read(["A"])
