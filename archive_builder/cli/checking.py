@@ -31,6 +31,16 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+KINDS = """\b
+Kinds of problems:
+  shard   damaged shard: --repair rebuilds its tile
+  index   damaged index: --repair rebuilds it from the shards
+  orphan  file that the index does not know: the next build removes it
+  survey  tile that cannot be compared with the survey's files
+
+"""
+"""Part of the help of ``verify``."""
+
 
 @click.command(
     "status", short_help="Show contents, progress and failed tiles.", epilog=example("archive-builder status archive")
@@ -54,7 +64,8 @@ def status_command(archive: Path, plot: Path | None, as_json: bool) -> None:
 @click.command(
     "verify",
     short_help="Check the integrity of an archive.",
-    epilog=example(
+    epilog=KINDS
+    + example(
         "archive-builder verify archive --deep",
         "archive-builder verify archive --deep --survey survey.toml --repair",
     ),
@@ -79,9 +90,7 @@ def verify_command(
 ) -> None:
     """Check the integrity of ARCHIVE: its index against its shards, and with --deep every byte of them.
 
-    Each problem is one line that begins with its kind. shard: --repair rebuilds the tile; index: --repair rebuilds the
-    index; orphan: the next build removes the file; survey: the tile cannot be compared with its source. The exit
-    status is 1 if a shard or the index is damaged.
+    Each problem is one line that begins with its kind. The exit status is 1 if a shard or the index is damaged.
     """
     source = _source(survey)
     findings = _findings(archive, deep, source, workers, verbosity)

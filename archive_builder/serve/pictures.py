@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,7 @@ def lupton_rgb(cutout: Cutout, style: Style = USUAL_STYLE) -> NDArray[np.uint8]:
     return np.asarray(composite)[::-1]
 
 
-def _three_bands(cutout: Cutout, wanted: str | tuple[str, ...] | None) -> tuple[str, ...]:
+def _three_bands(cutout: Cutout, wanted: Sequence[str] | None) -> tuple[str, ...]:
     """Return which bands are red, green and blue."""
     there = cutout.bands
     if wanted is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -23,9 +24,9 @@ class Style:
     """``survey``: the tile's own picture, as STIFF made it; ``lupton``: a composite of three bands; ``auto``:
     the survey's own if the archive has it and ``rgb`` is not given."""
 
-    rgb: str | tuple[str, ...] | None = None
-    """The composite's three bands, red first: ``"irg"``, ``"F160W,F814W,F606W"`` or a tuple. The default is i, r, g,
-    or three of the cutout's bands."""
+    rgb: Sequence[str] | None = None
+    """The composite's three bands, red first: ``"irg"``, ``"F160W,F814W,F606W"`` or a sequence of names. The default is
+    i, r, g, or three of the cutout's bands."""
 
     stretch: float = 60.0
     """Lupton's linear stretch, in units of flux at zero point 30. The sky noise of DES is 2 to 5 of these units."""
@@ -40,13 +41,15 @@ class Style:
     """Compression of a TIFF."""
 
     def __post_init__(self) -> None:
-        """Check the values.
+        """Check the values, and keep a sequence of names as a tuple.
 
         Raises
         ------
         RequestError
             A name is unknown, or a number is out of its range.
         """
+        if self.rgb is not None and not isinstance(self.rgb, str):
+            object.__setattr__(self, "rgb", tuple(str(band) for band in self.rgb))
         for name, choices in (("color", get_args(Color)), ("compression", get_args(Compression))):
             if getattr(self, name) not in choices:
                 raise RequestError(f"{name} is {getattr(self, name)!r}: give one of {', '.join(choices)}")
