@@ -37,7 +37,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Reference:
-    """A sampled tile, built in the recipe's storage and in every alternative."""
+    """The reference tile: a sampled tile, built in the recipe's storage and in every alternative."""
 
     sample: TileSample
     """The tile's sample: its first build, by the recipe."""
@@ -52,19 +52,20 @@ class Reference:
     """Alternatives that could not be built, and the reason."""
 
     def scaled(self, storage: StorageSection, sample: TileSample, image_ratio: float) -> Cost:
-        """Return the cost of a sampled tile in a storage in which this tile was built.
+        """Return the estimated cost of another sampled tile in one of the storages of `costs`.
 
-        In the same layout, the cost scales with the tile's own cost. In the other layout, the bytes of the pixels scale
-        with the bytes of the tile's images, and the rest with its cutouts, weighted with their pixels with data.
+        In the recipe's layout, the bytes scale with the bytes of the other tile's own shard. In the other layout, the
+        pixels scale with the bytes of the images, and the rest with the cutouts. Of the wall time, the part that grows
+        with the pixels scales with the other tile's own wall time, and the rest with the cutouts.
 
         Parameters
         ----------
         storage : StorageSection
             A key of `costs`.
         sample : TileSample
-            The tile, built in the recipe's storage.
+            The other tile, built in the recipe's storage.
         image_ratio : float
-            Bytes of the tile's images, divided by those of this tile.
+            Bytes of the other tile's images, divided by those of the reference tile.
         """
         own, other = self.costs[self.own], self.costs[storage]
         objects = _ratio(sample.cutouts, self.sample.cutouts)
@@ -83,7 +84,7 @@ class Reference:
 
 
 def _ratio(value: float, reference: float) -> float:
-    """Return a tile's size divided by the reference tile's, 1 if the reference tile has nothing to scale."""
+    """Return a value divided by the reference tile's value; 1 if the reference tile has none."""
     return value / reference if reference else 1.0
 
 
@@ -95,8 +96,8 @@ def alternatives(own: StorageSection) -> tuple[StorageSection, ...]:
 
 def choose_reference(samples: Sequence[TileSample]) -> TileSample:
     """Return the median tile by cutouts, of the tiles that have any."""
-    ordered = sorted(samples, key=lambda sample: sample.result.stored)
-    some = [sample for sample in ordered if sample.result.stored] or ordered
+    ordered = sorted(samples, key=lambda sample: sample.cutouts)
+    some = [sample for sample in ordered if sample.cutouts] or ordered
     return some[len(some) // 2]
 
 
@@ -141,7 +142,7 @@ def build_reference(
         on_build(storage, result)
     if own not in builds:
         raise TileError(f"tile {job.files.tile} cannot be built a second time ({failed[own]}): run plan again")
-    return Reference(sample, own, _split(builds), failed)
+    return Reference(sample, own, split_costs(builds), failed)
 
 
 def lost_tile(job: TileJob, cause: str) -> TileResult:
@@ -149,10 +150,16 @@ def lost_tile(job: TileJob, cause: str) -> TileResult:
     return TileResult(job.files.tile, error=cause)
 
 
-def _split(builds: Mapping[StorageSection, tuple[TileResult, int]]) -> dict[StorageSection, Cost]:
-    """Return the cost of each build of one tile, from its result and the bytes that grow with the pixels.
+def split_costs(builds: Mapping[StorageSection, tuple[TileResult, int]]) -> dict[StorageSection, Cost]:
+    """Return the cost of each build of one tile.
 
-    Stamps are read and measured as mosaics are. What stamps take longer than the fastest mosaic grows with the objects.
+    Reading and measuring a tile take the same time in both layouts, estimated as the time of the fastest mosaic. The
+    additional time of stamps grows with the objects.
+
+    Parameters
+    ----------
+    builds : mapping of StorageSection to (TileResult, int)
+        Result of each build, and the part of the shard that grows with the tile's pixels, bytes.
     """
     mosaics = [result.seconds for storage, (result, _) in builds.items() if storage.layout == "mosaic"]
     costs = {}

@@ -42,7 +42,7 @@ class TileSample:
     """Part of the shard that grows with the tile's pixels, bytes."""
 
     cutouts: float = 0.0
-    """Stored cutouts, each weighted with the fraction of its pixels with data."""
+    """Sum over the stored cutouts of the fraction of pixels with data."""
 
     pixel_scale: float = 1.0
     """Pixel scale, arcsec."""

@@ -20,7 +20,6 @@ from archive_builder.builder.driver import build
 from archive_builder.builder.one_tile import TileResult
 from archive_builder.cli.main import main
 from archive_builder.errors import RecipeError, RequestError, TileError
-from archive_builder.forecast.alternatives import choose_reference
 from archive_builder.forecast.forecast import Criterion, Forecast
 from archive_builder.forecast.plan import choose_tiles, plan
 from archive_builder.forecast.sample import TileSample
@@ -360,6 +359,7 @@ def test_that_tile_is_the_median_of_those_with_cutouts_and_its_shards_are_remove
 ) -> None:
     called: list[tuple[str, str, float | str, int]] = []
     chosen: list[TileSample] = []
+    samples: list[TileSample] = []
 
     def note(storage: StorageSection, result: TileResult) -> None:
         left = [path for path in tmp_path.rglob("*") if path.is_file() and ".h5" in path.name]
@@ -369,26 +369,15 @@ def test_that_tile_is_the_median_of_those_with_cutouts_and_its_shards_are_remove
         survey / "survey.toml",
         sample=3,
         work=tmp_path,
+        on_tile=samples.append,
         on_reference=lambda sample, storages: chosen.append(sample),
         on_alternative=note,
     )
-    stored = sorted(tile.stored for tile in forecast.sampled)
-    (reference,) = chosen
-    assert (reference.result.tile, reference.result.stored) == (forecast.reference, stored[1])
+    assert chosen == [sorted(samples, key=lambda sample: sample.cutouts)[1]]
+    assert chosen[0].result.tile == forecast.reference
     ways = [("mosaic", 16), *(("mosaic", q) for q in (4, "lossless")), *(("stamps", q) for q in (4, 16, "lossless"))]
     assert called == [(forecast.reference, layout, quantization, 0) for layout, quantization in ways]
     assert [(way.layout, way.quantization) for way in forecast.storages] == ways
-
-
-def test_tile_without_cutouts_is_chosen_only_if_no_tile_has_any() -> None:
-    def sample(stored: int) -> TileSample:
-        return TileSample(TileResult("T", stored=stored))
-
-    assert [choose_reference([sample(n) for n in counts]).result.stored for counts in STORED] == list(MEDIANS)
-
-
-STORED, MEDIANS = ([0, 0, 0, 5], [0, 9, 4, 6], [0, 0], [3]), (5, 6, 0, 3)
-"""Cutouts of the sampled tiles, and of the chosen one."""
 
 
 def test_alternative_that_cannot_be_stored_is_left_out_with_its_reason(survey_copy: Path, tmp_path: Path) -> None:
