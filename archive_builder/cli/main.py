@@ -379,7 +379,7 @@ def get(
 @click.option("--id-column", help="LIST's column of object IDs.")
 @click.option("--ra-column", help="LIST's column of RA in deg.")
 @click.option("--dec-column", help="LIST's column of Dec in deg.")
-@click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 1024), help="Worker processes.")
+@as_many_workers
 @picture_options
 @as_json
 def export_command(
