@@ -1,7 +1,7 @@
 """The rule of the cut: sky to pixels, sizes, windows and footprints.
 
-Pixels are 0-based and ``x`` runs along a row, as in :meth:`astropy.wcs.WCS.all_world2pix` with origin 0.
-Shapes are ``(ny, nx)``, as numpy has them.
+Pixels are 0-based, as in :meth:`astropy.wcs.WCS.all_world2pix` with origin 0; ``x`` runs along a row. Shapes are
+``(ny, nx)``, as in numpy.
 """
 
 from __future__ import annotations
@@ -22,59 +22,65 @@ Shape: TypeAlias = tuple[int, int]
 """Rows and columns of an image, ``(ny, nx)``."""
 
 Size: TypeAlias = "Length | tuple[Length, Length]"
-"""A square cutout's side, or ``(ny, nx)``."""
+"""Side of a square cutout, or ``(ny, nx)``."""
 
 
 def window_origin(x: ArrayLike, y: ArrayLike, shape: Shape) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the first column and row of the cutouts around pixel positions: the rule of the cut.
 
-    The cutout of an object at ``(x, y)`` is ``tile[y0:y0 + ny, x0:x0 + nx]``, where it lies on the tile.
+    The cutout of an object at ``(x, y)`` is ``tile[y0:y0 + ny, x0:x0 + nx]`` where that lies on the tile.
 
     Parameters
     ----------
     x, y : array_like of float
         Pixel positions on the tile; finite.
     shape : (ny, nx)
-        Size of the cutout in pixels.
+        Size of the cutout, px.
 
     Returns
     -------
     x0, y0 : ndarray of int64
-        May be negative: a cutout may hang over the tile's edge.
+        First column and row; negative for a cutout that hangs over the tile's edge.
+
+    Examples
+    --------
+    >>> x0, y0 = window_origin(100.4, 60.0, (64, 64))
+    >>> int(x0), int(y0)
+    (68, 28)
     """
     ny, nx = shape
     return nearest_pixel(x) - nx // 2, nearest_pixel(y) - ny // 2
 
 
 def nearest_pixel(position: ArrayLike) -> NDArray[np.int64]:
-    """Return the pixel a coordinate falls on; exact halves go to the even one."""
+    """Return the pixel at a coordinate; an exact half goes to the even pixel."""
     return np.rint(np.asarray(position, dtype=np.float64)).astype(np.int64)
 
 
 def recrop_offset(archived: Shape, shape: Shape) -> tuple[int, int]:
-    """Return where, in rows and columns, a window starts inside a larger one about the same object.
+    """Return the first row and column of a window inside a larger window around the same object.
 
     Parameters
     ----------
     archived, shape : (ny, nx)
-        The larger window and the one wanted.
+        Shapes of the larger window and of the wanted window, px.
 
     Returns
     -------
     (dy, dx) : tuple of int
-        ``window_origin(x, y, shape) - window_origin(x, y, archived)``, whatever ``x`` and ``y``.
+        ``window_origin(x, y, shape) - window_origin(x, y, archived)``, the same for every ``x`` and ``y``.
     """
     return archived[0] // 2 - shape[0] // 2, archived[1] // 2 - shape[1] // 2
 
 
 def parse_shape(size: Size, pixel_scale: float) -> Shape:
-    """Turn a size as people write it into pixels.
+    """Return a size in pixels.
 
     Parameters
     ----------
     size : int, str, Quantity, or a pair ``(ny, nx)`` of them
-        Pixels (``64``, ``"64"``, ``"64px"``) or an angle (``"0.5arcmin"``, ``30 * u.arcsec``), which becomes
-        ``round(angle / pixel_scale)``.
+        Pixels (``64``, ``"64"``, ``"64px"``) or an angle (``"0.5arcmin"``, ``30 * u.arcsec``). An angle becomes
+        ``round(angle / pixel_scale)`` pixels.
     pixel_scale : float
         Arcsec per pixel.
 
@@ -86,6 +92,11 @@ def parse_shape(size: Size, pixel_scale: float) -> Shape:
     ------
     RequestError
         The size cannot be read, or is less than one pixel.
+
+    Examples
+    --------
+    >>> parse_shape("1 arcmin", 0.263)
+    (228, 228)
     """
     if isinstance(size, tuple | list):
         if len(size) != 2:
@@ -102,12 +113,12 @@ def _side(length: Length, pixel_scale: float) -> int:
     value, unit = parse_length(length)
     pixels = float(np.rint(value / pixel_scale)) if unit == "arcsec" else value
     if not np.isfinite(pixels) or pixels != int(pixels) or pixels < 1:
-        raise RequestError(f"size {length!r} is not a whole number of pixels above zero")
+        raise RequestError(f"size {length!r} is not a whole number of pixels above zero: give 1 pixel or more")
     return int(pixels)
 
 
 def pixel_scale(wcs: WCS) -> float:
-    """Return a WCS's pixel scale in arcsec: the geometric mean of its two axes at the reference pixel."""
+    """Return the pixel scale of a WCS, arcsec: the geometric mean of its two axes at the reference pixel."""
     scales = proj_plane_pixel_scales(wcs.celestial) * 3600.0
     return float(np.sqrt(scales[0] * scales[1]))
 
@@ -115,24 +126,24 @@ def pixel_scale(wcs: WCS) -> float:
 def sky_to_pixel(
     wcs: WCS, shape: Shape, ra: NDArray[np.float64], dec: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the pixel positions of sky positions, NaN for those nowhere near the image.
+    """Return the pixel positions of sky positions, NaN for positions far from the image.
 
-    A projection maps the far side of the sky somewhere too, and a distortion polynomial need not converge
-    far out; so only positions within the image's circumscribed circle and a tenth more are transformed.
+    A projection also maps the far side of the sky to pixels, and a distortion polynomial may not converge far from the
+    image. So only positions within 1.1 radii of the image's circumscribed circle are transformed.
 
     Parameters
     ----------
     wcs : WCS
-        Of the image.
+        WCS of the image.
     shape : (ny, nx)
-        Of the image.
+        Shape of the image, px.
     ra, dec : ndarray of float64, (N,)
         Deg, ICRS.
 
     Returns
     -------
     x, y : ndarray of float64, (N,)
-        0-based, from ``all_world2pix(ra, dec, 0)``.
+        Pixel positions from 0, from ``all_world2pix(ra, dec, 0)``.
     """
     x, y = np.full(len(ra), np.nan), np.full(len(ra), np.nan)
     centre = wcs.all_pix2world((shape[1] - 1) / 2, (shape[0] - 1) / 2, 0)
@@ -147,17 +158,24 @@ def sky_to_pixel(
 
 
 def _separation(ra1: ArrayLike, dec1: ArrayLike, ra2: ArrayLike, dec2: ArrayLike) -> NDArray[np.float64]:
-    """Return the angle between positions in deg, all deg."""
+    """Return the angles between positions, deg, from RA and Dec in deg."""
     return np.asarray(np.degrees(angular_separation(*(np.radians(a) for a in (ra1, dec1, ra2, dec2)))))
 
 
 def footprint(wcs: WCS, shape: Shape) -> NDArray[np.float64]:
     """Return the sky positions of an image's outer corners.
 
+    Parameters
+    ----------
+    wcs : WCS
+        WCS of the image.
+    shape : (ny, nx)
+        Shape of the image, px.
+
     Returns
     -------
     ndarray of float64, (4, 2)
-        RA and Dec in deg, in the order (x, y) = low-low, high-low, high-high, low-high.
+        RA and Dec, deg, in the order (x, y) = low-low, high-low, high-high, low-high.
     """
     ny, nx = shape
     x = np.array([0, nx, nx, 0]) - 0.5
@@ -166,13 +184,14 @@ def footprint(wcs: WCS, shape: Shape) -> NDArray[np.float64]:
 
 
 def wcs_offset(wcs: WCS, other: WCS, shape: Shape) -> float:
-    """Return how far apart two WCS put the same pixels, at worst, in pixels.
+    """Return the largest distance between the positions that two WCS give the same pixel, px.
 
     Parameters
     ----------
     wcs, other : WCS
+        The two WCS of one image.
     shape : (ny, nx)
-        Of the image both describe; compared at its corners, edges' middles and centre.
+        Shape of the image, px. The WCS are compared at its corners, the middles of its edges and its centre.
     """
     x, y = (axis.ravel() for axis in np.meshgrid(*(np.linspace(0, n - 1, 3) for n in shape[::-1])))
     ra, dec = other.all_pix2world(x, y, 0)
@@ -183,23 +202,23 @@ def wcs_offset(wcs: WCS, other: WCS, shape: Shape) -> float:
 def window_pieces(
     x0: int, y0: int, window: Shape, image: Shape, side: int
 ) -> Iterator[tuple[int, int, tuple[slice, slice], tuple[slice, slice]]]:
-    """Cut a window of an image up by a grid of squares.
+    """Cut a window of an image into pieces along a grid of squares.
 
     Parameters
     ----------
     x0, y0 : int
-        The window's first column and row; it may hang over the image's edge.
+        First column and row of the window, which may hang over the image's edge.
     window, image : (ny, nx)
-        Their shapes.
+        Shapes of the window and of the image, px.
     side : int
-        Of the squares; those at the image's far edges may be smaller.
+        Side of a square, px; the squares at the image's far edges may be smaller.
 
     Yields
     ------
     row, column : int
-        Of a square that the window touches.
+        Place in the grid of a square that the window touches.
     inside, place : pair of slice
-        Rows and columns of the square, and where they belong in the window.
+        Rows and columns of the piece in the square, and in the window.
     """
     y1, x1 = min(y0 + window[0], image[0]), min(x0 + window[1], image[1])
     for row in range(max(y0, 0) // side, -(-y1 // side)):

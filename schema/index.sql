@@ -1,5 +1,5 @@
 -- The index of a cutout archive: one SQLite file, index.sqlite, beside the folder of shards.
--- It holds nothing that the shards do not hold too, but for the tiles that could not be built and the history of builds.
+-- The index can be rebuilt from the shards, except for the tiles that failed and the history of builds.
 
 CREATE TABLE IF NOT EXISTS settings (
     key   TEXT PRIMARY KEY,
@@ -9,38 +9,38 @@ CREATE TABLE IF NOT EXISTS settings (
 CREATE TABLE IF NOT EXISTS tiles (
     tile_id            INTEGER PRIMARY KEY,
     name               TEXT    NOT NULL UNIQUE,
-    state              TEXT    NOT NULL CHECK (state IN ('built', 'failed')),  -- of the last attempt
-    error              TEXT,            -- why the last attempt failed
-    shard              TEXT    UNIQUE,  -- path below the archive; NULL while nothing of the tile is kept
-    generation         INTEGER NOT NULL DEFAULT 0,  -- counts the shards this tile has had
+    state              TEXT    NOT NULL CHECK (state IN ('built', 'failed')),  -- outcome of the last attempt
+    error              TEXT,            -- reason of the last failure
+    shard              TEXT    UNIQUE,  -- path of the shard below the archive; NULL if the tile has none
+    generation         INTEGER NOT NULL DEFAULT 0,  -- number of shards the tile has had
     stored             INTEGER NOT NULL DEFAULT 0,  -- objects with a cutout
-    skipped            INTEGER NOT NULL DEFAULT 0,  -- objects without
-    skipped_for        TEXT,            -- JSON: those by reason, {"noise": 3, "blank": 0, "outside": 1}
-    depth              TEXT,            -- JSON: per band, AB mag: the median at its objects; null where not measured
-    input_fingerprint  TEXT,            -- of the files the shard was made from: paths, sizes, times
-    input_hash         TEXT,            -- of their contents, if those were ever compared
-    recipe_fingerprint TEXT,            -- of the settings it was made with
-    footprint          TEXT,            -- JSON, four [ra, dec] in deg, ICRS: the corners
-    bytes              INTEGER,         -- of the shard
-    checksum           TEXT,            -- of the shard: crc32:xxxxxxxx
-    seconds            REAL,            -- the build took
-    peak_memory        INTEGER,         -- bytes, of the process that built it
-    built_at           TEXT,            -- UTC, ISO 8601
-    build_id           INTEGER          -- builds.build_id: of the last attempt
+    skipped            INTEGER NOT NULL DEFAULT 0,  -- objects without a cutout
+    skipped_for        TEXT,            -- JSON: skipped by reason, {"noise": 3, "blank": 0, "outside": 1}
+    depth              TEXT,            -- JSON: depth per band, AB mag, the median at the objects; null if not measured
+    input_fingerprint  TEXT,            -- fingerprint of the source files: paths, sizes, times
+    input_hash         TEXT,            -- hash of the contents of the source files, if they were ever compared
+    recipe_fingerprint TEXT,            -- fingerprint of the settings
+    footprint          TEXT,            -- JSON: corners of the tile, four [ra, dec], deg, ICRS
+    bytes              INTEGER,         -- size of the shard, bytes
+    checksum           TEXT,            -- checksum of the shard, crc32:xxxxxxxx
+    seconds            REAL,            -- wall time of the build, s
+    peak_memory        INTEGER,         -- peak memory of the worker, bytes
+    built_at           TEXT,            -- time of the build, UTC, ISO 8601
+    build_id           INTEGER          -- builds.build_id of the last attempt
 );
 
--- The builds there have been, for whoever wants to know how far one is.
+-- The history of builds.
 CREATE TABLE IF NOT EXISTS builds (
-    build_id INTEGER PRIMARY KEY,       -- they rise
-    started  TEXT    NOT NULL,          -- UTC, ISO 8601
-    finished TEXT,                      -- NULL while it is at work, and if it died
-    planned  INTEGER NOT NULL           -- tiles it set out to build
+    build_id INTEGER PRIMARY KEY,       -- later builds have larger numbers
+    started  TEXT    NOT NULL,          -- start, UTC, ISO 8601
+    finished TEXT,                      -- end, UTC, ISO 8601; NULL while the build runs, and if it was killed
+    planned  INTEGER NOT NULL           -- tiles to build
 );
 
--- 400 million rows: IDs and where they lead, nothing else. Positions are in the shards.
+-- 400 million rows with the place of each object and nothing else. Positions are in the shards.
 CREATE TABLE IF NOT EXISTS objects (
     object_id INTEGER PRIMARY KEY,
     tile_id   INTEGER NOT NULL,         -- tiles.tile_id
-    row       INTEGER NOT NULL,         -- in the shard's /cutouts, or in its /skipped if status is not 0
+    row       INTEGER NOT NULL,         -- row of the shard's /cutouts if status is 0, else of its /skipped
     status    INTEGER NOT NULL          -- 0 stored, 1 noise, 2 blank, 3 outside
 );

@@ -1,4 +1,4 @@
-"""Writing files in the background while the next ones are made."""
+"""Writing files in the background while the next files are made."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from archive_builder.atomic import write_whole
 from archive_builder.errors import ArchiveBuilderError, one_line
 
 THREADS = 2
-"""That write: one waits for the disk while the other makes the next file."""
+"""Threads that write: one waits for the disk while the other makes the next file."""
 
 WAITING = 8
-"""Files that may wait to be written, 1 MB each at 228 px in five bands."""
+"""Maximum files in the queue, 1 MB each at 228 px in five bands."""
 
 
 class FileWriter:
-    """Writes files whole or not at all, in the background; leaving its context waits for all of them.
+    """Writer of whole files in the background. Leaving its context waits for all files.
 
-    The disk writes while the processor makes the next files. At most `WAITING` files wait, so that a failure is
-    noticed a few files later.
+    The disk writes while the processor makes the next files. At most `WAITING` files wait, so an error shows a few
+    files later at most.
     """
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class FileWriter:
                 self._waiting.popleft().result()
 
     def put(self, path: Path, content: bytes) -> None:
-        """Have a file written; its folder is made if it is not there.
+        """Write a file in the background, and create its folder if necessary.
 
         Raises
         ------
@@ -56,5 +56,5 @@ def _write(path: Path, content: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ArchiveBuilderError(f"{path.parent}: cannot be made: {one_line(error)}") from None
+        raise ArchiveBuilderError(f"{path.parent}: cannot be created: {one_line(error)}") from None
     write_whole(path, content)

@@ -1,4 +1,4 @@
-"""One job of a bulk request, a run of rows that lie together: run anywhere, a function of plain values."""
+"""One job of a bulk request: neighbouring rows, served by a function of plain values that runs in any process."""
 
 from __future__ import annotations
 
@@ -23,86 +23,54 @@ from archive_builder.errors import (
 )
 from archive_builder.exporting import names
 from archive_builder.exporting.files import FileWriter
+from archive_builder.exporting.output import Output
 from archive_builder.exporting.packs import BYTES_AT_ONCE, PACKS, Hdf5Piece, Piece, encode, piece_name
 from archive_builder.exporting.request_list import Outcome, Sizes
 from archive_builder.geometry import Shape, parse_shape
 from archive_builder.measure.quality import Status
 from archive_builder.serve.archive import Archive
 from archive_builder.serve.cutout import Cutout
-from archive_builder.serve.style import Style
 from archive_builder.store.shard_reader import Shard
 
 SKIPPED = {Status.NOISE: Outcome.NOISE, Status.BLANK: Outcome.BLANK, Status.OUTSIDE: Outcome.OUTSIDE}
-"""What becomes of a row whose object was skipped."""
-
-
-@dataclass(frozen=True)
-class Output:
-    """What is made of every row."""
-
-    archive: Path
-    """The archive's folder."""
-
-    directory: Path
-    """Where the files go."""
-
-    formats: tuple[str, ...]
-    """Names of formats."""
-
-    bands: tuple[str, ...]
-    """In the order wanted."""
-
-    size: tuple[int | str, int | str] | None
-    """Height and width of the rows without a size of their own; None for the archive's."""
-
-    prefix: str
-    """What the name of every file begins with."""
-
-    pack: str | None
-    """What the files are packed into, if anything."""
-
-    style: Style
-    """How pictures look."""
+"""Outcome of a row by the status of its object."""
 
 
 @dataclass(frozen=True)
 class ExportJob:
-    """Rows to serve; parallel arrays in which the rows of one object are neighbours, in the order of the list."""
+    """Rows to serve; parallel arrays in the order of the archive. Rows of one object are neighbours."""
 
     number: int
-    """Of the job, from 0: the number of its piece, if the output is packed."""
+    """Number of the job, from 0, and of its piece if the output is packed."""
 
     output: Output
-    """What is made."""
+    """Output of every row."""
 
     shards: dict[int, Path]
-    """The shard of every tile in it."""
+    """Shard of each tile."""
 
     rows: NDArray[np.int64]
     """Row of the list, (n,)."""
 
     tile_id: NDArray[np.int32]
-    """(n,)."""
+    """Tile, (n,)."""
 
     key: NDArray[np.int64]
-    """Object ID, or the number of the position's designation, (n,)."""
+    """Object ID, or number of the position's designation, (n,)."""
 
-    ra: NDArray[np.float64] | None
-    """Deg, of the position; None for IDs, (n,)."""
-
-    dec: NDArray[np.float64] | None
-    """Deg, of the position; None for IDs, (n,)."""
+    sky: NDArray[np.float64] | None
+    """RA and Dec of the position, deg, (n, 2); None for IDs."""
 
     sizes: Sizes | None
-    """The rows' own."""
+    """Sizes of the rows; None if no row has a size of its own."""
 
 
 @dataclass
 class JobResult:
-    """What became of a job's rows; parallel arrays as in the job."""
+    """Result of a job; parallel arrays as in the job."""
 
     number: int
-    """Of the job."""
+    """Number of the job."""
 
     rows: NDArray[np.int64]
     """Row of the list, (n,)."""
@@ -111,29 +79,29 @@ class JobResult:
     """`Outcome`, (n,)."""
 
     shape: NDArray[np.int32]
-    """Rows and columns of what was served, (n, 2)."""
+    """Rows and columns of the cutout, px, (n, 2)."""
 
     plain: NDArray[np.bool_]
-    """Whether the files are called after the object alone, without the size, (n,)."""
+    """True if the file name has no size, (n,)."""
 
     place: NDArray[np.int32]
-    """Of the cutout in the job's piece, if the output is packed, (n,)."""
+    """Place of the cutout in the job's piece; -1 without a pack, (n,)."""
 
     messages: dict[int, str] = field(default_factory=dict)
-    """What is broken, by row of the list."""
+    """Error messages by row of the list."""
 
     made: int = 0
-    """Files written."""
+    """Files, or pieces, written."""
 
     kept: int = 0
-    """Files that were there already."""
+    """Files, or pieces, of an earlier run."""
 
     error: ArchiveBuilderError | None = None
-    """Why nothing more can be written at all."""
+    """Error that ends the export: nothing can be written."""
 
     @classmethod
     def of(cls, job: ExportJob) -> JobResult:
-        """Return the result of a job at which nothing has been done."""
+        """Return the result of a job before any work."""
         n = len(job.rows)
         return cls(
             number=job.number,
@@ -145,13 +113,13 @@ class JobResult:
         )
 
     def fail(self, numbers: list[int], outcome: Outcome, message: str = "") -> None:
-        """Note that some rows, by their numbers in the job, have no cutout."""
+        """Record that rows, by their numbers in the job, have no cutout."""
         self.outcome[numbers] = outcome
         if outcome == Outcome.FAILED:
             self.messages.update(dict.fromkeys(self.rows[numbers].tolist(), message))
 
     def serve(self, sample: names.Sample, place: int = -1) -> None:
-        """Note that the rows of a sample have their cutout."""
+        """Record that the rows of a sample have their cutout."""
         self.outcome[sample.numbers] = Outcome.DONE
         self.shape[sample.numbers] = sample.shape
         self.plain[sample.numbers] = sample.plain
@@ -159,7 +127,7 @@ class JobResult:
 
 
 def run_job(job: ExportJob) -> JobResult:
-    """Make what is missing of a job's files, or its piece; failures are in the result."""
+    """Write the missing files of a job, or its piece. Errors are in the result."""
     result = JobResult.of(job)
     try:
         samples = list(_samples(job, result))
@@ -174,7 +142,7 @@ def run_job(job: ExportJob) -> JobResult:
 
 
 def _samples(job: ExportJob, result: JobResult) -> Iterator[names.Sample]:
-    """Put together the rows that ask for the same object at the same size."""
+    """Yield a sample for each object and size, with all rows that ask for it."""
     keys = job.key.tolist()
     for key, group in groupby(range(len(keys)), keys.__getitem__):
         by_shape: dict[Shape, list[int]] = {}
@@ -186,12 +154,12 @@ def _samples(job: ExportJob, result: JobResult) -> Iterator[names.Sample]:
                 result.fail([number], outcome, str(error))
         for count, (shape, numbers) in enumerate(by_shape.items()):
             first = numbers[0]
-            position = None if job.ra is None or job.dec is None else (float(job.ra[first]), float(job.dec[first]))
+            position = None if job.sky is None else (float(job.sky[first, 0]), float(job.sky[first, 1]))
             yield names.Sample(key, position, shape, count == 0, numbers, int(job.rows[first]))
 
 
 def _row_shape(job: ExportJob, number: int) -> Shape:
-    """Return the size of a row's cutout in pixels."""
+    """Return the size of a row's cutout, px."""
     shard = job.shards[int(job.tile_id[number])]
     if job.sizes is not None and not np.isnan(job.sizes.x[number]):
         return _shape(f"{job.sizes.y[number]!s}arcmin", f"{job.sizes.x[number]!s}arcmin", shard)
@@ -202,21 +170,21 @@ def _row_shape(job: ExportJob, number: int) -> Shape:
 
 @lru_cache(maxsize=4096)
 def _shape(height: int | str, width: int | str, shard_path: Path) -> Shape:
-    """Return a size in pixels of one tile; a size in pixels needs no tile to be there."""
+    """Return a size in pixels of one tile. A size given in pixels does not open the shard."""
     in_pixels = isinstance(height, int) and isinstance(width, int)
     return parse_shape((height, width), 1.0 if in_pixels else pixel_scale(shard_path))
 
 
 @cache
 def pixel_scale(shard_path: Path) -> float:
-    """Return a tile's pixel scale in arcsec."""
+    """Return the pixel scale of a tile, arcsec."""
     with Shard(shard_path) as shard:
         return shard.info.pixel_scale
 
 
 @cache
 def _archive(path: Path) -> Archive:
-    """Return the archive, which stays open as long as the process lives."""
+    """Return the archive; it stays open until the process ends."""
     return Archive(path)
 
 
@@ -229,7 +197,7 @@ def _cutout(output: Output, sample: names.Sample) -> Cutout:
 
 
 def _needs_no_pixels(output: Output, archive: Archive) -> bool:
-    """Tell whether all that is made are pictures in the survey's own colours."""
+    """Return True if the output is only pictures in the survey's own colours."""
     style = output.style
     own_colors = style.color == "survey" or (style.color == "auto" and style.rgb is None and archive.has_color)
     return own_colors and set(output.formats) <= {"png", "tiff"}
@@ -238,7 +206,7 @@ def _needs_no_pixels(output: Output, archive: Archive) -> bool:
 def _cutouts(
     output: Output, samples: list[names.Sample]
 ) -> Iterator[tuple[names.Sample, Cutout | ArchiveBuilderError]]:
-    """Cut samples of one kind one after another."""
+    """Yield the cutout of each sample, or its error. All samples have one size."""
     if samples[0].position is None:
         keys = [sample.key for sample in samples]
         yield from zip(samples, _archive(output.archive).get_each(keys, samples[0].shape, output.bands), strict=True)
@@ -250,15 +218,9 @@ def _cutouts(
             yield sample, error
 
 
-def _of_one_kind(samples: list[names.Sample]) -> Iterator[list[names.Sample]]:
-    """Split samples where the size changes, or objects follow positions."""
-    for _, group in groupby(samples, lambda sample: (sample.shape, sample.position is None)):
-        yield list(group)
-
-
 @contextmanager
 def _failures_noted(sample: names.Sample, result: JobResult) -> Iterator[None]:
-    """Turn what is the matter with one sample into its rows' outcome; what is the matter with all goes on."""
+    """Turn the error of one sample into the outcome of its rows. Other errors end the job."""
     try:
         yield
     except CutoutTooLargeError:
@@ -274,11 +236,11 @@ def _failures_noted(sample: names.Sample, result: JobResult) -> Iterator[None]:
 
 
 def _make_files(output: Output, samples: list[names.Sample], result: JobResult, writer: FileWriter) -> None:
-    """Write the files of every sample that are not there."""
+    """Write the missing files of every sample."""
     for sample in samples:
         folder = output.directory / sample.folder
         files = names.file_names(sample.name, output.prefix, output.formats, output.bands)
-        missing = {name for name in files if not _is_there(folder / name)}
+        missing = {name for name in files if not _exists(folder / name)}
         with _failures_noted(sample, result):
             if missing:
                 contents = encode(_cutout(output, sample), output.formats, output.style)
@@ -290,8 +252,8 @@ def _make_files(output: Output, samples: list[names.Sample], result: JobResult, 
             result.serve(sample)
 
 
-def _is_there(path: Path) -> bool:
-    """Tell whether a file is there; an empty one is what a power failure leaves of it."""
+def _exists(path: Path) -> bool:
+    """Return True if a file exists with content: a power failure may leave it empty."""
     try:
         return path.stat().st_size > 0
     except FileNotFoundError:
@@ -299,7 +261,7 @@ def _is_there(path: Path) -> bool:
 
 
 def _make_piece(job: ExportJob, samples: list[names.Sample], result: JobResult) -> None:
-    """Write a job's piece, if it is not there with everything that belongs in it."""
+    """Write the piece of a job, unless it exists with all its samples."""
     pack = PACKS[job.output.pack or ""]
     path = job.output.directory / piece_name(job.output.prefix, job.number, pack.suffix)
     if pack.holds(path, samples):
@@ -314,11 +276,11 @@ def _make_piece(job: ExportJob, samples: list[names.Sample], result: JobResult) 
 def _write_piece(
     output: Output, pack: type[Piece], path: Path, samples: list[names.Sample], result: JobResult
 ) -> list[names.Sample]:
-    """Write a piece; return the samples in it."""
+    """Write a piece, and return the samples in it."""
     served = []
     with pack(path, output.formats, output.style) as piece:
-        for alike in _of_one_kind(samples):
-            ny, nx = alike[0].shape
+        for (ny, nx), group in groupby(samples, lambda sample: sample.shape):
+            alike = list(group)
             step = max(1, BYTES_AT_ONCE // (4 * len(output.bands) * ny * nx))
             for first in range(0, len(alike), step):
                 some = alike[first : first + step]
@@ -327,7 +289,7 @@ def _write_piece(
 
 
 def _add_together(output: Output, piece: Piece, samples: list[names.Sample]) -> list[names.Sample]:
-    """Put the cutouts of objects into an HDF5 piece all at once; return those in it: all, or none if one fails."""
+    """Add the cutouts of objects to an HDF5 piece at once, and return their samples: all, or none if one fails."""
     if not isinstance(piece, Hdf5Piece) or samples[0].position is not None:
         return []
     keys = [sample.key for sample in samples]
@@ -340,7 +302,7 @@ def _add_together(output: Output, piece: Piece, samples: list[names.Sample]) -> 
 
 
 def _add_each(output: Output, piece: Piece, samples: list[names.Sample], result: JobResult) -> list[names.Sample]:
-    """Put cutouts into a piece one by one; return the samples in it."""
+    """Add cutouts to a piece one by one, and return the samples in it."""
     served = []
     for sample, cutout in _cutouts(output, samples):
         with _failures_noted(sample, result):

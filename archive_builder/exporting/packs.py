@@ -1,4 +1,4 @@
-"""Many cutouts in one file: pieces of an HDF5 data set, or of a WebDataset."""
+"""Packs of cutouts: pieces of an HDF5 data set or of a WebDataset."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ import io
 import json
 import tarfile
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from archive_builder.atomic import temporary_path
+from archive_builder.atomic import whole_file
 from archive_builder.choices import BANDS_FORMAT, PACK_NAMES
 from archive_builder.errors import ArchiveBuilderError, one_line
 from archive_builder.exporting.names import Sample, file_names, sample_key
@@ -25,15 +27,20 @@ from archive_builder.serve.style import Style
 from archive_builder.store.format import HDF5_VERSIONS
 
 WRITE_ERRORS = (OSError, RuntimeError, ValueError)
-"""What h5py and tarfile raise when the disk is full, some of it while they close the file."""
-
+"""Errors of h5py and tarfile on a full disk; some come when the file is closed."""
 
 BYTES_AT_ONCE = 8 * 2**20
-"""Of the cutouts of an HDF5 piece that are read and written together."""
+"""Maximum size of the cutouts that an HDF5 piece reads and writes at once, bytes."""
 
 
 def piece_name(prefix: str, number: int, suffix: str) -> str:
-    """Return the file of one piece."""
+    """Return the file name of a piece.
+
+    Examples
+    --------
+    >>> piece_name("des_", 17, ".h5")
+    'des_00017.h5'
+    """
     return f"{prefix}{number:05d}{suffix}"
 
 
@@ -43,9 +50,9 @@ def encode(cutout: Cutout, formats: Sequence[str], style: Style) -> list[bytes]:
     Raises
     ------
     RequestError
-        The cutout lacks what a format needs.
+        The cutout lacks a band or plane that a format needs.
     ArchiveError
-        A picture of the archive's is damaged.
+        A picture in the archive is damaged.
     """
     contents = []
     for kind in formats:
@@ -57,25 +64,27 @@ def encode(cutout: Cutout, formats: Sequence[str], style: Style) -> list[bytes]:
 
 
 class Piece(ABC):
-    """One file of cutouts in the making; it gets its name when it is whole, and only if there is anything in it.
+    """Writer of one file of cutouts.
+
+    The file gets its name when the block ends without an error. A piece without cutouts leaves no file.
 
     Parameters
     ----------
     path : Path
-        Its name to be; a file of that name is replaced, or removed if nothing can be put into the new one.
+        Name of the file. An existing file is replaced, or removed if the piece stays empty.
     formats : sequence of str
-        Of the files in it, if there are files in it.
+        Formats of the files in the piece; an HDF5 piece ignores them.
     style : Style
-        How pictures look.
+        Look of pictures.
     """
 
     suffix: ClassVar[str]
-    """What its name ends in."""
+    """End of the file name."""
 
     def __init__(self, path: Path, formats: Sequence[str], style: Style) -> None:
         self.path, self._formats, self._style = path, tuple(formats), style
-        self._temporary = temporary_path(path)
-        self._file: Any = None
+        self._stack = ExitStack()
+        self._is_empty = True
 
     def __enter__(self) -> Self:
         return self
@@ -83,148 +92,171 @@ class Piece(ABC):
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Put the file in its place if all went well."""
-        try:
-            if self._file is not None:
-                self._close()
-            if kind is None:
-                self._publish()
-        except WRITE_ERRORS as error:
-            raise self._unwritable(error) from None
-        finally:
-            self._temporary.unlink(missing_ok=True)
+        """Close the file, and rename it if there was no error."""
+        with self._errors_named():
+            self._stack.__exit__(kind, value, trace)
+            if kind is None and self._is_empty:
+                self.path.unlink(missing_ok=True)
 
+    @abstractmethod
     def add(self, sample: Sample, cutout: Cutout) -> None:
         """Append a cutout.
 
         Raises
         ------
+        RequestError
+            The cutout lacks a band or plane that a format needs.
+        ArchiveError
+            A picture in the archive is damaged.
         ArchiveBuilderError
             The file cannot be written.
         """
-        try:
-            if self._file is None:
-                self._open(cutout)
-            self._append(sample, cutout)
-        except ArchiveBuilderError:  # some are ValueErrors too
-            raise
-        except WRITE_ERRORS as error:
-            raise self._unwritable(error) from None
 
     @classmethod
     @abstractmethod
     def holds(cls, path: Path, samples: Sequence[Sample]) -> bool:
-        """Tell whether a file is there and holds all these, in this order."""
+        """Return True if a file exists and holds exactly these samples in this order."""
 
-    @abstractmethod
-    def _open(self, first: Cutout) -> None:
-        """Begin the temporary file."""
+    def _temporary(self) -> Path:
+        """Return the name to write to until the block ends."""
+        self._is_empty = False
+        # Not flushed to the disk, like all other files of an export: flushing could take twice the time.
+        return self._stack.enter_context(whole_file(self.path))
 
-    @abstractmethod
-    def _append(self, sample: Sample, cutout: Cutout) -> None: ...
-
-    @abstractmethod
-    def _close(self) -> None: ...
-
-    def _publish(self) -> None:
-        if self._file is None:
-            self.path.unlink(missing_ok=True)
-            return
-        # Not flushed to the disk, like all other files of an export: it could take twice the time.
-        self._temporary.replace(self.path)
-
-    def _unwritable(self, error: Exception) -> ArchiveBuilderError:
-        return ArchiveBuilderError(f"{self.path}: cannot be written: {one_line(error)}")
+    @contextmanager
+    def _errors_named(self) -> Iterator[None]:
+        """Turn the errors of a full disk into one that names the file."""
+        try:
+            yield
+        except ArchiveBuilderError:  # some are a ValueError too
+            raise
+        except WRITE_ERRORS as error:
+            raise ArchiveBuilderError(f"{self.path}: cannot be written: {one_line(error)}") from None
 
 
 class Hdf5Piece(Piece):
-    """``/cutouts (n, bands, ny, nx)`` float32 and a table of the same rows."""
+    """Writer of ``/cutouts (n, bands, ny, nx)`` float32 and a table of the same rows."""
 
     suffix = ".h5"
 
     def __init__(self, path: Path, formats: Sequence[str], style: Style) -> None:
         super().__init__(path, formats, style)
-        self._table: dict[str, list[int | float]] = {"request_row": [], "ra": [], "dec": []}
+        self._cutouts: h5py.Dataset | None = None
+        self._rows: list[Sample] = []
+        self._sky: list[NDArray[np.float64]] = []
 
     @classmethod
     def holds(cls, path: Path, samples: Sequence[Sample]) -> bool:
-        """Tell whether a file is there and holds all these, in this order."""
+        """Return True if a file exists and holds exactly these samples in this order."""
         try:
             with h5py.File(path, "r", locking=False) as file:
                 return bool(np.array_equal(file["request_row"][...], [sample.row for sample in samples]))
         except (OSError, KeyError):
             return False
 
+    def add(self, sample: Sample, cutout: Cutout) -> None:
+        """Append a cutout."""
+        sky = sample.position or (cutout.ra, cutout.dec)
+        self.add_objects([sample], cutout.bands, np.array([sky]), cutout.data[np.newaxis])
+
     def add_objects(
         self, samples: Sequence[Sample], bands: Sequence[str], sky: NDArray[np.float64], data: NDArray[np.float32]
     ) -> None:
-        """Append the cutouts of many objects: faster than one by one.
+        """Append many cutouts: faster than one by one.
 
         Parameters
         ----------
         samples : sequence of Sample
+            Samples of the cutouts, (N,).
         bands : sequence of str
+            Bands of the cutouts.
         sky : ndarray of float64, (N, 2)
-            RA and Dec in deg.
+            RA and Dec, deg.
         data : ndarray of float32, (N, bands, ny, nx)
+            Pixels, image units.
 
         Raises
         ------
         ArchiveBuilderError
             The file cannot be written.
         """
-        try:
-            if self._file is None:
-                self._begin(bands, data.shape[1:])
-            self._write(samples, sky, data)
-        except WRITE_ERRORS as error:
-            raise self._unwritable(error) from None
+        with self._errors_named():
+            if self._cutouts is None:
+                self._cutouts = self._create(bands, data.shape[1:])
+            row = len(self._cutouts)
+            self._cutouts.resize(row + len(data), axis=0)
+            self._cutouts[row:] = data
+            self._rows += samples
+            self._sky.append(sky)
 
-    def _open(self, first: Cutout) -> None:
-        self._begin(first.bands, first.data.shape)
+    def _create(self, bands: Sequence[str], shape: tuple[int, ...]) -> h5py.Dataset:
+        file = self._stack.enter_context(h5py.File(self._temporary(), "w", libver=HDF5_VERSIONS, rdcc_nbytes=0))
+        self._stack.callback(self._write_table, file)
+        file.attrs["bands"] = list(bands)
+        size = {"shape": (0, *shape), "maxshape": (None, *shape), "chunks": (1, *shape)}
+        return file.create_dataset("cutouts", dtype=np.float32, track_times=False, **size)
 
-    def _begin(self, bands: Sequence[str], shape: tuple[int, ...]) -> None:
-        self._file = h5py.File(self._temporary, "w", libver=HDF5_VERSIONS, rdcc_nbytes=0)
-        self._file.attrs["bands"] = list(bands)
-        self._cutouts = self._file.create_dataset(
-            "cutouts",
-            (0, *shape),
-            maxshape=(None, *shape),
-            chunks=(1, *shape),
-            dtype=np.float32,
-            track_times=False,
-        )
+    def _write_table(self, file: h5py.File) -> None:
+        ra, dec = np.concatenate([np.empty((0, 2)), *self._sky]).T
+        table = {"request_row": np.array([sample.row for sample in self._rows], dtype=np.int64), "ra": ra, "dec": dec}
+        if self._rows and self._rows[0].position is None:
+            table["object_id"] = np.array([sample.key for sample in self._rows], dtype=np.int64)
+        for name, column in table.items():
+            file.create_dataset(name, data=column, track_times=False)
 
-    def _append(self, sample: Sample, cutout: Cutout) -> None:
-        sky = sample.position or (cutout.ra, cutout.dec)
-        self._write([sample], np.array([sky]), cutout.data[np.newaxis])
 
-    def _write(self, samples: Sequence[Sample], sky: NDArray[np.float64], data: NDArray[np.float32]) -> None:
-        """Append cutouts, and their rows of the table."""
-        row = len(self._cutouts)
-        self._cutouts.resize(row + len(data), axis=0)
-        self._cutouts[row:] = data
-        self._table["request_row"] += [sample.row for sample in samples]
-        self._table["ra"] += sky[:, 0].tolist()
-        self._table["dec"] += sky[:, 1].tolist()
-        if samples[0].position is None:
-            self._table.setdefault("object_id", []).extend(sample.key for sample in samples)
+@dataclass(frozen=True)
+class SampleDescription:
+    """Content of a WebDataset sample's JSON."""
 
-    def _close(self) -> None:
-        with self._file as file:
-            for name, values in self._table.items():
-                kind = np.float64 if name in ("ra", "dec") else np.int64
-                file.create_dataset(name, data=np.array(values, dtype=kind), track_times=False)
+    name: str
+    """Name of the cutout."""
+
+    object_id: int | None
+    """Object ID; None for a position."""
+
+    ra: float
+    """Right ascension, deg."""
+
+    dec: float
+    """Declination, deg."""
+
+    request_row: int
+    """First row of the list that asks for the cutout."""
+
+    tile: str
+    """Name of the tile."""
+
+    bands: tuple[str, ...]
+    """Bands in the order of the pixels."""
+
+    ny: int
+    """Rows of the cutout, px."""
+
+    nx: int
+    """Columns of the cutout, px."""
+
+    @classmethod
+    def of(cls, sample: Sample, cutout: Cutout) -> SampleDescription:
+        """Return the description of a cutout."""
+        ra, dec = sample.position or (cutout.ra, cutout.dec)
+        object_id = sample.key if sample.position is None else None
+        ny, nx = cutout.data.shape[1:]
+        return cls(sample.name, object_id, ra, dec, sample.row, cutout.tile, cutout.bands, ny, nx)
 
 
 class WebDatasetPiece(Piece):
-    """A tar file with, for each sample, ``key.json`` and ``key.npy``, ``key.png`` and so on."""
+    """Writer of a tar file with ``key.json`` and ``key.npy``, ``key.png`` and so on for each sample."""
 
     suffix = ".tar"
 
+    def __init__(self, path: Path, formats: Sequence[str], style: Style) -> None:
+        super().__init__(path, formats, style)
+        self._tar: tarfile.TarFile | None = None
+
     @classmethod
     def holds(cls, path: Path, samples: Sequence[Sample]) -> bool:
-        """Tell whether a file is there and holds all these, in this order."""
+        """Return True if a file exists and holds exactly these samples in this order."""
         try:
             with tarfile.open(path) as file:
                 there = [name.removesuffix(".json") for name in file.getnames() if name.endswith(".json")]
@@ -232,41 +264,25 @@ class WebDatasetPiece(Piece):
             return False
         return there == [sample_key(sample.name) for sample in samples]
 
-    def _open(self, first: Cutout) -> None:
-        self._file = tarfile.open(self._temporary, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115 (closed by _close)
-
-    def _append(self, sample: Sample, cutout: Cutout) -> None:
+    def add(self, sample: Sample, cutout: Cutout) -> None:
+        """Append the files of a cutout."""
         key = sample_key(sample.name)
-        contents = encode(cutout, self._formats, self._style)
-        for name, content in zip(file_names(key, "", self._formats, cutout.bands, "."), contents, strict=True):
-            self._member(name, content)
-        self._member(f"{key}.json", json.dumps(_description(sample, cutout)).encode())
-
-    def _member(self, name: str, content: bytes) -> None:
-        """Append a file that looks the same whoever writes it, and when."""
-        info = tarfile.TarInfo(name)
-        info.size = len(content)
-        self._file.addfile(info, io.BytesIO(content))
-
-    def _close(self) -> None:
-        self._file.close()
+        members = file_names(key, "", self._formats, cutout.bands, "."), encode(cutout, self._formats, self._style)
+        description = json.dumps(asdict(SampleDescription.of(sample, cutout))).encode()
+        with self._errors_named():
+            if self._tar is None:
+                tar = tarfile.open(self._temporary(), "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115 (by the stack)
+                self._tar = self._stack.enter_context(tar)
+            for name, content in (*zip(*members, strict=True), (f"{key}.json", description)):
+                _add_member(self._tar, name, content)
 
 
-def _description(sample: Sample, cutout: Cutout) -> dict[str, Any]:
-    """Return what a sample's JSON says."""
-    ra, dec = sample.position or (cutout.ra, cutout.dec)
-    return {
-        "name": sample.name,
-        "object_id": sample.key if sample.position is None else None,
-        "ra": ra,
-        "dec": dec,
-        "request_row": sample.row,
-        "tile": cutout.tile,
-        "bands": list(cutout.bands),
-        "ny": cutout.data.shape[1],
-        "nx": cutout.data.shape[2],
-    }
+def _add_member(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    """Append a file without owner and time: a repeat gives the same bytes."""
+    info = tarfile.TarInfo(name)
+    info.size = len(content)
+    tar.addfile(info, io.BytesIO(content))
 
 
 PACKS: dict[str, type[Piece]] = dict(zip(PACK_NAMES, (Hdf5Piece, WebDatasetPiece), strict=True))
-"""What cutouts can be packed into."""
+"""Packs by name."""

@@ -1,10 +1,9 @@
-"""The background noise: its RMS on a mesh, at a position, and the depth that follows.
+"""Background RMS on a mesh and at a position, and the depth that follows from it.
 
-The RMS of a cell is SExtractor's (Bertin & Arnouts 1996, A&AS 117, 393), from :class:`sep.Background`. As
-there, the mesh is median-filtered over 3 x 3 cells; between the cells' centres it is interpolated
-bilinearly, and not extrapolated past the outermost ones. Unlike SExtractor's spline that needs no cell
-further away than the next, so the noise at an object is known, and final, as soon as the rows around it have
-been read.
+The RMS of a cell is that of SExtractor (Bertin & Arnouts 1996, A&AS 117, 393), from :class:`sep.Background`. As in
+SExtractor, a median filter over 3 x 3 cells smooths the mesh. Between the centres of cells the RMS is interpolated
+bilinearly; past the outermost centres it is constant. SExtractor's spline needs the whole mesh; bilinear interpolation
+needs only the neighbouring cells. So the noise at an object is final as soon as the rows around the object are read.
 """
 
 from __future__ import annotations
@@ -16,16 +15,16 @@ import sep
 from numpy.typing import ArrayLike, NDArray
 
 MIN_VALID_FRACTION = 0.5
-"""A cell with less of its pixels valid has no RMS: SExtractor's own limit (BACK_MINGOODFRAC)."""
+"""Minimum valid fraction of a cell with an RMS; SExtractor's own limit (BACK_MINGOODFRAC)."""
 
 SAMPLE_STRIPS = 5
-"""How many rows of cells are read beforehand to find a tile's typical RMS."""
+"""Rows of cells in the sample for a tile's typical RMS."""
 
 DEPTH_APERTURE = 1.95
-"""Diameter in arcsec of the aperture in which a survey's depth is quoted, as DES does (Abbott et al. 2021)."""
+"""Diameter of the aperture of a depth, arcsec, as DES quotes it (Abbott et al. 2021)."""
 
 DEPTH_SIGMA = 5.0
-"""Signal to noise at the depth."""
+"""Signal-to-noise ratio at the depth."""
 
 
 def cell_rms(rows: NDArray[np.float32], mesh: int) -> NDArray[np.float32]:
@@ -34,14 +33,14 @@ def cell_rms(rows: NDArray[np.float32], mesh: int) -> NDArray[np.float32]:
     Parameters
     ----------
     rows : ndarray of float32, (at most mesh, width)
-        Image rows, NaN where there is no data.
+        Image rows, NaN without data.
     mesh : int
-        Width of a cell; the last one may be narrower.
+        Width of a cell, px; the last cell may be narrower.
 
     Returns
     -------
     ndarray of float32, (ceil(width / mesh),)
-        Image units; NaN for a cell with too little data, or without any noise.
+        RMS, image units; NaN for a cell with too little data or without noise.
     """
     width = rows.shape[1]
     return np.array([_rms(rows[:, x : x + mesh]) for x in range(0, width, mesh)], dtype=np.float32)
@@ -55,12 +54,12 @@ def _rms(cell: NDArray[np.float32]) -> float:
     if holes > (1 - MIN_VALID_FRACTION) * cell.size:
         return np.nan
     if holes:
-        # sep measures only the pixels that are not masked; but the sum of a NaN is NaN wherever it stands.
+        # sep ignores masked pixels, but a masked NaN still turns its sums into NaN.
         cell[invalid] = 0
     height, width = cell.shape
     background = sep.Background(cell, mask=invalid if holes else None, bw=width, bh=height, fw=1, fh=1)
     rms = float(background.globalrms)
-    # sep says 1 where it found no noise at all, as in a constant cell.
+    # sep returns 1 for a cell without noise, such as a constant cell.
     return np.nan if rms == 1.0 and _is_mostly_one_value(cell[~invalid]) else rms
 
 
@@ -69,23 +68,23 @@ def _is_mostly_one_value(values: NDArray[np.float32]) -> bool:
 
 
 def sample_rows(height: int, mesh: int) -> list[tuple[int, int]]:
-    """Return the rows ``y0:y1`` that stand for the whole tile: all of a small one, even strips of a large one."""
+    """Return ranges of rows ``y0:y1`` that represent a tile: all of a small tile, regular strips of a large one."""
     cells = math.ceil(height / mesh)
     chosen = sorted({int((k + 0.5) * cells / SAMPLE_STRIPS) for k in range(SAMPLE_STRIPS)})
     return [(row * mesh, min((row + 1) * mesh, height)) for row in chosen]
 
 
 class NoiseMesh:
-    """The background RMS of a tile's bands, growing as the rows are read.
+    """Background RMS of a tile's bands, measured while the rows are read.
 
     Parameters
     ----------
     bands : int
-        How many.
+        Number of bands.
     shape : (ny, nx)
-        Of the tile.
+        Shape of the tile, px.
     mesh : int
-        Side of a cell in pixels.
+        Side of a cell, px.
     """
 
     def __init__(self, bands: int, shape: tuple[int, int], mesh: int) -> None:
@@ -97,7 +96,7 @@ class NoiseMesh:
         self._read = 0
 
     def add(self, rows: NDArray[np.float32]) -> None:
-        """Take the next rows, (bands, any number, nx)."""
+        """Measure the next rows, float32 (bands, any number of rows, nx)."""
         self._read += rows.shape[1]
         rows = np.concatenate([self._pending, rows], axis=1) if self._pending.shape[1] else rows
         start = 0
@@ -110,10 +109,10 @@ class NoiseMesh:
 
     @property
     def known_below(self) -> int:
-        """Positions with ``y`` less than this have their final RMS."""
+        """Limit in ``y``, px: positions below it have their final RMS."""
         if self._read == self._height:
             return self._height
-        # A cell's filtered value takes the next cell, and a position takes the cell whose centre is next.
+        # The filter needs the next cell, and the interpolation needs the cell with the next centre.
         return max(0, int((self._done - 1.5) * self._mesh))
 
     def at(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -122,24 +121,25 @@ class NoiseMesh:
         Parameters
         ----------
         x, y : ndarray of float64, (N,)
+            Pixel positions on the tile, from 0.
 
         Returns
         -------
         ndarray of float32, (N, bands)
-            Image units; NaN where no cell around has one.
+            RMS, image units; NaN where no neighbouring cell has one.
         """
         if len(x) == 0:
             return np.empty((0, len(self._cells)), dtype=np.float32)
-        # Only the cells around these positions: two above and below, for the filter and the interpolation.
+        # The filter and the interpolation need two more rows of cells above and below the positions.
         first = max(0, int(y.min() // self._mesh) - 2)
         last = int(y.max() // self._mesh) + 3
         filtered = np.stack([median_filter(cells) for cells in self._cells[:, first:last]])
-        # The filter sees no neighbours beyond the cut; those rows are not used, but at the tile's own edge.
+        # The outer rows lack neighbours in the filter. They are used only at the edge of the tile, which has none.
         return _interpolate(filtered, x / self._mesh, y / self._mesh - first).T
 
 
 def median_filter(cells: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Replace each cell of a mesh (rows, columns) by the median of the valid ones among its 3 x 3 neighbours."""
+    """Replace each cell of a mesh (rows, columns) by the median of the valid cells among its 3 x 3 neighbours."""
     padded = np.pad(cells, 1, constant_values=np.nan)
     around = np.lib.stride_tricks.sliding_window_view(padded, (3, 3)).reshape(*cells.shape, 9)
     ordered = np.sort(around, axis=-1)  # NaN last
@@ -151,9 +151,9 @@ def median_filter(cells: NDArray[np.float32]) -> NDArray[np.float32]:
 def _interpolate(
     cells: NDArray[np.float32], column: NDArray[np.float64], row: NDArray[np.float64]
 ) -> NDArray[np.float32]:
-    """Interpolate a stack of meshes (bands, rows, columns) bilinearly between cell centres, past NaN cells.
+    """Interpolate a stack of meshes (bands, rows, columns) bilinearly between the centres of valid cells.
 
-    ``column`` and ``row`` are in cells from the outer edge: the first centre is at 0.5.
+    ``column`` and ``row`` count cells from the outer edge: the first centre is at 0.5. NaN cells are left out.
     """
     ny, nx = cells.shape[1:]
     u, v = np.clip(column - 0.5, 0, nx - 1), np.clip(row - 0.5, 0, ny - 1)
@@ -170,9 +170,9 @@ def _interpolate(
 
 
 def depth(rms: ArrayLike, zero_point: float, pixel_scale: ArrayLike) -> NDArray[np.float64]:
-    """Return the magnitude of `DEPTH_SIGMA` times the noise in an aperture of `DEPTH_APERTURE`.
+    """Return the depth, AB mag: the magnitude of `DEPTH_SIGMA` times the noise in an aperture of `DEPTH_APERTURE`.
 
-    The noise in an aperture of ``n`` pixels is taken as ``rms * sqrt(n)``, of independent pixels.
+    The pixels are taken as independent: the noise in an aperture of ``n`` pixels is ``rms * sqrt(n)``.
 
     Parameters
     ----------
@@ -181,7 +181,12 @@ def depth(rms: ArrayLike, zero_point: float, pixel_scale: ArrayLike) -> NDArray[
     zero_point : float
         AB magnitude of one image unit.
     pixel_scale : array_like of float
-        Arcsec.
+        Side of a pixel, arcsec.
+
+    Examples
+    --------
+    >>> round(float(depth(1.0, 30.0, 0.263)), 2)
+    26.21
     """
     pixels = math.pi * (DEPTH_APERTURE / 2 / np.asarray(pixel_scale, dtype=np.float64)) ** 2
     return zero_point - 2.5 * np.log10(DEPTH_SIGMA * np.asarray(rms, dtype=np.float64) * np.sqrt(pixels))

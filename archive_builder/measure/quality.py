@@ -1,4 +1,4 @@
-"""Who is skipped, and why."""
+"""Selection of the objects with a cutout."""
 
 from __future__ import annotations
 
@@ -13,47 +13,48 @@ from archive_builder.measure.noise import depth
 
 
 class Status(IntEnum):
-    """What became of a catalogued object; the numbers are those on disk."""
+    """Outcome of a catalogued object; the values are stored on disk."""
 
     STORED = 0
-    """It has a cutout."""
+    """The object has a cutout."""
     NOISE = 1
     """A band is too noisy or too shallow at the object, or its noise could not be measured."""
     BLANK = 2
     """Too much of the cutout has no data."""
     OUTSIDE = 3
-    """Its pixel lies off the tile."""
+    """The object's pixel is off the tile."""
 
 
 REASON_NAMES = ("noise", "blank", "outside")
-"""Why an object may have no cutout: what the `Status` of one without is called."""
+"""Names of the reasons for a missing cutout: those of `Status`, without ``STORED``."""
 
 
 def count_reasons(status: NDArray[np.uint8]) -> dict[str, int]:
-    """Return how many objects have no cutout, by reason.
+    """Return the number of objects without a cutout, by reason.
 
     Parameters
     ----------
     status : ndarray of uint8, (N,)
+        `Status` of each object.
     """
     return {name: int((status == Status[name.upper()]).sum()) for name in REASON_NAMES}
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What an object must pass; see the recipe's ``[quality]``."""
+    """Limits for an object with a cutout; see the recipe's ``[quality]``."""
 
     zero_point: float
     """AB magnitude of one image unit."""
 
     max_background_rms: Mapping[str, float] = field(default_factory=dict)
-    """Per band, image units."""
+    """Maximum background RMS per band, image units."""
 
     min_depth: Mapping[str, float] = field(default_factory=dict)
-    """Per band, AB mag."""
+    """Minimum depth per band, AB mag."""
 
     max_blank_fraction: float = 1.0
-    """Of a cutout's pixels, in the worst band."""
+    """Maximum blank fraction of a cutout's pixels in the worst band."""
 
 
 def judge(
@@ -68,20 +69,22 @@ def judge(
     Parameters
     ----------
     rms : ndarray of float32, (N, bands)
-        Background RMS at the object, NaN where it could not be measured.
+        Background RMS at the object, image units; NaN where it could not be measured.
     blank_fraction : ndarray of float64, (N,)
-        Of the cutout's pixels, in the worst band.
+        Blank fraction of the cutout's pixels in the worst band.
     bands : sequence of str
+        Names of the bands in ``rms``.
     pixel_scale : float
-        Arcsec.
+        Side of a pixel, arcsec.
     thresholds : Thresholds
+        Limits of the recipe.
 
     Returns
     -------
     ndarray of uint8, (N,)
-        `Status` of each; an object that is both blank and noisy counts as blank.
+        `Status` of each object. An object that is both blank and noisy counts as blank.
     """
-    # Written so that a NaN fails: noise that could not be measured is no proof of quality.
+    # The comparisons fail for NaN: noise that could not be measured is no proof of quality.
     good = np.ones(len(rms), dtype=bool)
     for band, limit in thresholds.max_background_rms.items():
         good &= rms[:, bands.index(band)] <= limit

@@ -1,8 +1,8 @@
-"""Pixels to stored values and back, within a bound.
+"""Codecs: pixels to stored values and back, with a bounded error.
 
-For flux, noise-scaled quantization as fpack does it (Pence, Seaman & White 2009, PASP 121, 414), without dithering:
-``stored = round(flux / step)`` with ``step`` at most the band's background RMS over ``q``, so that no flux
-is off by more than ``rms / (2 q)``.
+Flux is quantized in steps of the noise as by fpack (Pence, Seaman & White 2009, PASP 121, 414), without dithering:
+``stored = round(flux / step)``. The step is at most the band's background RMS over ``q``, so the error of a flux is at
+most ``rms / (2 q)``.
 """
 
 from __future__ import annotations
@@ -14,30 +14,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 BLANK = -(2**31)
-"""The stored integer of a pixel without data: the lowest int32, as FITS's BLANK often is."""
+"""Stored integer of a pixel without data: the lowest int32, a common BLANK of FITS."""
 
 LARGEST = 2**31 - 1
-"""The largest stored integer."""
+"""Largest stored integer."""
 
 STEP_BITS = 5
 """Significant bits of a step.
 
-A product of a 24-bit float and a step is rounded when it is made a float32 again; with a step of 5 bits it is
-exact up to 2^19 steps (32,000 times the RMS at q = 16), and the bound holds to the last bit. Rounding the
+Decoding rounds the product of a stored integer and a step to the 24 bits of a float32. With a step of 5 bits the
+product is exact up to 2^19 steps (32,000 times the RMS at q = 16), and the bound holds to the last bit. Rounding the
 step down costs 0.03 bits a pixel.
 """
 
 BLOCK_ROWS = 16
-"""Rows worked on at once: they stay in the processor's cache."""
+"""Rows encoded at once: they stay in the processor's cache."""
 
 
 class UnstorableError(ValueError):
-    """A pixel's value is beyond the largest integer.
+    """The value of a pixel is larger than the largest stored integer.
 
     Attributes
     ----------
     value : float
+        Value of the pixel, image units.
     band : int
+        Number of the band.
     """
 
     def __init__(self, band: int, value: float) -> None:
@@ -55,26 +57,31 @@ def step_for(rms: float, levels: float) -> float:
         Background RMS, image units; finite and positive.
     levels : float
         Steps per RMS, the ``q`` of fpack.
+
+    Examples
+    --------
+    >>> step_for(20.0, 16)
+    1.25
     """
     mantissa, exponent = math.frexp(rms / levels)
     return math.ldexp(math.floor(math.ldexp(mantissa, STEP_BITS)), exponent - STEP_BITS)
 
 
 def step_without_noise(largest: float) -> float:
-    """Return the step for a band without measurable noise, given its largest absolute value.
+    """Return the quantization step of a band without measurable noise from its largest absolute value.
 
-    A constant band is stored exactly; any other to a part in 2^31 of its largest value, finer than float32
-    for all values near it.
+    A constant band is stored exactly. In any other band the error is at most 2^-31 of the largest value, which is
+    finer than float32 near that value.
     """
     return math.ldexp(largest, -30) if largest > 0 and math.isfinite(largest) else 1.0
 
 
 @dataclass(frozen=True)
 class NoiseScaled:
-    """Stores flux as integers, a number of steps: ``flux = step * stored``."""
+    """Codec of flux: integers that count steps, ``flux = step * stored``."""
 
     step: tuple[float, ...]
-    """Per band, image units."""
+    """Step per band, image units."""
 
     encoding = "linear"
     dtype = np.dtype("<i4")
@@ -82,23 +89,24 @@ class NoiseScaled:
     blank = BLANK
 
     def encode(self, flux: NDArray[np.float32], out: NDArray[np.int32]) -> bool:
-        """Quantize.
+        """Quantize flux.
 
         Parameters
         ----------
         flux : ndarray of float32, (bands, rows, nx)
-            What is not finite becomes blank.
+            Image units; a value that is not finite becomes blank.
         out : ndarray of int32, (bands, rows, nx)
+            Receives the stored integers.
 
         Returns
         -------
         bool
-            Whether any pixel is blank.
+            True if any pixel is blank.
 
         Raises
         ------
         UnstorableError
-            A finite value does not fit.
+            A finite value is too large.
         """
         blank = False
         for band, step in enumerate(self.step):
@@ -110,7 +118,7 @@ class NoiseScaled:
     def decode(self, stored: NDArray[np.int32]) -> NDArray[np.float32]:
         """Return the flux of stored values (bands, ...), NaN where they are blank.
 
-        Worked out in float32 where that is exact, else in float64.
+        The product is computed in float32 where that is exact, else in float64.
         """
         steps = np.array(self.step).reshape(-1, *[1] * (stored.ndim - 1))
         blank = stored == BLANK if stored.min(initial=0) == BLANK else None
@@ -126,8 +134,8 @@ class NoiseScaled:
 
 
 def _encode(flux: NDArray[np.float32], per_unit: float, band: int, out: NDArray[np.int32]) -> bool:
-    """Quantize some rows of one band; tell whether any pixel is blank."""
-    # In float64: a float32 quotient of 1e5 steps would already miss the bound by a per cent.
+    """Quantize some rows of one band, and return True if any pixel is blank."""
+    # In float32 a quotient of 1e5 steps would exceed the bound by 1%.
     steps = np.multiply(flux, per_unit, dtype=np.float64)
     np.rint(steps, out=steps)
     lowest, highest = steps.min(), steps.max()
@@ -146,10 +154,10 @@ def _encode(flux: NDArray[np.float32], per_unit: float, band: int, out: NDArray[
 
 @dataclass(frozen=True)
 class Lossless:
-    """Stores float32 bit for bit."""
+    """Codec of flux without loss: float32 bit for bit."""
 
     step: tuple[float, ...]
-    """Per band: 1."""
+    """1 for each band."""
 
     encoding = "exact"
     dtype = np.dtype("<f4")
@@ -157,7 +165,7 @@ class Lossless:
     blank = float("nan")
 
     def encode(self, flux: NDArray[np.float32], out: NDArray[np.float32]) -> bool:
-        """Copy ``flux`` into ``out``; tell whether any pixel is blank."""
+        """Copy ``flux`` into ``out``, and return True if any pixel is blank."""
         np.copyto(out, flux)
         return bool(np.isnan(flux.min(initial=0.0)))
 
@@ -167,18 +175,18 @@ class Lossless:
 
 
 WEIGHT_BLANK = -(2**15)
-"""The stored value of a weight of zero, and of a pixel off the tile."""
+"""Stored value of a weight of zero and of a pixel off the tile."""
 
 WEIGHT_STEP = 0.0198
-"""Step of a weight's logarithm: no weight is off by more than 1%."""
+"""Step of the logarithm of a weight: the error of a weight is at most 1%."""
 
 
 @dataclass(frozen=True)
 class LogScaled:
-    """Stores weights as integers, the logarithm in steps: ``weight = exp(step * stored)``, 0 where blank."""
+    """Codec of weights: integers that count steps of the logarithm, ``weight = exp(step * stored)``, 0 where blank."""
 
     step: tuple[float, ...]
-    """Per band: `WEIGHT_STEP`."""
+    """`WEIGHT_STEP` for each band."""
 
     encoding = "log"
     dtype = np.dtype("<i2")
@@ -186,7 +194,7 @@ class LogScaled:
     blank = WEIGHT_BLANK
 
     def encode(self, weight: NDArray[np.float32], out: NDArray[np.int16]) -> bool:
-        """Quantize weights (bands, rows, nx); what is not positive and finite is stored as no weight."""
+        """Quantize weights (bands, rows, nx). A weight that is not positive and finite is stored as blank."""
         for band, step in enumerate(self.step):
             for y in range(0, weight.shape[1], BLOCK_ROWS):
                 block = weight[band, y : y + BLOCK_ROWS]
@@ -205,16 +213,16 @@ class LogScaled:
 
 @dataclass(frozen=True)
 class Flags:
-    """Stores the integers of a mask as they are."""
+    """Codec of a mask: its integers unchanged."""
 
     step: tuple[float, ...]
-    """Per band: 1."""
+    """1 for each band."""
 
     encoding = "flags"
     dtype = np.dtype("<i4")
     output = np.dtype(np.int32)
     blank = -1
-    """A pixel off the tile: every bit is set."""
+    """Flags of a pixel off the tile: every bit is set."""
 
     def encode(self, flags: NDArray[np.int32], out: NDArray[np.int32]) -> bool:
         """Copy ``flags`` into ``out``."""
@@ -227,16 +235,23 @@ class Flags:
 
 
 Codec = NoiseScaled | Lossless | LogScaled | Flags
-"""How pixels are stored."""
+"""Stored form of a plane's pixels."""
 
 
 def codec_of(encoding: str, step: tuple[float, ...]) -> Codec:
-    """Return the codec of a dataset that says it is so encoded.
+    """Return the codec of an encoding.
+
+    Parameters
+    ----------
+    encoding : str
+        ``linear``, ``exact``, ``log`` or ``flags``.
+    step : tuple of float
+        Step per band.
 
     Raises
     ------
     ValueError
-        There is no such encoding.
+        The encoding is unknown.
     """
     for kind in (NoiseScaled, Lossless, LogScaled, Flags):
         if kind.encoding == encoding:

@@ -1,4 +1,4 @@
-"""A tile's colour picture in its shard: small JPEG pictures side by side, each decoded by itself."""
+"""The colour picture of a tile in its shard: a grid of small JPEGs, each decoded by itself."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ from archive_builder.geometry import Shape, window_pieces
 from archive_builder.store.layout import write_table
 
 SIDE = 128
-"""Side of one JPEG in pixels: the chunks of ``/pixels`` are as large."""
+"""Side of one JPEG, px; the same as the chunks of ``/pixels``."""
 
 QUALITY = 85
-"""JPEG quality, colours at full resolution: 46 MB for a tile of 10,000 px whose STIFF picture has 108 MB.
+"""JPEG quality, with colours at full resolution.
 
-At 90 it would be 70 MB; halving the colours' resolution at 95 takes 56 MB for no smaller an error.
+A tile of 10,000 px takes 46 MB; its STIFF picture has 108 MB. Quality 90 takes 70 MB. Quality 95 with colours at half
+the resolution takes 56 MB, and the error is no smaller.
 """
 
 JPEG_CHUNK = 1 << 16
 """Bytes of JPEGs in one chunk of the dataset."""
 
 CACHED = 256
-"""Decoded pictures kept per open shard, 12 MB."""
+"""Decoded JPEGs kept per open shard, 12 MB."""
 
 READ_AT_ONCE = 1 << 24
-"""Bytes read at once by who reads all of them."""
+"""Bytes of JPEGs read at once by :meth:`ColorReader.read_through`."""
 
 NO_PICTURE = (
     OSError,
@@ -41,23 +42,23 @@ NO_PICTURE = (
     Image.DecompressionBombError,
     Image.DecompressionBombWarning,
 )
-"""What Pillow raises for a file that is no JPEG, or one that claims to be enormous."""
+"""Errors of Pillow for a file that is no JPEG, or that claims an enormous size."""
 
 
 def write_color(group: h5py.Group, rows: Callable[[int, int], Image.Image], shape: Shape) -> None:
-    """Cut a picture up into squares of `SIDE` pixels, row by row from the sky's bottom, and write a JPEG each.
+    """Cut a picture into squares of `SIDE` pixels, and write each as a JPEG.
 
-    Writes ``jpeg``, all of them end to end, and ``start``, where each begins and the last one ends. Each one's own
-    first row is the sky's bottom too.
+    The squares run row by row from the bottom of the sky. Row 0 of each square is the bottom of the sky too. The
+    dataset ``jpeg`` has the JPEGs end to end; ``start`` has the first byte of each JPEG and the end of the last.
 
     Parameters
     ----------
     group : h5py.Group
+        Group for the datasets.
     rows : callable
-        Gives some of the picture's rows, from the first to before the last; its row 0 is the sky's top, as a TIFF's
-        of STIFF is.
+        Returns the rows ``first:end`` of the picture. Row 0 is the top of the sky, as in a TIFF of STIFF.
     shape : (ny, nx)
-        Of the picture.
+        Shape of the picture, px.
     """
     height, width = shape
     jpeg = group.create_dataset("jpeg", (0,), np.uint8, maxshape=(None,), chunks=(JPEG_CHUNK,), fletcher32=True)
@@ -85,8 +86,9 @@ class ColorReader:
     Parameters
     ----------
     group : h5py.Group
+        Group with the datasets.
     shape : (ny, nx)
-        Of the tile.
+        Shape of the tile, px.
     """
 
     def __init__(self, group: h5py.Group, shape: Shape) -> None:
@@ -101,7 +103,7 @@ class ColorReader:
         Returns
         -------
         ndarray of uint8, (ny, nx, 3)
-            The first row is the sky's bottom, as in FITS; black off the tile.
+            Row 0 is the bottom of the sky, as in FITS; black off the tile.
 
         Raises
         ------
@@ -119,12 +121,12 @@ class ColorReader:
             self._jpeg[first : first + READ_AT_ONCE]
 
     def _size(self, number: int) -> tuple[int, int]:
-        """Return the width and height that a square must have."""
+        """Return the expected width and height of a square, px."""
         row, column = divmod(number, self._columns)
         return min(SIDE, self._shape[1] - column * SIDE), min(SIDE, self._shape[0] - row * SIDE)
 
     def _square(self, number: int) -> NDArray[np.uint8]:
-        """Return one decoded square, from the last used ones if it is among them."""
+        """Return one decoded square, from the cache if possible."""
         if number in self._squares:
             self._squares.move_to_end(number)
             return self._squares[number]
@@ -132,7 +134,7 @@ class ColorReader:
             data = self._jpeg[self._start[number] : self._start[number + 1]]
             with Image.open(io.BytesIO(data.tobytes()), formats=["JPEG"]) as picture:
                 if picture.size != self._size(number):
-                    raise ArchiveError(f"a square of {picture.size} px")
+                    raise ArchiveError(f"a JPEG has {picture.size} px")
                 square = np.asarray(picture.convert("RGB"))
         except NO_PICTURE as error:
             raise ArchiveError(one_line(error)) from None

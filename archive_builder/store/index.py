@@ -344,7 +344,7 @@ class Index:
             return
         if entry.replaced is not None:
             self._remove_objects(known.tile_id, entry.replaced)
-        # Most unknown objects are also in the new shard, and the tile's row has their number.
+        # Most objects of the old shard are also in the new one. The tile's row has their total.
         elif self._remove_objects(known.tile_id, entry.objects) != known.stored + known.skipped:
             self._remove_all_objects(known.tile_id)
 

@@ -1,4 +1,4 @@
-"""How pixels are laid out in a shard: a plane of the tile as a mosaic, or cutout by cutout."""
+"""Layouts of pixels in a shard: a mosaic of the whole plane, or a stamp for each cutout."""
 
 from __future__ import annotations
 
@@ -13,53 +13,52 @@ from archive_builder.measure.quantize import Codec
 from archive_builder.store.rows import CHUNK, RowBuffer
 
 FILTER_BLOCK = 4096
-"""Values Bitshuffle works on at once: 16 KiB, the fastest of 1024 to 32768 and among the smallest."""
+"""Values in one block of Bitshuffle: 16 KiB. It is the fastest of 1024 to 32768, and compresses among the best."""
 
 ROWS_PER_BLOCK = 1000
 """Rows of ``cutouts`` in one dataset of ``blocks``."""
-
 
 TABLE_CHUNK = 8192
 """Rows of a table in one chunk."""
 
 
 def write_table(group: h5py.Group, name: str, data: NDArray[Any]) -> None:
-    """Write a small dataset in chunks with checksums: a flipped byte in it is an error when it is read."""
+    """Write a small dataset in chunks with checksums: reading a flipped byte is an error."""
     chunks = (max(1, min(len(data), TABLE_CHUNK)), *data.shape[1:])
-    # Only a dataset that could grow may have a chunk larger than itself, which an empty one needs.
+    # An empty dataset needs a chunk larger than itself; HDF5 allows that only for a dataset that can grow.
     maxshape = None if len(data) else (None, *data.shape[1:])
     group.create_dataset(name, data=data, chunks=chunks, maxshape=maxshape, fletcher32=True)
 
 
 class Layout(Protocol):
-    """One plane of a shard, being written.
+    """Writer of one plane of a shard.
 
     Parameters
     ----------
     group : h5py.Group
-        Where its datasets go.
+        Group for the plane's datasets.
     shape : (bands, ny, nx)
-        Of the plane.
+        Shape of the plane, px.
     size : int
-        Side of a cutout in pixels.
+        Side of a cutout, px.
     codec : Codec
-        The stored form of its pixels.
+        Stored form of the pixels.
     """
 
     def __init__(self, group: h5py.Group, shape: tuple[int, int, int], size: int, codec: Codec) -> None: ...
 
     def add_cutouts(self, x0: NDArray[np.int64], y0: NDArray[np.int64], rows: RowBuffer) -> None:
-        """Take the next cutouts, whose windows start at ``(x0, y0)`` and are still in ``rows``."""
+        """Add the next cutouts. Their windows start at ``(x0, y0)``, int64 (N,), and are still in ``rows``."""
 
     def add_slab(self, number: int, slab: NDArray[np.generic]) -> None:
-        """Take a row of chunks, (bands, rows, nx), after all cutouts that touch it."""
+        """Add a row of chunks, (bands, rows, nx), after all cutouts that touch it."""
 
     def finish(self) -> None:
-        """Write what is left to write."""
+        """Write the rest."""
 
 
 def _pixel_options(codec: Codec) -> dict[str, Any]:
-    """Return how a dataset of pixels is created."""
+    """Return the options of h5py for a dataset of pixels."""
     return {
         "dtype": codec.dtype,
         "fillvalue": codec.blank,
@@ -75,7 +74,7 @@ def _describe_pixels(dataset: h5py.Dataset, codec: Codec) -> None:
 
 
 class Stamps:
-    """Every cutout by itself, a chunk of ``cutouts`` each. See :class:`Layout`."""
+    """Layout with one chunk of ``cutouts`` for each cutout. See :class:`Layout`."""
 
     def __init__(self, group: h5py.Group, shape: tuple[int, int, int], size: int, codec: Codec) -> None:
         self._stamp = np.empty((1, shape[0], size, size), dtype=codec.dtype)
@@ -96,26 +95,39 @@ class Stamps:
             self._cutouts.id.write(memory, space, self._stamp)
 
     def add_slab(self, number: int, slab: NDArray[np.generic]) -> None:
-        """Do nothing: the cutouts are all there is."""
+        """Do nothing: stamps hold no other pixels than the cutouts."""
 
     def finish(self) -> None:
-        """Do nothing."""
+        """Do nothing: all cutouts are written."""
 
 
 def chunk_grid(shape: tuple[int, ...]) -> tuple[int, int]:
-    """Return how many rows and columns of chunks the pixels (ny, nx) of a tile have."""
+    """Return the rows and columns of chunks for a tile of shape (ny, nx)."""
     return -(-shape[0] // CHUNK), -(-shape[1] // CHUNK)
 
 
 def touch_chunks(touched: NDArray[np.bool_], x0: NDArray[np.int64], y0: NDArray[np.int64], size: int) -> None:
-    """Mark the chunks, (rows, columns), that cutouts whose windows start at ``(x0, y0)`` touch."""
+    """Mark the chunks that cutouts touch.
+
+    Parameters
+    ----------
+    touched : ndarray of bool, (rows, columns)
+        Marks, changed in place.
+    x0, y0 : ndarray of int64, (N,)
+        First column and row of each cutout.
+    size : int
+        Side of a cutout, px.
+    """
     last = size - 1
     for left, right, low, high in np.column_stack([x0, x0 + last, y0, y0 + last]).clip(0) // CHUNK:
         touched[low : high + 1, left : right + 1] = True
 
 
 class Mosaic:
-    """Every pixel once, in ``pixels``; ``cutouts`` is virtual, each row its window there. See :class:`Layout`."""
+    """Layout with every pixel once in ``pixels``; each row of the virtual ``cutouts`` is a window of it.
+
+    See :class:`Layout`.
+    """
 
     def __init__(self, group: h5py.Group, shape: tuple[int, int, int], size: int, codec: Codec) -> None:
         self._group, self._size, self._codec = group, size, codec
@@ -126,12 +138,12 @@ class Mosaic:
         _describe_pixels(self._pixels, codec)
 
     def add_cutouts(self, x0: NDArray[np.int64], y0: NDArray[np.int64], rows: RowBuffer) -> None:
-        """Note which chunks the cutouts touch."""
+        """Mark the chunks that the cutouts touch."""
         self._origins.append(np.column_stack([y0, x0]))
         touch_chunks(self._touched, x0, y0, self._size)
 
     def add_slab(self, number: int, slab: NDArray[np.generic]) -> None:
-        """Write the chunks that a cutout touches, each run of neighbours at once."""
+        """Write the chunks that a cutout touches, each run of neighbours in one call."""
         y0, width = number * CHUNK, slab.shape[2]
         edges = np.flatnonzero(np.diff(self._touched[number], prepend=False, append=False))
         for first, end in edges.reshape(-1, 2).tolist():
@@ -139,11 +151,11 @@ class Mosaic:
             self._pixels[:, y0 : y0 + slab.shape[1], x0:x1] = slab[:, :, x0:x1]
 
     def finish(self) -> None:
-        """Note which chunks were written, and make ``cutouts``, virtual over ``blocks``, virtual over ``pixels``.
+        """Write ``written`` and the virtual ``cutouts``, which maps onto ``blocks``, which map onto ``pixels``.
 
-        HDF5 copies the whole list of a virtual dataset's mappings several times to make it, and before 2.0
-        goes through it for every read: with 40,000 windows in one list, 1 GB and 2.4 s to make and 2 s to read
-        a row with HDF5 1.10; with lists of `ROWS_PER_BLOCK`, next to no memory, 0.5 s, and 0.3 s.
+        HDF5 copies the list of a virtual dataset's mappings several times when it creates the dataset. Before 2.0 it
+        scans the list in every read. One list of 40,000 windows takes 1 GB and 2.4 s to create, and a row takes 2 s to
+        read with HDF5 1.10. Lists of `ROWS_PER_BLOCK` take hardly any memory, 0.5 s and 0.3 s.
         """
         write_table(self._group, "written", self._touched.astype(np.uint8))
         tile = np.array(self._pixels.shape[1:])
@@ -162,9 +174,9 @@ class Mosaic:
 
 
 class _VirtualCutouts:
-    """A virtual dataset (rows, bands, size, size) in the making.
+    """Writer of a virtual dataset (rows, bands, size, size).
 
-    By the low-level calls: h5py's VirtualLayout takes half as long again for 40,000 windows.
+    It uses h5py's low-level calls: VirtualLayout takes 1.5 times as long for 40,000 windows.
     """
 
     def __init__(self, rows: int, size: int, pixels: h5py.Dataset, codec: Codec) -> None:
@@ -176,19 +188,26 @@ class _VirtualCutouts:
         self._pixels, self._source = pixels.name.encode(), pixels.id.get_space()
 
     def map_window(self, row: int, window: list[int]) -> None:
-        """Map a window ``y, x, ny, nx`` of the pixels onto a row, where it begins at ``dy, dx``."""
+        """Map a window of the pixels onto a row.
+
+        Parameters
+        ----------
+        row : int
+        window : list of int
+            ``y, x, ny, nx`` in the pixels, and the window's first row and column ``dy, dx`` in the cutout.
+        """
         y, x, ny, nx, dy, dx = window
         self._source.select_hyperslab((0, y, x), (1, 1, 1), block=(self._bands, ny, nx))
         self._space.select_hyperslab((row, 0, dy, dx), (1, 1, 1, 1), block=(1, self._bands, ny, nx))
         self._create.set_virtual(self._space, b".", self._pixels, self._source)
 
     def map_rows(self, first: int, block: h5py.Dataset) -> None:
-        """Map a whole block onto the rows from ``first`` on."""
+        """Map a whole block onto the rows that start at ``first``."""
         self._space.select_hyperslab((first, 0, 0, 0), (1, 1, 1, 1), block=block.shape)
         self._create.set_virtual(self._space, b".", block.name.encode(), block.id.get_space())
 
     def create(self, parent: h5py.Group, name: str) -> h5py.Dataset:
-        """Make the dataset."""
+        """Create the dataset."""
         self._space.select_all()
         kind = h5py.h5t.py_create(self._codec.dtype)
         h5py.h5d.create(parent.id, name.encode(), kind, self._space, self._create)
@@ -197,4 +216,4 @@ class _VirtualCutouts:
 
 
 LAYOUTS: dict[str, type[Layout]] = {"mosaic": Mosaic, "stamps": Stamps}
-"""The layouts by name."""
+"""Layouts by name."""

@@ -1,4 +1,4 @@
-"""A tile's rows between being read and being written, already in their stored form."""
+"""Buffer of a tile's rows in their stored form, between reading and writing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from archive_builder.geometry import Shape
 from archive_builder.measure.quantize import Codec
 
 CHUNK = 128
-"""Side in pixels of the chunks of ``/pixels``, and so the rows of a slab."""
+"""Side of a chunk of ``/pixels``, px, and so the rows of a slab."""
 
 
 class RowBuffer:
@@ -21,14 +21,14 @@ class RowBuffer:
     Parameters
     ----------
     codec : Codec
-        Encodes the rows on their way in.
+        Stored form of the rows.
     shape : (ny, nx)
-        Of the tile.
+        Shape of the tile, px.
 
     Attributes
     ----------
     end : int
-        Rows below this have been appended.
+        Number of rows appended so far.
     """
 
     def __init__(self, codec: Codec, shape: Shape) -> None:
@@ -41,12 +41,12 @@ class RowBuffer:
         self._spare: list[NDArray[Any]] = []
 
     def append(self, values: NDArray[Any]) -> None:
-        """Encode and keep the next rows, (bands, any number, nx).
+        """Encode and keep the next rows, (bands, any number of rows, nx).
 
         Raises
         ------
         UnstorableError
-            A value does not fit the stored form.
+            A value is too large for the stored form.
         """
         start = 0
         while start < values.shape[1]:
@@ -75,16 +75,19 @@ class RowBuffer:
             y += rows
 
     def blank_fraction(self, x0: NDArray[np.int64], y0: NDArray[np.int64], size: int) -> NDArray[np.float64]:
-        """Return which fraction of square windows is blank, off the tile included, in the worst band.
+        """Return the blank fraction of square windows in the worst band. Pixels off the tile are blank.
 
         Parameters
         ----------
         x0, y0 : ndarray of int64, (N,)
+            First column and row of each window.
         size : int
+            Side of a window, px.
 
         Returns
         -------
         ndarray of float64, (N,)
+            Fraction, 0 to 1.
         """
         left, right = (np.clip(x, 0, self._width) for x in (x0, x0 + size))
         low, high = (np.clip(y, 0, self._height) for y in (y0, y0 + size))
@@ -99,12 +102,12 @@ class RowBuffer:
         return np.asarray((size * size - on_tile + blank.max(axis=0)) / (size * size))
 
     def release(self, below: int) -> Iterator[tuple[int, NDArray[np.generic]]]:
-        """Give up the slabs that end at or below a row.
+        """Release the slabs that end at or below a row.
 
         Yields
         ------
         number, slab : int and ndarray, (bands, rows, nx)
-            The slab starts at row ``number * CHUNK``. It is used again after the next step.
+            The slab starts at row ``number * CHUNK``. The next step reuses its memory.
         """
         for number in sorted(self._slabs):
             if min((number + 1) * CHUNK, self._height) > below:
@@ -122,7 +125,7 @@ class RowBuffer:
 
 
 def _summed_area(mask: NDArray[np.bool_]) -> NDArray[np.int32]:
-    """Return the table whose element ``[y, x]`` counts ``mask[:y, :x]``."""
+    """Return a table with the number of True values in ``mask[:y, :x]`` at ``[y, x]``."""
     sums = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), dtype=np.int32)
     np.cumsum(mask, axis=0, dtype=np.int32, out=sums[1:, 1:])
     np.cumsum(sums[1:, 1:], axis=1, out=sums[1:, 1:])

@@ -1,4 +1,4 @@
-"""Reading a shard: cutouts, any window of a mosaic, the tables."""
+"""Reading a shard: cutouts, windows of a mosaic, and tables."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ from archive_builder.geometry import Shape, recrop_offset, window_origin, window
 from archive_builder.measure.noise import depth
 from archive_builder.measure.quantize import Codec, codec_of
 from archive_builder.store.color import ColorReader
-from archive_builder.store.format import Contents, pixel_planes, plane_group, shard_format
+from archive_builder.store.contents import Contents
+from archive_builder.store.format import pixel_planes, plane_group, shard_format
 from archive_builder.store.records import ObjectTable, ShardInfo
 from archive_builder.store.rows import CHUNK
 
 READ_CACHE = 4 * 2**20
-"""Bytes of HDF5's own chunk cache: larger than a stamp, which otherwise gets fresh memory at every read."""
+"""Size of HDF5's chunk cache, bytes. It is larger than a stamp: otherwise every read allocates memory for the chunk."""
 
 CACHED_CHUNKS = 48
 """Decoded chunks kept per open shard, 16 MB at five bands.
@@ -39,11 +40,12 @@ class Shard:
     Parameters
     ----------
     path : Path
+        File of the shard.
 
     Raises
     ------
     ArchiveError
-        The file is missing, no shard, or of another format version.
+        The file is missing or damaged, is no shard, or has another format version.
     """
 
     def __init__(self, path: Path) -> None:
@@ -56,7 +58,7 @@ class Shard:
             contents = Contents(self._file)
             self.info = self._read_info(contents.attrs)
             if wrong := [*contents.foreign_parts(), *contents.violations()]:
-                raise ArchiveError(f"shard {path}: is no shard as it should be ({wrong[0]}): rebuild its tile")
+                raise ArchiveError(f"shard {path}: does not match the format ({wrong[0]}): rebuild its tile")
             self._planes = {
                 plane: _Plane(contents, plane_group(plane).rstrip("/"), self.info, plane)
                 for plane in pixel_planes()
@@ -73,7 +75,7 @@ class Shard:
 
     @property
     def step(self) -> tuple[float, ...]:
-        """The quantization step per band, image units; 1 if lossless."""
+        """Quantization step per band, image units; 1 if lossless."""
         return self._planes["SCI"].codec.step
 
     def close(self) -> None:
@@ -90,53 +92,53 @@ class Shard:
 
     @cached_property
     def headers(self) -> tuple[str, ...]:
-        """Each band's FITS image header, a card a line."""
+        """FITS image header of each band, one card a line."""
         try:
             return tuple(self._file["headers"].asstr()[...])
         except (OSError, ValueError) as error:
             raise ArchiveError(
-                f"shard {self.path}: its headers are damaged ({one_line(error)}): rebuild its tile"
+                f"shard {self.path}: the headers are damaged ({one_line(error)}): rebuild its tile"
             ) from None
 
     @cached_property
     def stored_ids(self) -> NDArray[np.int64]:
-        """The IDs of the objects with a cutout, without the rest of their table."""
+        """IDs of the objects with a cutout, int64 (N,), read without the rest of the table."""
         return self._column("objects", "object_id")
 
     @cached_property
     def skipped_ids(self) -> NDArray[np.int64]:
-        """The IDs of the objects without."""
+        """IDs of the objects without a cutout, int64 (S,)."""
         return self._column("skipped", "object_id")
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """The recipe's settings it was made with."""
+        """Settings of the recipe that made the shard."""
         try:
             settings = json.loads(self.info.recipe)
         except (ValueError, RecursionError):
             settings = None
         if not isinstance(settings, dict):
-            raise ArchiveError(f"shard {self.path}: its recipe is not JSON: rebuild its tile")
+            raise ArchiveError(f"shard {self.path}: the recipe is not JSON: rebuild its tile")
         return settings
 
     @cached_property
     def objects(self) -> ObjectTable:
-        """The objects with a cutout, in the order of ``/cutouts``."""
+        """Objects with a cutout, in the order of ``/cutouts``."""
         return self._table("objects")
 
     @cached_property
     def skipped(self) -> ObjectTable:
-        """The objects without."""
+        """Objects without a cutout."""
         return self._table("skipped")
 
     @cached_property
     def reason(self) -> NDArray[np.uint8]:
-        """The `Status` of each skipped object."""
+        """`Status` of each skipped object, uint8 (S,)."""
         return self._column("skipped", "reason")
 
     @cached_property
     def depth(self) -> dict[str, float | None]:
-        """The depth of each band, AB mag, by the median background RMS at all objects; None where not measured."""
+        """Depth of each band, AB mag, from the median background RMS at all objects; None where not measured."""
         rms = np.concatenate([self._column("objects", "rms"), self._column("skipped", "rms")])
         found = {}
         for band, values in zip(self.info.bands, rms.T, strict=True):
@@ -151,15 +153,16 @@ class Shard:
         Parameters
         ----------
         row : int
+            Row of ``/cutouts``.
         shape : (ny, nx)
-            At most ``info.size`` a side.
+            Size, px; at most ``info.size`` a side.
         bands : list of int or slice
-            Which, and in what order.
+            Numbers of the bands, in the order wanted.
         out : ndarray, (len(bands), ny, nx)
-            float32 for ``SCI``, NaN where there is no data, and for ``WGT``, 0 there; int32 for ``MSK``, -1 off the
-            tile.
+            Receives the pixels: float32 for ``SCI``, NaN without data; float32 for ``WGT``, 0 without data; int32 for
+            ``MSK``, -1 off the tile.
         plane : str
-            One of ``info.planes``, but ``COLOR``.
+            One of ``info.planes`` except ``COLOR``.
 
         Raises
         ------
@@ -177,34 +180,56 @@ class Shard:
             raise self._damaged(error, f"object {self.objects.object_id[row]}") from None
 
     def read_window(self, x0: int, y0: int, bands: list[int] | slice, out: NDArray[Any], plane: str = "SCI") -> None:
-        """Read any window of a mosaic, as :meth:`read` does; blank where no cutout touches it."""
+        """Read any window of a mosaic. Pixels that no cutout touches are blank.
+
+        Parameters
+        ----------
+        x0, y0 : int
+            First column and row of the window; may be off the tile.
+        bands : list of int or slice
+            Numbers of the bands, in the order wanted.
+        out : ndarray, (len(bands), ny, nx)
+            Receives the pixels, as in :meth:`read`.
+        plane : str
+            One of ``info.planes`` except ``COLOR``.
+
+        Raises
+        ------
+        ArchiveError
+            The pixels are damaged.
+        """
         try:
             self._planes[plane].read_window(x0, y0, bands, out)
         except OSError as error:
             raise self._damaged(error, f"the window at x {x0}, y {y0}") from None
 
     def read_color(self, x0: int, y0: int, shape: Shape) -> NDArray[np.uint8]:
-        """Read a window of the tile's own colour picture, (ny, nx, 3), the sky's bottom first, black off the tile.
+        """Read a window of the survey's colour picture.
+
+        Returns
+        -------
+        ndarray of uint8, (ny, nx, 3)
+            Row 0 is the bottom of the sky, as in FITS; black off the tile.
 
         Raises
         ------
         ArchiveError
-            The shard has none, or it is damaged.
+            The shard has no picture, or the picture is damaged.
         """
         if self._color is None:
-            raise ArchiveError(f"shard {self.path}: has no colour picture: the recipe's survey.color was not set")
+            raise ArchiveError(f"shard {self.path}: has no colour picture: set survey.color in the recipe and rebuild")
         try:
             return self._color.read(x0, y0, shape)
         except (OSError, ArchiveError) as error:
             raise self._damaged(error, f"the colour picture at x {x0}, y {y0}") from None
 
     def read_through(self) -> None:
-        """Read all there is, and keep no pixels.
+        """Read the whole shard, and keep no pixels.
 
         Raises
         ------
         ArchiveError
-            Something is damaged.
+            A part is damaged.
         """
         _ = self.headers, self.objects, self.skipped, self.reason
         try:
@@ -216,7 +241,7 @@ class Shard:
             raise self._damaged(error, "some objects") from None
 
     def holds(self, x: float, y: float, shape: Shape) -> bool:
-        """Tell whether all of a window about a position was written to the mosaic, as far as it lies on the tile."""
+        """Return True if the mosaic has the pixels of a window around a position, as far as it lies on the tile."""
         written = self._planes["SCI"].written
         x0, y0 = (int(n) for n in window_origin(x, y, shape))
         pieces = window_pieces(x0, y0, shape, (self.info.height, self.info.width), CHUNK)
@@ -238,13 +263,13 @@ class Shard:
             return column
         except (OSError, KeyError) as error:
             raise ArchiveError(
-                f"shard {self.path}: its table of {group} is damaged ({one_line(error)}): rebuild its tile"
+                f"shard {self.path}: the table {group} is damaged ({one_line(error)}): rebuild its tile"
             ) from None
 
     def _read_info(self, attrs: dict[str, Any]) -> ShardInfo:
         spec = shard_format()
         if attrs.get("format") != spec["format"]:
-            raise ArchiveError(f"shard {self.path}: is no shard of a cutout archive: remove it")
+            raise ArchiveError(f"shard {self.path}: is no shard of a cutout archive: remove the file")
         if attrs["format_version"] != spec["format_version"]:
             raise ArchiveError(
                 f"shard {self.path}: has format version {attrs['format_version']}, this program reads "
@@ -256,7 +281,7 @@ class Shard:
 
 
 class _Plane:
-    """One plane of an open shard: its pixels or its stamps."""
+    """One plane of an open shard."""
 
     def __init__(self, contents: Contents, group: str, info: ShardInfo, plane: str) -> None:
         self._is_weight = plane == "WGT"
@@ -269,7 +294,7 @@ class _Plane:
 
     @cached_property
     def written(self) -> NDArray[np.uint8]:
-        """Which chunks of the mosaic were written, (rows, columns)."""
+        """1 for each chunk of the mosaic with pixels, (rows, columns)."""
         return np.asarray(self._dataset.parent["written"][...])
 
     def read_through(self) -> None:
@@ -278,12 +303,12 @@ class _Plane:
             self._dataset[chunk]
 
     def read_stamp(self, row: int, dy: int, dx: int, bands: list[int] | slice, out: NDArray[Any]) -> None:
-        """Read part of one stored cutout, from row ``dy`` and column ``dx`` of it on."""
+        """Read part of one stored cutout, from its row ``dy`` and column ``dx``."""
         ny, nx = out.shape[1:]
         out[...] = self._decode(self._dataset[row, :, dy : dy + ny, dx : dx + nx])[bands]
 
     def read_window(self, x0: int, y0: int, bands: list[int] | slice, out: NDArray[Any]) -> None:
-        """Put a window of the mosaic together from its chunks, blank off the tile."""
+        """Read a window of the mosaic from its chunks, blank off the tile."""
         ny, nx = out.shape[1:]
         if x0 < 0 or y0 < 0 or x0 + nx > self._tile[1] or y0 + ny > self._tile[0]:
             nothing = np.full((len(self.codec.step), 1, 1), self.codec.blank, dtype=self.codec.dtype)
@@ -292,12 +317,12 @@ class _Plane:
             out[:, *place] = self._chunk(row, column)[:, *inside][bands]
 
     def _decode(self, stored: NDArray[Any]) -> NDArray[Any]:
-        """Return what stored values stand for: no weight where there is none, even if weights are kept as they are."""
+        """Return decoded values. A weight of NaN, as lossless storage may keep it, becomes 0."""
         values = self.codec.decode(stored)
         return np.where(np.isnan(values), values.dtype.type(0), values) if self._is_weight else values
 
     def _chunk(self, row: int, column: int) -> NDArray[Any]:
-        """Return one decoded chunk of the mosaic, from the last used ones if it is among them."""
+        """Return one decoded chunk of the mosaic, from the cache if possible."""
         key = (row, column)
         if key in self._chunks:
             self._chunks.move_to_end(key)

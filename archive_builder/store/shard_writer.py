@@ -1,4 +1,4 @@
-"""Writing a shard: whole, or not at all."""
+"""Writing a shard, whole or not at all."""
 
 from __future__ import annotations
 
@@ -23,33 +23,36 @@ from archive_builder.errors import ArchiveError
 from archive_builder.geometry import Shape
 from archive_builder.measure.quantize import Codec
 from archive_builder.store.color import write_color
-from archive_builder.store.format import HDF5_VERSIONS, Contents, plane_group, shard_format
+from archive_builder.store.contents import Contents
+from archive_builder.store.format import HDF5_VERSIONS, plane_group, shard_format
 from archive_builder.store.layout import LAYOUTS, write_table
 from archive_builder.store.records import ObjectTable, ShardInfo
 from archive_builder.store.rows import RowBuffer
 
 METADATA_CACHE = 1 << 18
-"""Bytes of HDF5's cache of metadata; it counts them as on disk.
+"""Size of HDF5's metadata cache, bytes on disk.
 
-In memory a list of virtual windows is 60 times as large: by default, 2 MB, the lists of 20,000 cutouts, 130 MB, stay.
+A list of virtual windows is 60 times as large in memory as on disk. HDF5's default of 2 MB would keep the lists of
+20,000 cutouts, 130 MB in memory.
 """
 
 
 class ShardWriter:
-    """A shard in the making: a draft, which :func:`place_shard` gives the shard's name once it is finished.
+    """Writer of a shard under a temporary name, the draft. :func:`place_shard` renames a finished draft.
 
-    A draft has a name that nobody else will ever write to, on any host: a worker that is believed dead, and goes on,
-    harms neither the one that has its tile now nor a later build.
+    No other process ever writes to the draft's name, on any host. A worker that was wrongly taken for dead and goes on
+    harms neither its successor on the tile nor a later build.
 
     Parameters
     ----------
     path : Path
-        Where the shard will be; its folder must be there.
+        Final name of the shard. The folder must exist.
     info : ShardInfo
+        Attributes of the shard.
     headers : sequence of str
-        Each band's FITS image header, a card a line.
+        FITS image header of each band, one card a line.
     codecs : mapping of str to Codec
-        The stored form of each plane's pixels, ``SCI`` and those of ``WGT`` and ``MSK`` that are kept.
+        Stored form of each plane's pixels: ``SCI``, and ``WGT`` and ``MSK`` if they are kept.
     """
 
     def __init__(self, path: Path, info: ShardInfo, headers: Sequence[str], codecs: Mapping[str, Codec]) -> None:
@@ -76,12 +79,12 @@ class ShardWriter:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Remove the draft, if the shard was not finished or something went wrong with it since."""
+        """Remove the draft if the shard is unfinished or the block raised an error."""
         if kind is not None or not self._finished:
             self._discard()
 
     def _discard(self) -> None:
-        # On a full disk HDF5 cannot close a file, and a removed one takes its room for as long as it is open.
+        # On a full disk HDF5 cannot close the file, and a removed file occupies the disk as long as it is open.
         with suppress(OSError):
             os.truncate(self.draft, 0)
         with suppress(OSError, RuntimeError):
@@ -89,27 +92,33 @@ class ShardWriter:
         self.draft.unlink(missing_ok=True)
 
     def add_color(self, rows: Callable[[int, int], Image.Image], shape: Shape) -> None:
-        """Take the tile's colour picture: see :func:`archive_builder.store.color.write_color`."""
+        """Write the tile's colour picture: see :func:`archive_builder.store.color.write_color`."""
         write_color(self._file.create_group("color"), rows, shape)
 
     def add_cutouts(self, plane: str, x0: NDArray[np.int64], y0: NDArray[np.int64], rows: RowBuffer) -> None:
-        """Take the next cutouts of one plane, whose windows start at ``(x0, y0)`` and are still in ``rows``."""
+        """Add the next cutouts of one plane. Their windows start at ``(x0, y0)`` and are still in ``rows``."""
         self._planes[plane].add_cutouts(x0, y0, rows)
 
     def add_slab(self, plane: str, number: int, slab: NDArray[np.generic]) -> None:
-        """Take a row of a plane's chunks, (bands, rows, nx), after all cutouts that touch it."""
+        """Add a row of a plane's chunks, (bands, rows, nx), after all cutouts that touch it."""
         self._planes[plane].add_slab(number, slab)
 
     def finish(self, stored: ObjectTable, skipped: ObjectTable, reason: NDArray[np.uint8]) -> None:
-        """Write the tables, and flush everything to disk.
+        """Write the tables, and flush the draft to the disk.
 
         Parameters
         ----------
         stored : ObjectTable
-            In the order of the cutouts.
+            Objects with a cutout, in the order of the cutouts.
         skipped : ObjectTable
-        reason : ndarray of uint8
-            The `Status` of each skipped object.
+            Objects without a cutout.
+        reason : ndarray of uint8, (S,)
+            `Status` of each skipped object.
+
+        Raises
+        ------
+        ArchiveError
+            The shard does not match the written format.
         """
         for layout in self._planes.values():
             layout.finish()
@@ -118,14 +127,14 @@ class ShardWriter:
                 write_table(self._file, f"{group}/{field.name}", getattr(table, field.name))
         write_table(self._file, "skipped/reason", reason)
         if wrong := Contents(self._file).violations():
-            raise ArchiveError(f"shard {self.path}: was about to be written wrong: {'; '.join(wrong)}")
+            raise ArchiveError(f"shard {self.path}: does not match the format ({'; '.join(wrong)}): report this fault")
         self._file.close()
         sync(self.draft)
         self._finished = True
 
 
 def place_shard(draft: Path, path: Path) -> None:
-    """Give a finished shard its name, and have that on the disk."""
+    """Rename a finished draft to the shard's name, and flush the folder to the disk."""
     draft.rename(path)
     sync(path.parent)
 
@@ -152,6 +161,6 @@ def _write_attributes(file: h5py.File, info: ShardInfo) -> None:
 
 
 def fixed_strings(texts: Sequence[str]) -> NDArray[Any]:
-    """Return texts as an array of a fixed length each: HDF5 has checksums for those, and none for varying lengths."""
+    """Return texts as an array of fixed-length strings: HDF5 has no checksums for strings of varying length."""
     encoded = [text.encode() for text in texts]
     return np.array(encoded, dtype=h5py.string_dtype("utf-8", max([1, *map(len, encoded)])))

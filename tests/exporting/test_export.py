@@ -28,7 +28,8 @@ from pyarrow import parquet
 from archive_builder import Archive, ArchiveBuilderError, RequestError
 from archive_builder.builder.driver import build
 from archive_builder.cli.main import main
-from archive_builder.exporting.export import ROWS_PER_JOB, _edges, export
+from archive_builder.exporting.export import export
+from archive_builder.exporting.plan import ROWS_PER_JOB, job_edges
 from archive_builder.serve.style import Style
 from archive_builder.store.shard_reader import Shard
 
@@ -206,7 +207,7 @@ def test_a_repeat_with_other_options_is_refused(mixed: Any, demo_archive: Path, 
 
 def test_a_repeat_with_another_list_is_refused(mixed: Any, demo_archive: Path, tmp_path: Path) -> None:
     _, _, folder, _ = mixed
-    with pytest.raises(RequestError, match="the list was another: give a new folder"):
+    with pytest.raises(RequestError, match="the list is different: give a new folder"):
         export(demo_archive, write_list(tmp_path / "l.csv", "ID", [1]), folder, size=40, bands="ig")
 
 
@@ -445,7 +446,7 @@ def test_jobs_keep_the_rows_of_an_object_together_and_are_neither_huge_nor_tiny(
     counts = [(number, count) for number, objects in enumerate(tiles) for count in objects]
     tile = np.repeat([number for number, _ in counts], [count for _, count in counts]).astype(np.int32)
     place = np.repeat(np.arange(len(counts)), [count for _, count in counts])
-    edges = _edges(tile, place)
+    edges = job_edges(tile, place)
     assert (edges[0], edges[-1]) == (0, len(place))
     assert all(place[edge - 1] != place[edge] for edge in edges[1:-1])
     for first, end in pairwise(edges):

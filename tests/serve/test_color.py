@@ -27,7 +27,7 @@ from archive_builder.serve.cutout import Cutout
 from archive_builder.serve.pictures import GALAXY, lupton_rgb, picture
 from archive_builder.serve.style import Style
 from archive_builder.store.color import write_color
-from archive_builder.store.format import Contents
+from archive_builder.store.contents import Contents
 from archive_builder.store.shard_reader import Shard
 from archive_builder.survey.color_image import Picture
 from archive_builder.survey.demo import make_survey

@@ -20,7 +20,7 @@ from archive_builder.builder.driver import build
 from archive_builder.builder.one_tile import TileJob, TileResult, run_job
 from archive_builder.measure.quantize import Flags, LogScaled
 from archive_builder.serve.cutout import Cutout
-from archive_builder.store.format import Contents
+from archive_builder.store.contents import Contents
 from archive_builder.store.shard_reader import Shard
 from archive_builder.survey.demo import make_survey
 from archive_builder.survey.discovery import discover

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from archive_builder.errors import ArchiveError
 from archive_builder.geometry import window_origin
 from archive_builder.measure.quantize import BLANK, Codec, Lossless, NoiseScaled
-from archive_builder.store.format import Contents, checksum
+from archive_builder.store.contents import Contents
+from archive_builder.store.format import checksum
 from archive_builder.store.records import ObjectTable, ShardInfo
 from archive_builder.store.rows import RowBuffer
 from archive_builder.store.shard_reader import Shard

@@ -1,0 +1,102 @@
+"""The output of a bulk request: formats, bands, size and packing of every cutout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from archive_builder.bands import band_names
+from archive_builder.choices import BANDS_FORMAT
+from archive_builder.errors import RequestError
+from archive_builder.exporting.packs import PACKS
+from archive_builder.geometry import Size, parse_shape
+from archive_builder.serve.archive import Archive
+from archive_builder.serve.pictures import FORMATS
+from archive_builder.serve.style import Style
+
+
+@dataclass(frozen=True)
+class Output:
+    """Output of every row of the list."""
+
+    archive: Path
+    """Folder of the archive."""
+
+    directory: Path
+    """Folder of the export."""
+
+    formats: tuple[str, ...]
+    """Formats of the files; empty for an HDF5 pack."""
+
+    bands: tuple[str, ...]
+    """Bands in the order wanted."""
+
+    size: tuple[int | str, int | str] | None
+    """Height and width for rows without a size of their own: px or text. None for the archive's size."""
+
+    prefix: str
+    """Start of every file name."""
+
+    pack: str | None
+    """Kind of pack; None for single files."""
+
+    style: Style
+    """Look of pictures."""
+
+
+def check_formats(formats: Sequence[str], pack: str | None) -> tuple[str, ...]:
+    """Return the formats of an export: ``fits`` by default, ``npy`` for a WebDataset, none for an HDF5 pack.
+
+    Raises
+    ------
+    RequestError
+        A format or the pack is unknown.
+    """
+    if pack is not None and pack not in PACKS:
+        raise RequestError(f"pack {pack!r} is unknown: give {' or '.join(PACKS)}")
+    known = [*FORMATS, BANDS_FORMAT]
+    for kind in formats:
+        if kind not in known:
+            raise RequestError(f"format {kind!r} is unknown: give any of {', '.join(known)}")
+    if pack == "hdf5":
+        return ()
+    return tuple(dict.fromkeys(formats)) or (("fits",) if pack is None else ("npy",))
+
+
+def check_bands(bands: Sequence[str] | None, archive: Archive) -> tuple[str, ...]:
+    """Return the bands of an export: all by default.
+
+    Raises
+    ------
+    RequestError
+        A band is unknown or repeated, or no band is given.
+    """
+    if bands is None:
+        return archive.bands
+    chosen = band_names(bands, archive.bands, f"the archive {archive.path}")
+    if len(set(chosen)) < len(chosen):
+        raise RequestError(f"bands {','.join(chosen)!r}: give each wanted band once")
+    return chosen
+
+
+def plain_size(size: Size | None) -> tuple[int | str, int | str] | None:
+    """Return a size as height and width in a form that JSON can store: px, or the text of an angle.
+
+    Raises
+    ------
+    RequestError
+        The size cannot be read.
+
+    Examples
+    --------
+    >>> plain_size(("64px", "0.5 arcmin"))
+    (64, '0.5 arcmin')
+    """
+    if size is None:
+        return None
+    sides = size if isinstance(size, tuple | list) else (size, size)
+    # An angle has twice as many pixels of half the size.
+    coarse, fine = parse_shape(size, 1e-4), parse_shape(size, 5e-5)
+    height, width = (n if n == m else str(side).strip() for side, n, m in zip(sides, coarse, fine, strict=True))
+    return height, width

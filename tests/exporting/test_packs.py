@@ -1,0 +1,99 @@
+"""Pieces of a pack: whole or not there, on a full disk too."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from archive_builder import Archive, ArchiveBuilderError, RequestError
+from archive_builder.exporting.names import Sample
+from archive_builder.exporting.packs import PACKS
+from archive_builder.serve.cutout import Cutout
+from archive_builder.serve.style import Style
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """Let the system refuse longer files, as if the disk were full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.fixture
+def cutout(demo_archive: Path) -> Cutout:
+    with closing(sqlite3.connect(demo_archive / "index.sqlite")) as index:
+        (object_id,) = index.execute("SELECT min(object_id) FROM objects WHERE status = 0").fetchone()
+    with Archive(demo_archive) as archive:
+        return archive.get(object_id, size=40, bands="gi")
+
+
+def sample_of(cutout: Cutout) -> Sample:
+    return Sample(cutout.object_id or 0, None, (40, 40), True, [0], 0)
+
+
+@pytest.mark.parametrize("pack", ["hdf5", "webdataset"])
+@pytest.mark.parametrize("limit", [3_000, 20_000])
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # HDF5 tries to close the file again
+def test_a_piece_that_the_disk_cannot_hold_is_one_line_and_leaves_the_old_file(
+    cutout: Cutout, tmp_path: Path, pack: str, limit: int
+) -> None:
+    path = tmp_path / f"00000{PACKS[pack].suffix}"
+    path.write_bytes(b"of an earlier run")
+    with (  # noqa: PT012 (the piece ends in the block)
+        files_of_at_most(limit),
+        pytest.raises(ArchiveBuilderError, match=rf"^{path}: cannot be written: .+$"),
+        PACKS[pack](path, ["npy"], Style()) as piece,
+    ):
+        for _ in range(3):
+            piece.add(sample_of(cutout), cutout)
+    assert os.listdir(tmp_path) == [path.name]
+    assert path.read_bytes() == b"of an earlier run"
+
+
+@pytest.mark.parametrize("pack", ["hdf5", "webdataset"])
+def test_a_piece_is_as_it_was_if_its_block_fails(cutout: Cutout, tmp_path: Path, pack: str) -> None:
+    path = tmp_path / f"00000{PACKS[pack].suffix}"
+    with pytest.raises(KeyboardInterrupt), PACKS[pack](path, ["npy"], Style()) as piece:  # noqa: PT012
+        piece.add(sample_of(cutout), cutout)
+        raise KeyboardInterrupt
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("pack", ["hdf5", "webdataset"])
+def test_a_piece_without_cutouts_replaces_an_older_one_by_nothing(tmp_path: Path, pack: str) -> None:
+    path = tmp_path / f"00000{PACKS[pack].suffix}"
+    path.write_bytes(b"of an earlier run")
+    with PACKS[pack](path, ["npy"], Style()):
+        pass
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_webdataset_of_pictures_that_cannot_be_drawn_has_no_file(cutout: Cutout, tmp_path: Path) -> None:
+    with (
+        PACKS["webdataset"](tmp_path / "00000.tar", ["png"], Style(color="lupton")) as piece,
+        pytest.raises(RequestError, match="three bands"),
+    ):
+        piece.add(sample_of(cutout), cutout)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("pack", ["hdf5", "webdataset"])
+def test_a_piece_holds_its_samples_and_no_others(cutout: Cutout, tmp_path: Path, pack: str) -> None:
+    path, sample = tmp_path / f"00000{PACKS[pack].suffix}", sample_of(cutout)
+    assert not PACKS[pack].holds(path, [sample])
+    with PACKS[pack](path, ["npy"], Style()) as piece:
+        piece.add(sample, cutout)
+    assert PACKS[pack].holds(path, [sample])
+    assert not PACKS[pack].holds(path, [sample, sample])
+    path.write_bytes(path.read_bytes()[:100])
+    assert not PACKS[pack].holds(path, [sample])
