@@ -33,14 +33,13 @@ from archive_builder.exporting.request_list import ColumnNames
 from archive_builder.forecast.plan import SAMPLE, SEED, WORKERS, plan
 from archive_builder.maintain.reindex import reindex
 from archive_builder.maintain.repair import repair
-from archive_builder.maintain.verify import Finding, Survey, verify
+from archive_builder.maintain.verify import Finding, verify
 from archive_builder.run.engines import ENGINES, choose_engine
 from archive_builder.run.machine import available_cpus, parse_memory
 from archive_builder.serve.archive import Archive
 from archive_builder.serve.pictures import FORMATS, write_cutout
 from archive_builder.serve.style import Style
 from archive_builder.survey.demo import make_survey
-from archive_builder.survey.discovery import discover
 from archive_builder.survey.recipe import load_recipe
 
 FAILED, WRONG_REQUEST = 1, 2
@@ -280,11 +279,7 @@ def status(archive: Path, plot: Path | None, as_json: bool) -> None:
 @as_json
 def verify_command(archive: Path, deep: bool, survey: Path | None, mend: bool, workers: int, as_json: bool) -> None:
     """Check that ARCHIVE is what it says it is."""
-    source = None
-    if survey is not None:
-        recipe = load_recipe(survey)
-        source = recipe, {files.tile: files for files in discover(recipe).tiles}
-    findings = _findings(archive, deep, source, workers)
+    findings = _findings(archive, deep, survey, workers)
     if as_json:
         click.echo(json.dumps([asdict(finding) for finding in findings]))
     else:
@@ -293,7 +288,7 @@ def verify_command(archive: Path, deep: bool, survey: Path | None, mend: bool, w
     damage = [finding for finding in findings if finding.kind in ("shard", "index")]
     if mend and damage:
         repair(archive, damage, survey, workers)
-        damage = [f for f in _findings(archive, deep, source, workers) if f.kind in ("shard", "index")]
+        damage = [f for f in _findings(archive, deep, survey, workers) if f.kind in ("shard", "index")]
         click.echo(f"mended: {len(damage)} findings are left", err=as_json)
     elif not as_json:
         click.echo(f"{len(damage)} things are wrong" if damage else "all is well")
@@ -302,10 +297,11 @@ def verify_command(archive: Path, deep: bool, survey: Path | None, mend: bool, w
         sys.exit(FAILED)
 
 
-def _findings(archive: Path, deep: bool, source: Survey | None, workers: int) -> list[Finding]:
+def _findings(archive: Path, deep: bool, survey: Path | None, workers: int) -> list[Finding]:
     """Return what is wrong with an archive, and show how far the search is."""
     with _tile_meter() as meter:
-        return list(verify(archive, deep, source, workers, meter.start, partial(_count_tile, meter)))
+        on_tile = partial(_count_tile, meter)
+        return list(verify(archive, deep=deep, survey=survey, workers=workers, on_start=meter.start, on_tile=on_tile))
 
 
 @contextmanager
@@ -329,7 +325,7 @@ def _count_tile(meter: Meter, name: str) -> None:
 def reindex_command(archive: Path, workers: int, as_json: bool) -> None:
     """Make ARCHIVE's index anew from its shards alone."""
     with _tile_meter() as meter:
-        report = reindex(archive, workers, meter.start, partial(_count_tile, meter))
+        report = reindex(archive, workers=workers, on_start=meter.start, on_tile=partial(_count_tile, meter))
     text = f"{report.tiles} tiles and {report.objects} objects indexed, {len(report.left_out)} files left out"
     click.echo(json.dumps(asdict(report)) if as_json else text)
     for name, reason in report.left_out.items():

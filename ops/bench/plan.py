@@ -129,7 +129,7 @@ def measure_plan(recipe: Path, sample: int, seed: int, work: Path) -> tuple[Fore
 def measure_build(recipe: Path, archive: Path) -> m.Values:
     """Build the archive; return what it took."""
     started = time.perf_counter()
-    report = build(recipe, archive)
+    report = build(recipe, archive, workers=1)
     wall_seconds = time.perf_counter() - started
     if report.failures:
         raise RuntimeError(f"the build failed: {report.failures}")
