@@ -77,18 +77,17 @@ def decide(
     """
     _refuse_missing_index(archive)
     current = read_index(archive)
-    is_rebuild = _is_rebuild(archive, current, recipe, whole=force and not tiles)
-    target, is_continued = current, False
-    if is_rebuild:
-        target = read_index(archive, NEXT_INDEX_NAME)
-        is_continued = not setting_changes(target.settings, recipe)
-        target = target if is_continued else IndexState()
-    # A rebuild builds all tiles anyway; without force, it skips the tiles that it has already built.
-    force = force and not is_rebuild
-    changes = find_changes(found, target.tiles, recipe, archive, tiles=tiles, force=force, contents=contents)
-    lost = tuple(sorted(current.tiles_with_shard() - tile_names(found))) if is_rebuild else ()
+    if not _is_rebuild(archive, current, recipe, whole=force and not tiles):
+        changes = find_changes(found, current.tiles, recipe, archive, tiles=tiles, force=force, contents=contents)
+        return Decision(changes, current.tiles, current.tiles)
+    earlier = read_index(archive, NEXT_INDEX_NAME)
+    is_continued = not setting_changes(earlier.settings, recipe)
+    known = earlier.tiles if is_continued else {}
+    # Without force: a continued rebuild skips the tiles that it has already built.
+    changes = find_changes(found, known, recipe, archive, contents=contents)
+    lost = tuple(sorted(current.tiles_with_shard() - tile_names(found)))
     changes = replace(changes, gone=tuple(sorted({*changes.gone, *lost})))
-    return Decision(changes, target.tiles, current.tiles, is_rebuild, is_continued, lost)
+    return Decision(changes, known, current.tiles, is_rebuild=True, is_continued=is_continued, lost=lost)
 
 
 def _refuse_missing_index(archive: Path) -> None:

@@ -20,6 +20,8 @@ def repair(
     """Repair the damage that :func:`archive_builder.maintain.verify.verify` found.
 
     A damaged index is rebuilt from the shards; damaged shards are built again from the survey.
+    A damaged index can hide a missing shard. So without a known damaged shard an ordinary build follows: it builds
+    the tiles that lack their shard, and those that are new or changed.
 
     Parameters
     ----------
