@@ -1,4 +1,4 @@
-"""What a build has to do, and why: the survey as it is against the archive as it was left."""
+"""Changes of a survey since the last build: the tiles to build, each with the reason."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ from archive_builder.survey.recipe import Recipe
 
 @dataclass(frozen=True)
 class Task:
-    """A tile that is to be built."""
+    """A tile to build."""
 
     files: TileFiles
-    """What it is made from."""
+    """Source files of the tile."""
 
     reason: str
-    """Why it is to be built."""
+    """Reason for building the tile."""
 
 
 @dataclass(frozen=True)
 class Changes:
-    """What is to be done."""
+    """Tiles to build, and all other tiles."""
 
     tasks: tuple[Task, ...]
     """Tiles to build, by name."""
 
     unchanged: tuple[str, ...] = ()
-    """Tiles that need nothing."""
+    """Tiles with an up-to-date shard."""
 
     touched: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-    """Unchanged tiles of which the index shall know new fingerprints: of the files, and of their contents."""
+    """New fingerprints of unchanged tiles, for the index: of the files, and of their contents."""
 
     incomplete: Mapping[str, str] = field(default_factory=dict)
-    """Tiles that cannot be built: name to what is wrong."""
+    """Tiles that cannot be built: name to reason."""
 
     gone: tuple[str, ...] = ()
-    """Tiles of the archive that the survey has no longer."""
+    """Tiles of the archive that the survey no longer has."""
 
     def summary(self) -> str:
-        """Return one line that says what is to be done and why."""
+        """Return the number of tiles of each kind, as one line."""
         reasons = Counter(task.reason for task in self.tasks)
         why = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
         parts = [f"{len(self.tasks)} tiles to build" + (f" ({why})" if why else ""), f"{len(self.unchanged)} unchanged"]
@@ -53,6 +53,11 @@ class Changes:
         if self.gone:
             parts.append(f"{len(self.gone)} gone from the survey")
         return ", ".join(parts)
+
+
+def tile_names(found: Discovery) -> set[str]:
+    """Return the names of all tiles of a survey, complete or not."""
+    return {files.tile for files in found.tiles} | set(found.incomplete)
 
 
 def find_changes(
@@ -70,24 +75,24 @@ def find_changes(
     Parameters
     ----------
     found : Discovery
-        The survey's tiles.
-    known : mapping of str to mapping
-        The index's row of each tile.
+        Tiles of the survey.
+    known : mapping of str to TileRow
+        Row of each tile in the index.
     recipe : Recipe
     archive : Path
     tiles : collection of str
-        Only these; all if empty.
+        Consider only these tiles; all if empty.
     force : bool
-        Build also what is unchanged.
+        Build unchanged tiles too.
     contents : bool
-        Compare the files' contents too, not only their paths, sizes and times.
+        Compare the contents of the files too, not only their paths, sizes and times.
 
     Raises
     ------
     RecipeError
-        The survey has not got one of ``tiles``.
+        The survey lacks one of ``tiles``.
     """
-    there = {files.tile for files in found.tiles} | set(found.incomplete)
+    there = tile_names(found)
     if unknown := sorted(set(tiles) - there):
         raise RecipeError(
             f"the survey has no tile {', '.join(unknown)}: its {len(there)} tiles begin with {min(there)}"
@@ -115,22 +120,21 @@ def find_changes(
 
 
 def _reason(old: TileRow | None, files: TileFiles, recipe: Recipe, archive: Path, contents: bool) -> str | None:
-    """Say why a tile is to be built; None if its shard is what a new build would make again."""
-    if old is None or old.shard is None:
-        return "new" if old is None else "failed before"
-    if old.state != "built":
+    """Return the reason for building a tile; None if a new build would make the same shard again."""
+    if old is None:
+        return "new"
+    if old.shard is None or old.state != "built":
         return "failed before"
     if not (archive / old.shard).is_file():
         return "without their shard"
     if old.recipe_fingerprint != recipe.fingerprint():
         return "by other settings"
-    same_files = old.input_fingerprint == files.fingerprint()
     if contents and old.input_hash:
         return None if old.input_hash == files.content_hash() else "with changed contents"
-    return None if same_files else "with changed files"
+    return None if old.input_fingerprint == files.fingerprint() else "with changed files"
 
 
 def _new_fingerprints(old: TileRow, files: TileFiles) -> dict[str, tuple[str, str]]:
-    """Return the fingerprints of an unchanged tile by its name, if the index does not have them."""
+    """Return the fingerprints of an unchanged tile by its name; empty if the index has the same."""
     fresh = files.fingerprint(), old.input_hash or files.content_hash()
     return {} if fresh == (old.input_fingerprint, old.input_hash) else {files.tile: fresh}

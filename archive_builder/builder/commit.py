@@ -1,4 +1,4 @@
-"""From a tile's new shard to an index that leads to it, and what has to wait for another tile."""
+"""Commits of new shards to the index, and the removal of the shards they replace."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,26 +19,24 @@ from archive_builder.store.records import TileEntry, TileRecord, TileRow
 from archive_builder.store.shard_reader import Shard
 from archive_builder.store.shard_writer import place_shard
 
-Outcome = tuple[TileResult, str | None]
-"""A tile's result, and why it is not in the archive if it is not."""
-
 
 class Committer:
-    """Names new shards, switches the index to them, one transaction a tile, and then removes the old ones.
+    """Names new shards, commits them to the index in one transaction a tile, then removes the old shards.
 
-    An object may have moved from one tile's catalogue to another's. Its new tile cannot be committed while the
-    index still has it on its old one; if that is being built too, both wait, and go in together at the end.
+    An object may have moved from one tile's catalogue to another's. Its new tile cannot be committed while the index
+    still has the object on its old tile. If the old tile is being built too, both tiles wait, and are committed
+    together at the end.
 
     Parameters
     ----------
     index : Index
     archive : Path
-    known : mapping of str to mapping
-        The index's row of each tile, as it was when the build began.
+    known : mapping of str to TileRow
+        Row of each tile in the index, before the build.
     pending : iterable of str
-        The tiles that are being built.
+        Tiles that are being built.
     build_id : int
-        The number of the build.
+        Number of the build.
     """
 
     def __init__(
@@ -55,44 +52,38 @@ class Committer:
         self._build_id = build_id
         self._waiting: dict[str, TileResult] = {}
 
-    def take(self, result: TileResult) -> Iterator[Outcome]:
-        """Commit a tile's shard; yield nothing if it has to wait."""
-        if result.error is not None:
-            self._unfinished.discard(result.tile)
-            yield result, result.error
-            return
-        try:
-            self._place(result)
-            self._commit([result])
-        except DuplicateObjectError as error:
-            if error.other in self._unfinished and error.other != result.tile:
-                self._waiting[result.tile] = result
-                return
-            yield result, self._refuse(result, error)
-        except ArchiveBuilderError as error:
-            yield result, self._refuse(result, error)
-        else:
-            yield result, None
+    def take(self, result: TileResult) -> Iterator[TileResult]:
+        """Commit a tile's shard, and yield the result, or a failure in its place; yield nothing if the tile waits."""
+        if result.error is None:
+            try:
+                self._place(result)
+                self._commit([result])
+            except DuplicateObjectError as error:
+                if error.other in self._unfinished and error.other != result.tile:
+                    self._waiting[result.tile] = result
+                    return
+                result = self._refuse(result, error)
+            except ArchiveBuilderError as error:
+                result = self._refuse(result, error)
+        yield result
         self._unfinished.discard(result.tile)
 
-    def finish(self) -> Iterator[Outcome]:
-        """Commit what had to wait, all together; who still stands in the way is left out."""
+    def finish(self) -> Iterator[TileResult]:
+        """Commit all waiting tiles together, without those whose objects another tile keeps; yield their results."""
         while self._waiting:
             try:
                 self._commit(list(self._waiting.values()))
             except DuplicateObjectError as error:
-                result = self._waiting.pop(error.tile)
-                yield result, self._refuse(result, error)
+                yield self._refuse(self._waiting.pop(error.tile), error)
             except ArchiveBuilderError as error:
-                for result in self._waiting.values():
-                    yield result, self._refuse(result, error)
+                yield from (self._refuse(result, error) for result in self._waiting.values())
                 return
             else:
-                yield from ((result, None) for result in self._waiting.values())
+                yield from self._waiting.values()
                 return
 
     def _place(self, result: TileResult) -> None:
-        """Give a shard its name."""
+        """Rename a draft to the name of its shard."""
         draft = self._archive / result.draft
         try:
             place_shard(draft, self._archive / result.shard)
@@ -108,37 +99,51 @@ class Committer:
         for result in results:
             old = self._known.get(result.tile)
             if old and old.shard and old.shard != result.shard:
-                with suppress(OSError):  # the next build removes what cannot be removed now
-                    (self._archive / old.shard).unlink()
+                self._remove(old.shard)
 
-    def _refuse(self, result: TileResult, error: ArchiveBuilderError) -> str:
-        """Remove a shard that the archive does not take."""
-        for name in (result.draft, result.shard):
-            with suppress(OSError):  # the next build removes what cannot be removed now
-                (self._archive / name).unlink()
-        return str(error)
+    def _refuse(self, result: TileResult, error: ArchiveBuilderError) -> TileResult:
+        """Remove a shard that cannot be committed, and return the failure."""
+        self._remove(result.draft)
+        self._remove(result.shard)
+        return TileResult(result.tile, error=str(error))
+
+    def _remove(self, name: str) -> None:
+        with suppress(OSError):  # the next build removes it as a leftover
+            (self._archive / name).unlink()
 
     def _entry(self, result: TileResult) -> TileEntry:
         old = self._known.get(result.tile)
-        old_shard = self._archive / old.shard if old and old.shard else None
         with Shard(self._archive / result.shard) as shard:
-            return TileEntry(
-                tile=tile_record(
-                    shard,
-                    checksum=result.checksum,
-                    input_hash=result.input_hash,
-                    seconds=round(result.seconds, 3),
-                    peak_memory=result.peak_memory,
-                    built_at=utc_now(),
-                    build_id=self._build_id,
-                ),
-                **objects_of(shard),
-                replaced=objects_of_shard(old_shard),
+            record = tile_record(
+                shard,
+                checksum=result.checksum,
+                built_at=utc_now(),
+                input_hash=result.input_hash,
+                seconds=round(result.seconds, 3),
+                peak_memory=result.peak_memory,
+                build_id=self._build_id,
             )
+            return tile_entry(shard, record, objects_of_shard(self._archive / old.shard if old and old.shard else None))
 
 
-def tile_record(shard: Shard, **others: Any) -> TileRecord:
-    """Return a tile's row of the index from its shard, and from the columns that no shard holds."""
+def tile_record(
+    shard: Shard,
+    *,
+    checksum: str | None = None,
+    built_at: str | None = None,
+    input_hash: str | None = None,
+    seconds: float | None = None,
+    peak_memory: int | None = None,
+    build_id: int | None = None,
+) -> TileRecord:
+    """Return the row of a built tile in the index.
+
+    Parameters
+    ----------
+    shard : Shard
+    checksum, built_at, input_hash, seconds, peak_memory, build_id
+        Columns that the shard does not hold; see `TileRecord`.
+    """
     info = shard.info
     return TileRecord(
         name=info.tile,
@@ -150,20 +155,34 @@ def tile_record(shard: Shard, **others: Any) -> TileRecord:
         skipped_for=json.dumps(count_reasons(shard.reason)),
         depth=json.dumps(shard.depth),
         input_fingerprint=info.input_fingerprint,
+        input_hash=input_hash,
         recipe_fingerprint=hashlib.sha256(info.recipe.encode()).hexdigest()[:16],
         footprint=json.dumps(info.footprint.tolist()),
         bytes=shard.path.stat().st_size,
-        **others,
+        checksum=checksum,
+        seconds=seconds,
+        peak_memory=peak_memory,
+        built_at=built_at,
+        build_id=build_id,
     )
 
 
-def objects_of(shard: Shard) -> dict[str, NDArray[Any]]:
-    """Return the objects of a shard as the index takes them: ``stored``, ``skipped``, ``reason``."""
-    return {"stored": shard.stored_ids, "skipped": shard.skipped_ids, "reason": shard.reason}
+def tile_entry(shard: Shard, record: TileRecord, replaced: NDArray[np.int64] | None) -> TileEntry:
+    """Return a shard's row and objects for the index.
+
+    Parameters
+    ----------
+    shard : Shard
+    record : TileRecord
+        Row of the tile; see `tile_record`.
+    replaced : ndarray of int64, (N,), or None
+        Object IDs of the tile's old shard; None if unknown.
+    """
+    return TileEntry(record, shard.stored_ids, shard.skipped_ids, shard.reason, replaced)
 
 
 def objects_of_shard(path: Path | None) -> NDArray[np.int64] | None:
-    """Return all objects of a shard that is to be replaced; None if they cannot be told."""
+    """Return the object IDs of an old shard, int64 (N,): empty without a shard, None if the shard cannot be read."""
     if path is None:
         return np.empty(0, dtype=np.int64)
     try:

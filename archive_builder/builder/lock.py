@@ -1,4 +1,4 @@
-"""One build of an archive at a time."""
+"""The lock of an archive: one build at a time."""
 
 from __future__ import annotations
 
@@ -6,60 +6,58 @@ import fcntl
 import json
 import os
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from archive_builder.errors import ArchiveError, one_line
 from archive_builder.store.index import utc_now
 
 LOCK_NAME = "build.lock"
-"""The lock's file in the archive's folder."""
+"""File name of the lock in the archive's folder."""
 
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds an archive's lock, by what its file says."""
+    """The process that holds an archive's lock, as named in the lock's file."""
 
     host: str
-    """The machine."""
+    """Host of the process."""
 
     pid: int
-    """The process there."""
+    """Process ID on that host."""
 
     since: str
-    """UTC, ISO 8601."""
+    """Start of the build, UTC, ISO 8601."""
 
-    alive: bool | None
-    """Whether that process is at work; None if it is another machine's."""
+    alive: bool | None = None
+    """True if the process runs and holds the lock; None if it is on another host."""
 
 
 def holder_of(archive: Path) -> Holder | None:
-    """Return who holds an archive's lock; None if nobody does. No build is hindered by the question."""
+    """Return the holder of an archive's lock; None if the lock is free. No build is disturbed."""
     try:
         descriptor = os.open(archive / LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return None
     try:
-        said = _read(descriptor)
-        host, pid, since = said.get("host"), said.get("pid"), said.get("since")
-        if not (isinstance(host, str) and isinstance(pid, int) and pid > 0 and isinstance(since, str)):
-            return None
-        return Holder(host, pid, since, _is_held(descriptor, pid) if host == socket.gethostname() else None)
+        holder = _parse_holder(_read(descriptor))
+        if holder is None or holder.host != socket.gethostname():
+            return holder
+        return replace(holder, alive=_is_held(descriptor, holder.pid))
     finally:
         os.close(descriptor)
 
 
 def _is_held(descriptor: int, pid: int) -> bool:
-    """Tell whether a process of this machine is there and holds a lock."""
+    """Return True if a process with this ID runs on this host and a process holds the lock."""
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         pass
-    # It may be another process that has got this number. Trying the lock takes it for a moment, hence not before.
+    # Another process may have this ID by now. Trying the lock takes it for a moment, so this comes last.
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError:
@@ -68,35 +66,42 @@ def _is_held(descriptor: int, pid: int) -> bool:
 
 
 def _read(descriptor: int) -> dict[str, object]:
-    """Return what a lock's file says of who holds it; nothing if nobody does."""
+    """Return the JSON object in a lock's file; empty if the file holds none."""
     try:
-        said = json.loads(os.pread(descriptor, 4096, 0) or b"{}")
+        values = json.loads(os.pread(descriptor, 4096, 0) or b"{}")
     except (ValueError, RecursionError, OSError):
         return {}
-    return said if isinstance(said, dict) else {}
+    return values if isinstance(values, dict) else {}
+
+
+def _parse_holder(values: dict[str, object]) -> Holder | None:
+    host, pid, since = values.get("host"), values.get("pid"), values.get("since")
+    if isinstance(host, str) and isinstance(pid, int) and pid > 0 and isinstance(since, str):
+        return Holder(host, pid, since)
+    return None
 
 
 class BuildLock:
-    """Held while an archive is built.
+    """Lock of an archive, held during a build.
 
-    The operating system gives the lock of a process back when it dies, however it dies. Where the file system
-    keeps locks to one host, what the file says of its holder stands in: a lock left by another host is not taken.
+    The operating system releases the lock of a process when the process dies, however it dies. Some file systems keep
+    locks to one host. There the lock's file protects the archive: a lock with another host's name is not taken.
 
     Parameters
     ----------
     archive : Path
-        The archive's folder.
+        Folder of the archive.
 
     Raises
     ------
     ArchiveError
-        Another build has it; the error names host, process and since when.
+        Another build holds the lock: the error names host, process and start. Or the lock's file cannot be written.
     """
 
     def __init__(self, archive: Path) -> None:
         self._path = archive / LOCK_NAME
         try:
-            # Not through a link: what somebody else's archive leads to would be emptied.
+            # O_NOFOLLOW: a link in a foreign archive must not empty another file.
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             self._descriptor = os.open(self._path, flags, 0o644)
         except OSError as error:
@@ -115,10 +120,8 @@ class BuildLock:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Give the lock back; the file stays, empty."""
+    def __exit__(self, *_: object) -> None:
+        """Release the lock; an empty file stays."""
         os.ftruncate(self._descriptor, 0)
         os.close(self._descriptor)
 
@@ -126,7 +129,7 @@ class BuildLock:
         if not isinstance(error, BlockingIOError):
             return f"archive {archive}: its {LOCK_NAME} cannot be locked: {one_line(error)}"
         if not holder:
-            return f"archive {archive}: another build is just beginning: wait for it"
+            return f"archive {archive}: another build is just starting: wait for its end"
         return (
             f"archive {archive}: is being built by process {holder.get('pid')} on {holder.get('host')} since "
             f"{holder.get('since')}: wait for it, or if it is dead remove {self._path}"

@@ -1,15 +1,15 @@
-"""How much memory a worker takes for a tile, and how many workers fit into a budget.
+"""Memory model of a worker, and the number of workers that fit into a budget.
 
-A worker at work on a tile has, besides what Python and its libraries take (`BASE`):
+A worker on a tile holds, besides Python and its libraries (`BASE`):
 
-- rows of one plane as they are stored, in slabs of `CHUNK` rows, while objects that need them are unsettled: those of
-  the block, of half a cutout below it, of what is read ahead of it (a cutout, or the two and a half rows of noise cells
-  that make the noise final), of a strip, and of two slabs that are only partly needed;
-- a strip of all bands as it is read, in 4 bytes a pixel, twice where rows wait until a row of noise cells is whole;
+- rows of one plane in stored form, in slabs of `CHUNK` rows, while unsettled objects need them: the rows of the block,
+  of half a cutout below the block, of the rows read ahead (a cutout, or the two and a half rows of noise cells that
+  make the noise final), of a strip, and of two slabs that are only partly needed;
+- a strip of all bands as read, 4 bytes a pixel, twice where rows wait until a row of noise cells is complete;
 - a strip of one band on its way from the file, and a slab on its way to the shard.
 
-Weights and masks are read after the image, and the colour picture before it, strip by strip: they need no more. What
-reading the catalogue takes is not counted: for one of 20 MB it is less than all this.
+Weights and masks are read after the image, and the colour picture before the image, strip by strip: they need no more.
+The model leaves out the catalogue: reading one of 20 MB takes less than all this.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from archive_builder.builder.first_tile import measure_first
 from archive_builder.builder.sweep import BLOCK, STRIP_ROWS
 from archive_builder.errors import RequestError, TileError
 from archive_builder.geometry import Shape
@@ -27,46 +28,49 @@ from archive_builder.survey.recipe import Recipe
 from archive_builder.survey.tile import Tile
 
 BASE = 200_000_000
-"""Bytes of a worker without pixels: 165 MB at rest after its first tile, with 40,000 objects, and gaps between."""
+"""Memory of a worker without pixels, bytes: 165 MB at rest after a tile of 40,000 objects, and gaps between."""
 
 FINISH = 70_000_000
-"""Bytes that HDF5 takes while the virtual cutouts are made, when there are no pixels any more."""
+"""Memory of HDF5 while it creates the virtual cutouts, bytes; the pixels are freed by then."""
 
 DRIVER = 300_000_000
-"""Bytes of the process that hands out the tiles and commits them, and of the one that watches over its children."""
+"""Memory of the process that hands out and commits the tiles, and of its resource tracker, bytes."""
 
 LOWEST_STRIP = 16
-"""Rows: below that, reading takes half as long again."""
+"""Lowest strip, rows: with lower ones, reading takes half as long again."""
+
+TRIED = 10
+"""Tiles that are tried for the first that can be read."""
 
 
 @dataclass(frozen=True)
 class Load:
-    """What a build puts onto a machine."""
+    """Workers of a build on this machine."""
 
     workers: int
-    """Processes."""
+    """Worker processes."""
 
     memory: int
-    """Bytes that each may take."""
+    """Maximum memory of each worker, bytes."""
 
     fewer: bool = False
-    """Whether more were wanted than fit."""
+    """True if fewer workers fit than were asked for."""
 
 
 def worker_memory(shape: Shape, recipe: Recipe, size: int, strip_rows: int, picture_rows: int = 0) -> int:
-    """Return how many bytes a worker takes at most for a tile.
+    """Return the maximum memory of a worker on a tile, bytes.
 
     Parameters
     ----------
     shape : (ny, nx)
-        Of the tile.
+        Shape of the tile, px.
     recipe : Recipe
     size : int
-        Side of a cutout in pixels.
+        Side of a cutout, px.
     strip_rows : int
         Rows read at a time.
     picture_rows : int
-        Rows of the colour picture that are decoded together; 0 without one.
+        Rows of the colour picture that are decoded together; 0 without a picture.
     """
     (ny, nx), bands, mesh = shape, len(recipe.survey.bands), recipe.quality.background_mesh
     ahead = max(size, 5 * mesh // 2)
@@ -79,19 +83,19 @@ def worker_memory(shape: Shape, recipe: Recipe, size: int, strip_rows: int, pict
 
 
 def strip_that_fits(shape: Shape, recipe: Recipe, size: int, memory: int, picture_rows: int = 0) -> int:
-    """Return how many rows of a tile a worker reads at a time to stay within its memory.
+    """Return the number of rows to read at a time for a worker to stay within its memory.
 
     Raises
     ------
     TileError
-        Not even the lowest strip fits.
+        The lowest strip does not fit.
     """
     needs = _needs(shape, recipe, size, picture_rows)
     fitting = [rows for rows, need in needs.items() if need <= memory]
     if not fitting:
         least = min(needs.values())
         raise TileError(
-            f"it takes {_gb(least)} of memory but a worker may take {_gb(memory)}: build it with more --memory"
+            f"it takes {_gb(least)} of memory but a worker may take {_gb(memory)}: give more --memory"
             " or fewer --workers"
         )
     return max(fitting)
@@ -100,20 +104,21 @@ def strip_that_fits(shape: Shape, recipe: Recipe, size: int, memory: int, pictur
 def share_out(
     tiles: Sequence[TileFiles], recipe: Recipe, size: int, budget: int, cpus: int, workers: int | None
 ) -> Load:
-    """Share a budget out to workers, by the first of the tiles that can be opened.
+    """Return the workers that fit into a budget, by the first of the tiles that can be read.
 
     Parameters
     ----------
     tiles : sequence of TileFiles
+        Tiles to build.
     recipe : Recipe
     size : int
-        Side of a cutout in pixels.
+        Side of a cutout, px.
     budget : int
-        Bytes, for all processes together.
+        Memory of all processes together, bytes.
     cpus : int
-        Workers if nothing is said, if they fit.
+        Maximum workers if ``workers`` is None.
     workers : int or None
-        How many are wanted.
+        Maximum workers.
 
     Raises
     ------
@@ -121,29 +126,30 @@ def share_out(
         Not one worker fits.
     """
     wanted = min(workers or cpus, max(1, len(tiles)))
-    need = _need_of_first(tiles, recipe, size)
+    need = _first_need(tiles, recipe, size)
     fitting = min(wanted, (budget - DRIVER) // need if need else wanted)
     if fitting < 1:
         raise RequestError(
             f"memory {_gb(budget)} is too little for one worker: a tile of this survey takes {_gb(need + DRIVER)}, "
-            "of all processes together: give as much as --memory"
+            "all processes together: give at least this as --memory"
         )
     return Load(fitting, (budget - DRIVER) // fitting, fewer=fitting < wanted)
 
 
-def _need_of_first(tiles: Sequence[TileFiles], recipe: Recipe, size: int) -> int:
-    """Return the least that a worker needs for the first tile that can be opened; 0 if none can."""
-    for files in tiles[:10]:
-        try:
-            with Tile(files.images, recipe.survey.image_hdu) as tile:
-                return min(_needs(tile.shape, recipe, size, picture_rows(files, tile.shape)).values())
-        except (TileError, OSError):  # its own build says what is wrong with it
-            continue
-    return 0
+def _first_need(tiles: Sequence[TileFiles], recipe: Recipe, size: int) -> int:
+    """Return the least memory of a worker on the first tile that can be read, bytes; 0 if none can."""
+
+    def least(files: TileFiles, tile: Tile) -> int:
+        return min(_needs(tile.shape, recipe, size, picture_rows(files, tile.shape)).values())
+
+    try:
+        return measure_first(tiles[:TRIED], recipe, least)
+    except TileError:
+        return 0
 
 
 def picture_rows(files: TileFiles, shape: Shape) -> int:
-    """Return how many rows of a tile's colour picture are decoded together; 0 if it has none."""
+    """Return the number of rows of a tile's colour picture that are decoded together; 0 without a picture."""
     if files.color is None:
         return 0
     with Picture(files.color, shape) as picture:
@@ -151,8 +157,8 @@ def picture_rows(files: TileFiles, shape: Shape) -> int:
 
 
 def _needs(shape: Shape, recipe: Recipe, size: int, picture_rows: int) -> dict[int, int]:
-    """Return what a worker takes, by how many rows it reads at a time."""
-    # The usual numbers of rows, and whole rows of noise cells, which need not wait.
+    """Return the maximum memory of a worker in bytes, by the number of rows read at a time."""
+    # Whole rows of noise cells need not wait.
     mesh = recipe.quality.background_mesh
     heights = sorted({STRIP_ROWS, 64, 32, LOWEST_STRIP, mesh * max(1, STRIP_ROWS // mesh)})
     return {rows: worker_memory(shape, recipe, size, rows, picture_rows) for rows in heights}

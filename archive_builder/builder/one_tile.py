@@ -1,4 +1,4 @@
-"""One tile to one shard: a function of plain values that can run anywhere."""
+"""The build of one tile's shard: a function of plain values that can run anywhere."""
 
 from __future__ import annotations
 
@@ -48,31 +48,31 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class TileJob:
-    """All that is needed to build one tile."""
+    """Parameters of one tile's build."""
 
     files: TileFiles
-    """What to read."""
+    """Source files of the tile."""
 
     recipe: Recipe
-    """How to build it."""
+    """Recipe of the archive."""
 
     size: int
-    """Side of a cutout in pixels, the same for the whole archive."""
+    """Side of a cutout, px, the same for the whole archive."""
 
     archive: Path
-    """Where to write: the archive's folder."""
+    """Folder of the archive, for the draft of the shard."""
 
     generation: int
-    """Counts the shards this tile has had."""
+    """Number of shards the tile has had, this one included."""
 
     contents: bool = False
-    """Whether to hash what is in the files too."""
+    """True to hash the contents of the files too."""
 
     strip_rows: int = STRIP_ROWS
-    """Rows read at a time, if nothing is said of memory, and a matter of that only."""
+    """Rows read at a time if ``memory`` is None. The shard does not depend on this number."""
 
     memory: int | None = None
-    """Bytes that the process may take."""
+    """Maximum memory of the process, bytes."""
 
     def __str__(self) -> str:
         """Return the tile's name, for a log."""
@@ -80,53 +80,53 @@ class TileJob:
 
     @property
     def shard(self) -> str:
-        """Where the shard goes, below the archive."""
+        """Path of the shard below the archive."""
         return shard_name(self.files.tile, self.generation)
 
 
 @dataclass(frozen=True)
 class TileResult:
-    """What became of a job; a failure is a result too."""
+    """Outcome of a tile's build; a failure is a result too."""
 
     tile: str
-    """The tile's name."""
+    """Name of the tile."""
 
     error: str | None = None
-    """Why there is no shard; the other values are zero then."""
+    """Reason of the failure: there is no shard, and the other values are zero."""
 
     shard: str = ""
-    """Where it is to be, below the archive."""
+    """Path of the shard below the archive."""
 
     draft: str = ""
-    """Where it is until then."""
+    """Path of the draft below the archive, until the shard has its name."""
 
     input_hash: str | None = None
-    """Of what is in them, if that was asked for."""
+    """Hash of the contents of the files, if `TileJob.contents` is true."""
 
     stored: int = 0
     """Objects with a cutout."""
 
     skipped: Mapping[str, int] | None = None
-    """Objects without, by reason."""
+    """Objects without a cutout, by reason."""
 
     footprint: tuple[tuple[float, float], ...] = ()
-    """The tile's corners, RA and Dec in deg, ICRS."""
+    """Corners of the tile, RA and Dec, deg, ICRS."""
 
     bytes: int = 0
-    """Of the shard."""
+    """Size of the shard, bytes."""
 
     checksum: str = ""
-    """Of the shard."""
+    """Checksum of the shard."""
 
     seconds: float = 0.0
-    """It took."""
+    """Wall time, s."""
 
     peak_memory: int = 0
-    """Bytes, the largest the process has ever had."""
+    """Peak memory of the process, bytes."""
 
 
 def run_job(job: TileJob) -> TileResult:
-    """Build one tile; whatever goes wrong comes back as a result."""
+    """Build one tile; every error is returned as a result."""
     started = time.perf_counter()
     result = attempt(lambda: build_tile(job), job.archive / job.shard)
     give_back_memory()
@@ -136,13 +136,13 @@ def run_job(job: TileJob) -> TileResult:
 
 
 def attempt(work: Callable[[], T], place: Path) -> T | str:
-    """Do a tile's work; whatever goes wrong comes back as a line that says what and where.
+    """Run a tile's work; return its value, or an error as one line that names the place.
 
     Parameters
     ----------
     work : callable
     place : Path
-        What is being written: an error of the operating system that names no file is about this one.
+        File being written: an error of the operating system without a file name is about this file.
     """
     try:
         return work()
@@ -158,25 +158,25 @@ def attempt(work: Callable[[], T], place: Path) -> T | str:
 
 
 def build_tile(job: TileJob) -> TileResult:
-    """Read one tile and write its shard's draft; see :func:`make_shard`.
+    """Read one tile and write the draft of its shard; see :func:`make_shard`.
 
     Raises
     ------
     TileError
-        The tile's files cannot be used.
+        The files of the tile cannot be used.
     """
     return make_shard(job)[0]
 
 
 def make_shard(job: TileJob) -> tuple[TileResult, ObjectTable, Verdict]:
-    """Read one tile and write its shard's draft; return too what was found out about its objects, as catalogued.
+    """Read one tile and write the draft of its shard; return also all catalogued objects and their verdict.
 
-    Only who holds the archive's lock may give it the shard's name: this may run in a worker believed dead.
+    Only the process with the archive's lock may give the draft its name: this may run in a worker believed dead.
 
     Raises
     ------
     TileError
-        The tile's files cannot be used.
+        The files of the tile cannot be used.
     """
     files, recipe = job.files, job.recipe
     fingerprint = files.fingerprint()
@@ -217,12 +217,12 @@ def make_shard(job: TileJob) -> tuple[TileResult, ObjectTable, Verdict]:
 
 
 def place(catalog: Catalog, tile: Tile) -> ObjectTable:
-    """Find a catalogue's objects on the tile.
+    """Return the objects of a catalogue with their pixel positions on a tile.
 
     Raises
     ------
     TileError
-        Not one of them lies on it: this is another tile's catalogue, or its positions are not in deg.
+        No object lies on the tile: the catalogue is another tile's, or its positions are not in deg.
     """
     x, y = geometry.sky_to_pixel(tile.wcs, tile.shape, catalog.ra, catalog.dec)
     ny, nx = tile.shape
@@ -238,7 +238,7 @@ def place(catalog: Catalog, tile: Tile) -> ObjectTable:
 
 
 def choose_codecs(tile: Tile, quantization: float | str, mesh: int, planes: Sequence[str] = ()) -> dict[str, Codec]:
-    """Return the stored form of each plane's pixels; the image's steps follow from a sample of its rows."""
+    """Return the codec of each plane; the quantization steps of the image follow from a sample of its rows."""
     ones = (1.0,) * len(tile.bands)
     codecs: dict[str, Codec] = {"MSK": Flags(ones), "WGT": LogScaled((WEIGHT_STEP,) * len(tile.bands))}
     if isinstance(quantization, str):
@@ -263,7 +263,7 @@ def _step(tile: Tile, band: int, levels: float, mesh: int) -> float:
 
 
 def _strips(tile: Tile, band: int, rows: list[tuple[int, int]]) -> Iterator[NDArray[np.float32]]:
-    """Read some strips of one band."""
+    """Yield strips of one band, float32 (rows, nx)."""
     for y0, y1 in rows:
         strip = np.empty((y1 - y0, tile.shape[1]), dtype=np.float32)
         tile.read_band(band, y0, y1, strip)
@@ -271,13 +271,19 @@ def _strips(tile: Tile, band: int, rows: list[tuple[int, int]]) -> Iterator[NDAr
 
 
 def _cut(job: TileJob, tile: Tile) -> Cut:
-    """Return what is to be cut, once the tile's pixel scale is known to fit the archive's cutouts."""
+    """Return the cut of a tile.
+
+    Raises
+    ------
+    TileError
+        The recipe's size is another number of pixels on this tile than in the archive.
+    """
     recipe, scale = job.recipe, geometry.pixel_scale(tile.wcs)
     wanted = geometry.parse_shape(recipe.cutout.size, scale)[0]
-    # A distortion moves a tile's scale a little, and an angle's rounding with it; the archive's size stands.
+    # A distortion changes the scale of a tile a little, and with it the rounding of an angle: the archive's size holds.
     if abs(wanted - job.size) > 1:
         raise TileError(
-            f'its pixels are {scale:.4f}" wide, so that {recipe.cutout.size} is {wanted} px of them, but the '
+            f'cutout.size {recipe.cutout.size} is {wanted} px at its pixel scale of {scale:.4f}", but the '
             f"archive's cutouts are {job.size} px: give cutout.size in pixels, or leave the tile out"
         )
     thresholds = Thresholds(
@@ -311,15 +317,15 @@ def _info(job: TileJob, tile: Tile, cut: Cut, fingerprint: str) -> ShardInfo:
 
 
 def give_back_memory() -> None:
-    """Hand what was freed back to the system: else the next tile's peak is 20 MB higher for the gaps."""
+    """Return freed memory to the system: otherwise gaps raise the next tile's peak by 20 MB."""
     with suppress(OSError, AttributeError):  # only glibc has it
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def peak_memory() -> int:
-    """Return the most memory this process has ever had, in bytes."""
+    """Return the peak memory of this process, bytes."""
     try:
-        # Unlike getrusage, this does not begin at the peak of the process that started this one.
+        # getrusage would start at the peak of the parent process.
         status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
         return int(status.split("VmHWM:")[1].split()[0]) * 1024
     except (OSError, IndexError):

@@ -1,4 +1,4 @@
-"""What an archive holds, and how far a build of it is: by its index and its lock, never by its objects."""
+"""The state of an archive and of its build, by its index and its lock; no shard is opened."""
 
 from __future__ import annotations
 
@@ -9,53 +9,53 @@ from pathlib import Path
 from statistics import median
 from typing import Literal
 
-from archive_builder.builder.driver import NEXT_INDEX_NAME
 from archive_builder.builder.lock import Holder, holder_of
+from archive_builder.builder.rebuild import NEXT_INDEX_NAME
 from archive_builder.errors import NoArchiveError
 from archive_builder.measure.quality import REASON_NAMES
 from archive_builder.store.index import Index
 from archive_builder.store.records import BuildRow, TileRow
 
 SLOWEST = 5
-"""How many of the slowest tiles are named."""
+"""Number of slowest tiles in a status."""
 
 
 @dataclass(frozen=True)
 class BuildState:
-    """How far the last build is that had anything to do."""
+    """Progress of the last build that had tiles to build."""
 
     state: Literal["at work", "finished", "interrupted"]
-    """Interrupted: it was killed before it had tried all its tiles; building again goes on."""
+    """``interrupted``: killed before it had tried all its tiles; the next build continues."""
 
     rebuild: bool
-    """It is a whole rebuild with other settings; the archive stays as it is until that is done."""
+    """True for a whole rebuild with other settings; the archive does not change before its end."""
 
     started: str
-    """UTC, ISO 8601."""
+    """Start of the build, UTC, ISO 8601."""
 
     planned: int
-    """Tiles it set out to build."""
+    """Tiles to build, at its start."""
 
     built: int
-    """Of those, the ones it has built."""
+    """Planned tiles that are built."""
 
     failed: int
-    """Of those, the ones it could not."""
+    """Planned tiles that failed."""
 
     left: int
-    """The others."""
+    """Planned tiles that have not been tried."""
 
     seconds: float
-    """It has taken so far."""
+    """Wall time so far, s."""
 
     objects_per_second: float | None
-    """Objects of the tiles built, skipped ones included, a second; None before the first."""
+    """Objects of the built tiles per second, skipped objects included; None before the first tile."""
 
     tiles_per_hour: float | None
-    """Built and failed ones; None before the first."""
+    """Built and failed tiles per hour; None before the first tile."""
 
     seconds_left: float | None
-    """At that speed; None if it is not at work, or before the first tile."""
+    """Time left at this speed, s; None if the build is not at work, and before the first tile."""
 
 
 @dataclass(frozen=True)
@@ -63,13 +63,13 @@ class ArchiveStatus:
     """The state of an archive."""
 
     survey: str
-    """The survey's name."""
+    """Name of the survey."""
 
     size: int
-    """Side of the cutouts in pixels."""
+    """Side of a cutout, px."""
 
     bands: tuple[str, ...]
-    """The bands."""
+    """Bands in the order of every band axis."""
 
     built: int
     """Tiles with a shard."""
@@ -78,43 +78,46 @@ class ArchiveStatus:
     """Objects with a cutout."""
 
     skipped: int
-    """Objects without."""
+    """Objects without a cutout."""
 
     skipped_for: dict[str, int]
-    """Those by reason."""
+    """Objects without a cutout, by reason."""
 
     bytes: int
-    """Of all shards."""
+    """Size of all shards, bytes."""
 
     depth: dict[str, float | None]
-    """Per band, AB mag: the median of the tiles' depths."""
+    """Median depth of the tiles per band, AB mag."""
 
     failures: dict[str, str]
-    """Tiles whose last build failed, and why."""
+    """Tiles whose last build failed, with the reasons."""
 
     slowest: dict[str, float]
-    """The tiles that took longest to build, and how many seconds."""
+    """Wall time of the tiles that took longest to build, s."""
 
     build: BuildState | None
-    """The last build; None if there has been none since the index was made."""
+    """Progress of the last build; None if there has been none since the index was created."""
 
     lock: Holder | None
-    """Who holds the archive's lock: a build, or whoever mends the index."""
+    """Holder of the archive's lock, a build or a reindex; None if the lock is free."""
 
 
-def archive_status(archive: Path) -> ArchiveStatus:
-    """Read an archive's state.
+def archive_status(archive: str | Path) -> ArchiveStatus:
+    """Return the state of an archive.
 
     Raises
     ------
     ArchiveError
-        The folder is no archive.
+        The folder is no archive, or its index cannot be read.
     """
+    archive = Path(archive)
     lock = holder_of(archive)
     with Index(archive) as index:
         settings, tiles = index.settings, index.tiles()
         if settings is None:
-            raise NoArchiveError(f"{archive} is an archive in which nothing has been built yet")
+            raise NoArchiveError(
+                f"archive {archive}: nothing has been built yet: run archive-builder build RECIPE {archive}"
+            )
         kept = [tile for tile in tiles if tile.shard]
         reasons = [index.skipped_for(tile) for tile in kept]
         depths = [index.depth(tile) for tile in kept]
@@ -140,7 +143,7 @@ def archive_status(archive: Path) -> ArchiveStatus:
 
 
 def _median(values: Sequence[float | None]) -> float | None:
-    """Return the median of what is known."""
+    """Return the median of the known values."""
     known = [value for value in values if value is not None]
     return round(median(known), 4) if known else None
 
@@ -150,19 +153,19 @@ def _failures(tiles: Sequence[TileRow]) -> dict[str, str]:
 
 
 def _rebuild_state(archive: Path, lock: Holder | None) -> tuple[BuildState | None, dict[str, str]]:
-    """Return how far a whole rebuild is, if one has been begun, and its failures; it has an index of its own."""
+    """Return the progress and the failures of a whole rebuild, by its own index."""
     if not (archive / NEXT_INDEX_NAME).is_file():
         return None, {}
     try:
         with Index(archive, name=NEXT_INDEX_NAME) as index:
             tiles = index.tiles()
             return _build_state(index, tiles, lock, rebuild=True), _failures(tiles)
-    except NoArchiveError:  # done in this moment
+    except NoArchiveError:  # the rebuild has just replaced the archive's index
         return None, {}
 
 
 def _build_state(index: Index, tiles: Sequence[TileRow], lock: Holder | None, rebuild: bool) -> BuildState | None:
-    """Return how far the last build in an index is."""
+    """Return the progress of the last build in an index."""
     build = index.last_build()
     if build is None:
         return None
@@ -188,7 +191,7 @@ def _build_state(index: Index, tiles: Sequence[TileRow], lock: Holder | None, re
 
 
 def _end(build: BuildRow, built: Sequence[TileRow], is_at_work: bool) -> datetime:
-    """Return until when a build has been at work."""
+    """Return the time until which a build has been at work."""
     if is_at_work:
         return datetime.now(UTC)
     times = [build.finished] if build.finished else [tile.built_at for tile in built if tile.built_at]

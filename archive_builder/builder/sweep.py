@@ -1,11 +1,11 @@
-"""One pass over a tile's rows: measure the noise, decide who stays, write what they need.
+"""One pass over a tile's rows: measure the noise, select the objects, write their pixels.
 
-Every row is read once. An object is settled as soon as the rows under its cutout have been read and the
-noise around it is final; a row is given up as soon as no unsettled object can need it. Objects are settled in
-blocks of `BLOCK` rows of the tile, and within a block from left to right: that is the order of the cutouts,
-and neighbours in it share their pixels. Nothing depends on how many rows are read at a time.
+Every row is read once. An object is settled as soon as the rows under its cutout have been read and the noise around
+the object is final. A row is released as soon as no unsettled object can need it. Objects are settled in blocks of
+`BLOCK` rows of the tile, and within a block from left to right. This is the order of the cutouts: neighbours in the
+order share pixels. The result does not depend on the number of rows read at a time.
 
-Weights and masks follow the image, each in a pass of its own: only one plane's rows are ever in memory.
+Weights and masks follow the image, each in its own pass: only one plane's rows are in memory at a time.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from archive_builder.store.shard_writer import ShardWriter
 from archive_builder.survey.tile import Tile
 
 BLOCK = 512
-"""Rows of the tile whose objects are settled together.
+"""Height of a block, rows: its objects are settled together.
 
-Taller blocks let a reader in order decode fewer chunks twice (1.7 times on average at 512 and 228 px), and
-keep more rows in memory (180 MB at 10,000 px and five bands).
+With taller blocks a reader that reads in order decodes fewer chunks twice (1.7 times on average at 512 rows and
+228 px), and more rows stay in memory (180 MB at 10,000 px and five bands).
 """
 
 STRIP_ROWS = 128
@@ -39,33 +39,33 @@ STRIP_ROWS = 128
 
 @dataclass(frozen=True)
 class Cut:
-    """What is to be cut, and who passes."""
+    """Geometry of the cutouts, and the thresholds for objects."""
 
     size: int
-    """Side of a cutout in pixels."""
+    """Side of a cutout, px."""
 
     mesh: int
-    """Side of a cell of the noise mesh in pixels."""
+    """Side of a cell of the noise mesh, px."""
 
     pixel_scale: float
-    """Arcsec."""
+    """Pixel scale, arcsec."""
 
     thresholds: Thresholds
-    """What an object must pass."""
+    """Thresholds for an object."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Who stays."""
+    """Outcome of every object of a tile."""
 
     status: NDArray[np.uint8]
-    """The `Status` of every object, (N,)."""
+    """`Status` of every object, (N,)."""
 
     order: NDArray[np.intp]
-    """The stored objects in the order of their cutouts."""
+    """Numbers of the stored objects, in the order of their cutouts."""
 
     blank_fraction: NDArray[np.float64]
-    """Of every object's cutout, in the worst band, (N,); NaN for an object off the tile."""
+    """Blank fraction of every cutout in the worst band, (N,); NaN for an object off the tile."""
 
 
 class Sweep:
@@ -75,12 +75,12 @@ class Sweep:
     ----------
     tile : Tile
     objects : ObjectTable
-        All catalogued objects; their ``rms`` is filled in as they are settled.
+        All catalogued objects; the sweep fills in their ``rms``.
     cut : Cut
     codecs : mapping of str to Codec
-        The stored form of each plane's pixels, ``SCI`` and what else is kept.
+        Codec of each plane: ``SCI``, and the other planes to store.
     shard : ShardWriter
-        Gets the cutouts and the pixels.
+        Writer for the cutouts and the pixels.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class Sweep:
         Raises
         ------
         TileError
-            Rows cannot be read, or a pixel's value cannot be stored.
+            Rows cannot be read, or the value of a pixel cannot be stored.
         """
         self._follow("SCI", strip_rows)
         for plane in self._codecs:
@@ -113,7 +113,7 @@ class Sweep:
         return Verdict(self._status, np.concatenate(self._order), self._blank_fraction)
 
     def _follow(self, plane: str, strip_rows: int) -> None:
-        """Read one plane, the image first: it decides who stays."""
+        """Read one plane. The image comes first: it decides which objects are stored."""
         rows, height, block = RowBuffer(self._codecs[plane], self._tile.shape), self._tile.shape[0], 0
         for y0 in range(0, height, strip_rows):
             self._read(plane, rows, y0, min(y0 + strip_rows, height))
@@ -139,13 +139,13 @@ class Sweep:
             ) from None
 
     def _can_settle(self, block: int, read_below: int) -> bool:
-        """Tell whether all that a block's objects need has been read."""
+        """Return True if all rows have been read that the objects of a block need."""
         end, height = (block + 1) * BLOCK, self._tile.shape[0]
-        # An object of the block is at most half a pixel below it, and so is its cutout.
+        # An object is at most half a pixel below its block.
         return read_below >= min(end + self._cut.size, height) and self._noise.known_below >= min(end, height)
 
     def _settle(self, members: NDArray[np.intp], rows: RowBuffer) -> None:
-        """Decide on the objects of one block, by the image's rows."""
+        """Judge the objects of one block, by the rows of the image."""
         table, size = self._objects.take(members), self._cut.size
         table.rms[:] = self._objects.rms[members] = self._noise.at(table.x, table.y)
         x0, y0 = window_origin(table.x, table.y, (size, size))
@@ -157,7 +157,7 @@ class Sweep:
         self._order.append(members[stays])
 
     def _write_rows(self, plane: str, rows: RowBuffer, below: int) -> None:
-        """Hand on the rows that no unsettled object can need."""
+        """Write the rows above ``below``: no unsettled object needs them."""
         for number, slab in rows.release(below):
             self._shard.add_slab(plane, number, slab)
 
@@ -167,7 +167,7 @@ def _within(pixel: NDArray[np.int64], length: int) -> NDArray[np.bool_]:
 
 
 def _blocks(objects: ObjectTable, inside: NDArray[np.bool_], height: int) -> list[NDArray[np.intp]]:
-    """Return the objects on the tile, block by block and each block from left to right."""
+    """Return the numbers of the objects on the tile: an array a block, each from left to right."""
     chosen = np.flatnonzero(inside)
     table = objects.take(chosen)
     block = nearest_pixel(table.y) // BLOCK

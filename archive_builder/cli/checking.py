@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +28,7 @@ from archive_builder.cli.progress import Meter
 from archive_builder.errors import printable
 
 if TYPE_CHECKING:
-    from archive_builder.maintain.verify import Finding, Survey
+    from archive_builder.maintain.verify import Finding
 
 log = logging.getLogger(__name__)
 
@@ -92,8 +93,7 @@ def verify_command(
 
     Each problem is one line that begins with its kind. The exit status is 1 if a shard or the index is damaged.
     """
-    source = _source(survey)
-    findings = _findings(archive, deep, source, workers, verbosity)
+    findings = _findings(archive, deep, survey, workers, verbosity)
     if as_json:
         click.echo(json.dumps([asdict(finding) for finding in findings]))
     else:
@@ -106,7 +106,7 @@ def verify_command(
         after_interrupt(CONTINUES)
         log.info("repairing %d problems", len(damage))
         repair(archive, damage, survey, workers)
-        damage = _damage(_findings(archive, deep, source, workers, verbosity))
+        damage = _damage(_findings(archive, deep, survey, workers, verbosity))
         click.echo(f"repaired: {len(damage)} problems left", err=as_json)
     elif not as_json:
         click.echo(f"{len(damage)} problems found" if damage else "all is well")
@@ -115,23 +115,14 @@ def verify_command(
         sys.exit(FAILED)
 
 
-def _source(survey: Path | None) -> Survey | None:
-    """Return the recipe of a survey and the files of its tiles."""
-    if survey is None:
-        return None
-    from archive_builder.survey.discovery import discover
-    from archive_builder.survey.recipe import load_recipe
-
-    recipe = load_recipe(survey)
-    return recipe, {files.tile: files for files in discover(recipe).tiles}
-
-
-def _findings(archive: Path, deep: bool, source: Survey | None, workers: int, verbosity: Verbosity) -> list[Finding]:
+def _findings(archive: Path, deep: bool, survey: Path | None, workers: int, verbosity: Verbosity) -> list[Finding]:
     """Return the problems of an archive, and show the progress of the search."""
     from archive_builder.maintain.verify import verify
 
     with _tile_meter(verbosity) as meter:
-        findings = list(verify(archive, deep, source, workers, meter.start, lambda tile: _tile_done(meter, tile)))
+        on_tile = partial(_tile_done, meter)
+        found = verify(archive, deep=deep, survey=survey, workers=workers, on_start=meter.start, on_tile=on_tile)
+        findings = list(found)
     for finding in findings:
         log.error("%s: %s", finding.kind, finding.what, extra={"tile": finding.tile})
     log.info("%s: %d findings", archive, len(findings), extra={"findings": len(findings)})
@@ -169,7 +160,7 @@ def reindex_command(archive: Path, workers: int, as_json: bool, verbosity: Verbo
     from archive_builder.maintain.reindex import reindex
 
     with _tile_meter(verbosity) as meter:
-        report = reindex(archive, workers, meter.start, lambda tile: _tile_done(meter, tile))
+        report = reindex(archive, workers=workers, on_start=meter.start, on_tile=partial(_tile_done, meter))
     text = f"{report.tiles} tiles and {report.objects} objects indexed, {len(report.left_out)} files left out"
     log.info("%s", text, extra={"tiles": report.tiles, "objects": report.objects})
     click.echo(json.dumps(asdict(report)) if as_json else text)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from archive_builder.builder.commit import Committer
-from archive_builder.builder.driver import size_in_pixels
+from archive_builder.builder.first_tile import size_in_pixels
 from archive_builder.builder.one_tile import TileJob, TileResult
 from archive_builder.choices import PLAN_SEED, PLAN_TILES, PLAN_WORKERS
 from archive_builder.errors import RecipeError, RequestError, TileError, one_line
@@ -131,9 +131,9 @@ def _take_sample(jobs: Sequence[TileJob], folder: Path, on_tile: Callable[[TileS
         empty = (folder / INDEX_NAME).stat().st_size
         for sample in run_jobs(run_sample, jobs, 1, _lost):
             started = time.perf_counter()
-            for _, error in committer.take(sample.result):
-                if error is not None:
-                    failed[sample.result.tile] = error
+            for result in committer.take(sample.result):
+                if result.error is not None:
+                    failed[result.tile] = result.error
                     continue
                 seconds += time.perf_counter() - started
                 (folder / sample.result.shard).unlink()

@@ -1,1 +1,1 @@
-"""Checking and repairing an archive."""
+"""Verification and repair of an archive."""

@@ -1,4 +1,4 @@
-"""An archive's index made anew, from its shards alone."""
+"""A new index of an archive, from its shards alone."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 
-from archive_builder.builder.commit import objects_of, tile_record
+from archive_builder.builder.commit import tile_entry, tile_record
 from archive_builder.builder.lock import BuildLock
 from archive_builder.errors import ArchiveError, DuplicateObjectError, NoArchiveError, one_line
+from archive_builder.run.machine import available_cpus
 from archive_builder.run.pool import MOST_TOGETHER, end_if_starting, files_together, run_in_batches
 from archive_builder.store.format import checksum
 from archive_builder.store.index import INDEX_NAME, SHARD_FOLDER, Index, is_shard_name
@@ -22,89 +23,96 @@ from archive_builder.store.records import Settings, ShardInfo, TileEntry
 from archive_builder.store.shard_reader import Shard
 
 FRESH_INDEX_NAME = "index.fresh.sqlite"
-"""The index being made, until it takes the place of the archive's."""
+"""File name of the new index, until it replaces the archive's index."""
 
 TILES_TOGETHER = 64
-"""Tiles that go into the index in one transaction: nobody reads it before it is whole."""
+"""Tiles in one transaction: no reader opens the index before it is complete."""
 
 OLDER = "there is a newer shard of its tile"
-"""Why a good shard is left out."""
+"""Reason for leaving out a good shard."""
 
 
 @dataclass
 class ReindexReport:
-    """What making an index anew came to."""
+    """Outcome of a reindex."""
 
     tiles: int = 0
-    """Tiles in it."""
+    """Tiles in the index."""
 
     objects: int = 0
-    """Objects in it, skipped ones included."""
+    """Objects in the index, skipped objects included."""
 
     left_out: dict[str, str] = field(default_factory=dict)
-    """Files that are not in it, and why."""
+    """Files that are not in the index, with the reasons."""
 
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A shard that may go into the index."""
+    """A shard that can be opened."""
 
     path: Path
+    """File of the shard."""
+
     info: ShardInfo
+    """Attributes of the shard."""
+
     bytes: int
-    """Of the file."""
+    """Size of the file, bytes."""
 
 
 @dataclass(frozen=True)
 class _Choice:
-    """Which of a tile's shards goes into the index."""
+    """The shard of a tile that goes into the index."""
 
     tile: str
-    """Its name."""
+    """Name of the tile."""
 
     path: Path | None = None
-    """The shard; None if none of them can be used."""
+    """File of the shard; None if no shard of the tile can be used."""
 
     entry: TileEntry | None = None
-    """What the index is to know of it."""
+    """Entry of the shard in the index."""
 
     others: tuple[_Candidate, ...] = ()
-    """Those that could take its place, the best first."""
+    """Other usable shards of the tile, the best first."""
 
     left_out: dict[str, str] = field(default_factory=dict)
-    """The files not chosen, and why."""
+    """Files not chosen, with the reasons."""
 
 
 def reindex(
-    archive: Path,
-    workers: int = 1,
+    archive: str | Path,
+    *,
+    workers: int | None = None,
     on_start: Callable[[int], None] = lambda tiles: None,
     on_tile: Callable[[str], None] = lambda name: None,
 ) -> ReindexReport:
-    """Make an archive's index anew from its shards alone.
+    """Rebuild the index of an archive from its shards alone.
 
-    Of a tile's shards the newest is taken that is whole. What the shards do not know is lost: tiles that failed, how
-    long the others took. With several workers it starts processes: a script must call it under
-    ``if __name__ == "__main__"``.
+    The new index has the newest undamaged shard of each tile. The shards do not hold everything: the new index lacks
+    the failures, and the build times of the tiles. With several workers this starts processes: a script must call it
+    under ``if __name__ == "__main__"``.
 
     Parameters
     ----------
-    archive : Path
-    workers : int
-        Processes, at most.
+    archive : str or Path
+        Folder of the archive.
+    workers : int, optional
+        Maximum worker processes (default: one per CPU).
     on_start : callable
-        Told how many tiles there are.
+        Called with the number of tiles.
     on_tile : callable
-        Told of every tile that is done with.
+        Called with the name of each finished tile.
 
     Raises
     ------
     ArchiveError
-        The folder has no shards that can be read, or another build is at work; the index stays as it was.
+        The folder has no readable shards, or a build is at work; the index is unchanged.
     RequestError
-        It starts processes and is not called under that ``if``.
+        The call starts processes and is not under ``if __name__ == "__main__"``.
     """
     end_if_starting()
+    archive, workers = Path(archive), workers or available_cpus()
     if not (archive / SHARD_FOLDER).is_dir():
         raise NoArchiveError(f"{archive} is no cutout archive: it has no folder {SHARD_FOLDER}")
     report = ReindexReport()
@@ -128,7 +136,7 @@ def reindex(
 
 @contextmanager
 def _fresh_index(archive: Path) -> Iterator[Index]:
-    """Give a new index to be filled; it is removed if that fails."""
+    """Open a new index; remove the file if the block ends with an error."""
     fresh = archive / FRESH_INDEX_NAME
     fresh.unlink(missing_ok=True)
     try:
@@ -140,19 +148,19 @@ def _fresh_index(archive: Path) -> Iterator[Index]:
 
 
 def _nothing_readable(archive: Path, report: ReindexReport) -> ArchiveError:
-    """Return the error of an archive that nothing is left of."""
+    """Return the error of an archive without a readable shard."""
     first = f" (the first: {next(iter(report.left_out.values()))})" if report.left_out else ""
     return ArchiveError(
-        f"archive {archive}: none of its shards can be read{first}, and so no index can be made from them: "
-        "move the folder away, and build the archive anew"
+        f"archive {archive}: none of its shards can be read{first}, so there is no index to make: "
+        "move the folder away, and build the archive again"
     )
 
 
-# ---- the shards there are
+# ---- all shards
 
 
 def _candidates(archive: Path, workers: int, report: ReindexReport) -> list[_Candidate]:
-    """Return the shards that can be opened, in the order of their names."""
+    """Return the shards that can be opened, by name; the report gets the others."""
     paths = sorted((archive / SHARD_FOLDER).glob("[!.]*.h5"))
     found = []
     inspected = run_in_batches(_inspect_all, paths, MOST_TOGETHER, workers, _lost_shard)
@@ -169,35 +177,36 @@ def _inspect_all(paths: Sequence[Path]) -> list[_Candidate | str]:
 
 
 def _inspect(path: Path) -> _Candidate | str:
-    """Look at what a shard says of itself; return why if it cannot be used."""
+    """Return a shard as a candidate, or the reason why it cannot be used."""
     try:
         with Shard(path) as shard:
             info = shard.info
             if not is_shard_name(f"{SHARD_FOLDER}/{path.name}", info.tile, info.generation):
                 return f"shard {path}: is of tile {info.tile}, generation {info.generation}"
-            _ = shard.settings  # that can be read
+            _ = shard.settings  # raises if it cannot be read
             return _Candidate(path, info, path.stat().st_size)
     except ArchiveError as error:
         return str(error)
 
 
 def _lost_shard(path: Path, cause: str) -> str:
-    """Say why a shard cannot be used that a worker died of."""
-    return f"shard {path}: cannot be looked at ({cause})"
+    """Return the reason for leaving out a shard: a worker died while it read the shard."""
+    return f"shard {path}: cannot be checked ({cause})"
 
 
 # ---- one shard for each tile
 
 
 def _by_tile(candidates: Sequence[_Candidate], report: ReindexReport) -> list[tuple[_Candidate, ...]]:
-    """Return each tile's shards, the newest first, of those with the settings that most have; lone shards first.
+    """Return the shards of each tile, the newest first; tiles with one shard come first.
 
-    A tile with several shards was being built when a build died. They go in last: an object that moved to another
-    tile may be in the newest, which was not committed yet, and in the other tile's only one.
+    Only shards with the most common settings are returned. A tile with several shards was being built when a build
+    died. These tiles come last: an object that moved to another tile may be in the newest shard, which was not
+    committed yet, and in the only shard of the other tile.
     """
     if not candidates:
         return []
-    # A whole rebuild that was never finished leaves shards with other settings beside those of the archive.
+    # An unfinished whole rebuild leaves shards with other settings.
     settings, _ = Counter((c.info.recipe, c.info.size) for c in reversed(candidates)).most_common(1)[0]
     tiles: dict[str, list[_Candidate]] = {}
     for candidate in sorted(candidates, key=lambda c: (c.info.tile, -c.info.generation)):
@@ -213,9 +222,9 @@ def _choose_all(tiles: Sequence[tuple[_Candidate, ...]]) -> list[_Choice]:
 
 
 def _choose(candidates: tuple[_Candidate, ...]) -> _Choice:
-    """Choose among a tile's shards, the newest first: the first that is whole, or else that can be indexed at all.
+    """Choose the first undamaged shard of a tile, the newest first; without one, the first that can be indexed.
 
-    A lone shard's pixels are not read: there is no better one, and ``verify --deep`` finds what is damaged in it.
+    The pixels of a single shard are not read: there is no better shard, and ``verify --deep`` finds its damage.
     """
     damage = {c.path.name: _damage(c.path) if len(candidates) > 1 else "" for c in candidates}
     ranked = sorted(candidates, key=lambda c: damage[c.path.name] != "")
@@ -235,7 +244,7 @@ def _choose(candidates: tuple[_Candidate, ...]) -> _Choice:
 
 
 def _damage(path: Path) -> str:
-    """Say what is damaged in a shard, all of which is read; nothing if it is whole."""
+    """Return the damage of a shard as text, empty if there is none; the whole shard is read."""
     try:
         with Shard(path) as shard:
             shard.read_through()
@@ -245,16 +254,16 @@ def _damage(path: Path) -> str:
 
 
 def _entry(candidate: _Candidate) -> TileEntry:
-    """Return what the index is to know of a shard."""
+    """Return the entry of a shard in the index."""
     path = candidate.path
     written = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="seconds")
     with Shard(path) as shard:
-        tile = tile_record(shard, checksum=checksum(path), built_at=written)
-        return TileEntry(tile, **objects_of(shard), replaced=shard.stored_ids[:0])
+        record = tile_record(shard, checksum=checksum(path), built_at=written)
+        return tile_entry(shard, record, replaced=shard.stored_ids[:0])
 
 
 def _lost_tile(candidates: tuple[_Candidate, ...], cause: str) -> _Choice:
-    """Return what is chosen of a tile that a worker died of."""
+    """Return the choice for a tile whose worker died: none."""
     return _Choice(candidates[0].info.tile, left_out={c.path.name: _lost_shard(c.path, cause) for c in candidates})
 
 
@@ -262,7 +271,7 @@ def _lost_tile(candidates: tuple[_Candidate, ...], cause: str) -> _Choice:
 
 
 def _put_in(index: Index, choices: Sequence[_Choice], report: ReindexReport) -> None:
-    """Put some tiles into the index, in one transaction if they all fit in."""
+    """Commit tiles to the index, in one transaction if no two tiles share an object."""
     for choice in choices:
         report.left_out |= choice.left_out
     try:
@@ -273,7 +282,7 @@ def _put_in(index: Index, choices: Sequence[_Choice], report: ReindexReport) -> 
 
 
 def _put_one_in(index: Index, choice: _Choice, report: ReindexReport) -> None:
-    """Put a tile into the index, by an older shard if an object of the newest is on another tile already."""
+    """Commit a tile to the index, by an older shard if an object of the newest is on another tile."""
     while choice.path is not None:
         report.left_out.pop(choice.path.name, None)
         try:

@@ -1,4 +1,4 @@
-"""Whether an archive is what it says it is."""
+"""Verification of an archive: index against shards, checksums, pixels against the survey."""
 
 from __future__ import annotations
 
@@ -6,95 +6,113 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 
 from archive_builder.errors import ArchiveError, DamagedIndexError, NoArchiveError, TileError, one_line, printable
 from archive_builder.geometry import window_origin
 from archive_builder.measure.quality import count_reasons
+from archive_builder.run.machine import available_cpus
 from archive_builder.run.pool import MOST_TOGETHER, end_if_starting, files_together, run_in_batches
 from archive_builder.store.format import checksum, shard_format
 from archive_builder.store.index import SHARD_FOLDER, Index, is_shard_name, object_places
 from archive_builder.store.records import Settings, TileRow
 from archive_builder.store.shard_reader import Shard
-from archive_builder.survey.discovery import TileFiles
-from archive_builder.survey.recipe import Recipe
+from archive_builder.survey.discovery import TileFiles, discover
+from archive_builder.survey.recipe import Recipe, load_recipe
 from archive_builder.survey.tile import Tile
 
-Survey: TypeAlias = tuple[Recipe, Mapping[str, TileFiles]]
-"""The recipe of a survey, and the files of each of its tiles by name."""
-
 SAMPLE = 4
-"""Cutouts of a tile that are compared with the survey's own pixels."""
+"""Cutouts of each tile that are compared with the survey's pixels."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is not as it should be."""
+    """A fault of an archive."""
 
     kind: str
-    """``shard``: build the tile again; ``index``: make the index anew; ``orphan``: the next build removes it;
-    ``survey``: it cannot be compared with its source."""
+    """``shard``: build the tile again; ``index``: reindex the archive; ``orphan``: an unknown file, the next build
+    removes a leftover; ``survey``: the tile cannot be compared with its source files."""
 
     what: str
-    """One line."""
+    """Description, one line."""
 
     tile: str | None = None
-    """The tile, if it is one's."""
+    """Name of the tile; None for a fault of the whole archive."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "what", printable(self.what))
 
 
+@dataclass(frozen=True)
+class _Item:
+    """A tile to check."""
+
+    tile: TileRow
+    """Row of the tile in the index."""
+
+    files: TileFiles | None
+    """Files of the tile in the survey; None if there is no survey or the survey lacks the tile."""
+
+
 def verify(
-    archive: Path,
+    archive: str | Path,
+    *,
     deep: bool = False,
-    survey: Survey | None = None,
-    workers: int = 1,
+    survey: str | Path | None = None,
+    workers: int | None = None,
     on_start: Callable[[int], None] = lambda tiles: None,
     on_tile: Callable[[str], None] = lambda name: None,
 ) -> Iterator[Finding]:
-    """Compare index and shards, and if asked every byte of them.
+    """Compare the index with the shards; with ``deep`` read every byte.
 
-    Without ``deep``: every shard is there with its size, of the written format, of its tile and generation and
-    of the archive's settings; every object of it stands in the index at its row, and nothing else does. With it,
-    the index's own structure and every shard's checksum too, and where the survey is given, some cutouts of each
-    tile against the survey's pixels.
+    Always checked: every shard exists with its size, in the current format, of its tile and generation, and with the
+    archive's settings; the index has every object of the shard at its row, and no other object.
 
-    With several workers it starts processes: a script must call it under ``if __name__ == "__main__"``.
+    With ``deep`` also: the structure of the index, the checksum of every shard, and if ``survey`` is given, some
+    cutouts of each tile against the survey's pixels.
+
+    With several workers this starts processes: a script must call it under ``if __name__ == "__main__"``.
 
     Parameters
     ----------
-    archive : Path
+    archive : str or Path
+        Folder of the archive.
     deep : bool
-    survey : tuple of Recipe and mapping of str to TileFiles, optional
-        The recipe, and the files of each tile by its name.
-    workers : int
-        Processes, at most.
+        Read every byte.
+    survey : str or Path, optional
+        Recipe of the survey, to compare cutouts with the survey's pixels; used with ``deep``.
+    workers : int, optional
+        Maximum worker processes (default: one per CPU).
     on_start : callable
-        Told how many tiles there are.
+        Called with the number of tiles.
     on_tile : callable
-        Told of every tile that has been looked at.
+        Called with the name of each checked tile.
 
     Yields
     ------
     Finding
-        Tile by tile in the order of their names. Nothing if all is well.
+        Tiles in the order of their names. Nothing for a good archive.
 
     Raises
     ------
     NoArchiveError
         The folder is no archive.
+    RecipeError
+        The recipe of the survey cannot be used.
     RequestError
-        It starts processes and is not called under that ``if``.
+        The call starts processes and is not under ``if __name__ == "__main__"``.
     """
     end_if_starting()
+    archive = Path(archive)
+    recipe = None if survey is None else load_recipe(Path(survey))
+    files = {} if recipe is None else {files.tile: files for files in discover(recipe).tiles}
     try:
         with Index(archive) as index:
             if deep:
                 yield from (Finding("index", f"index {index.path}: {line}") for line in index.damage())
-            yield from _check_archive(index, archive, deep, survey, workers, on_start, on_tile)
+            workers = workers or available_cpus()
+            yield from _check_archive(index, archive, deep, recipe, files, workers, on_start, on_tile)
     except ArchiveError as error:
         if not any((archive / SHARD_FOLDER).glob("*.h5")):
             raise
@@ -105,23 +123,25 @@ def _check_archive(
     index: Index,
     archive: Path,
     deep: bool,
-    survey: Survey | None,
+    recipe: Recipe | None,
+    files: Mapping[str, TileFiles],
     workers: int,
     on_start: Callable[[int], None],
     on_tile: Callable[[str], None],
 ) -> Iterator[Finding]:
     settings, tiles = index.settings, index.tiles()
     if not settings and not tiles and not any((archive / SHARD_FOLDER).glob("*.h5")):
-        raise NoArchiveError(f"{archive} is an archive in which nothing has been built yet")
+        raise NoArchiveError(
+            f"archive {archive}: nothing has been built yet: run archive-builder build RECIPE {archive}"
+        )
     if settings is None or settings.format_version != shard_format()["format_version"]:
-        yield Finding("index", f"index {index.path}: its settings are not those of this format version")
+        yield Finding("index", f"index {index.path}: its settings are missing or of another format version")
         return
     built = [tile for tile in tiles if tile.shard is not None]
     on_start(len(built))
-    recipe, files = survey or (None, {})
     check, lost = partial(_check_tiles, archive, settings, deep, recipe), partial(_lost, archive)
     together = files_together([tile.bytes or 0 for tile in built]) if deep else MOST_TOGETHER
-    items = [(tile, files.get(tile.name)) for tile in built]
+    items = [_Item(tile, files.get(tile.name)) for tile in built]
     for tile, found in zip(built, run_in_batches(check, items, together, workers, lost), strict=True):
         yield from found
         on_tile(tile.name)
@@ -132,13 +152,13 @@ def _check_archive(
     folder = archive / SHARD_FOLDER
     for path in sorted(folder.iterdir() if folder.is_dir() else ()):
         if f"{SHARD_FOLDER}/{path.name}" not in kept:
-            yield Finding("orphan", f"{path}: the index does not know it")
+            yield Finding("orphan", f"{path}: is not in the index")
 
 
-def _lost(archive: Path, item: tuple[TileRow, TileFiles | None], cause: str) -> list[Finding]:
-    """Return what is found of a tile whose process died."""
-    tile, _ = item
-    return [Finding("shard", f"shard {archive / str(tile.shard)}: cannot be looked at ({cause})", tile.name)]
+def _lost(archive: Path, item: _Item, cause: str) -> list[Finding]:
+    """Return the finding of a tile whose worker died."""
+    path = archive / str(item.tile.shard)
+    return [Finding("shard", f"shard {path}: cannot be checked ({cause})", item.tile.name)]
 
 
 def _check_tiles(
@@ -146,29 +166,26 @@ def _check_tiles(
     settings: Settings,
     deep: bool,
     recipe: Recipe | None,
-    items: Sequence[tuple[TileRow, TileFiles | None]],
+    items: Sequence[_Item],
 ) -> list[list[Finding]]:
-    """Check some tiles, each with its files in the survey."""
+    """Return the findings of each tile."""
     try:
         with Index(archive) as index:
-            return [
-                list(_check_tile(index, archive, tile, settings, deep, (recipe, files) if recipe else None))
-                for tile, files in items
-            ]
-    except ArchiveError as error:  # the index, which could be opened a moment ago
+            return [list(_check_tile(index, archive, item, settings, deep, recipe)) for item in items]
+    except ArchiveError as error:  # the index, although verify() has opened it
         return [[Finding("index", str(error))], *([] for _ in items[1:])]
 
 
 def _check_tile(
     index: Index,
     archive: Path,
-    tile: TileRow,
+    item: _Item,
     settings: Settings,
     deep: bool,
-    source: tuple[Recipe, TileFiles | None] | None,
+    recipe: Recipe | None,
 ) -> Iterator[Finding]:
-    """Check one tile's shard and its rows of the index."""
-    name = tile.name
+    """Check the shard of a tile and its rows of the index."""
+    tile, name = item.tile, item.tile.name
     if not is_shard_name(tile.shard, name, tile.generation):
         yield Finding("index", f"tile {name}: the index has its shard at {tile.shard!r}", name)
         return
@@ -185,8 +202,8 @@ def _check_tile(
             yield from (Finding("shard", f"shard {path}: {line}", name) for line in _strange(shard, tile, settings))
         if size != tile.bytes:
             yield Finding("shard", f"shard {path}: has {size} bytes, not {tile.bytes}", name)
-        if deep and source is not None:
-            yield from _compare_with_survey(path, tile, *source)
+        if deep and recipe is not None:
+            yield from _compare_with_survey(path, tile, recipe, item.files)
     except DamagedIndexError as error:
         yield Finding("index", str(error), name)
     except ArchiveError as error:
@@ -196,7 +213,7 @@ def _check_tile(
 
 
 def _strange(shard: Shard, tile: TileRow, settings: Settings) -> Iterator[str]:
-    """Tell where a shard is not the one that the index means, or not like the others."""
+    """Yield the differences of a shard from its row of the index and from the archive's settings."""
     info = shard.info
     if (info.tile, info.generation) != (tile.name, tile.generation):
         yield f"is of tile {info.tile}, generation {info.generation}"
@@ -207,7 +224,7 @@ def _strange(shard: Shard, tile: TileRow, settings: Settings) -> Iterator[str]:
 
 
 def _mismatches(index: Index, tile: TileRow, shard: Shard) -> Iterator[str]:
-    """Tell where the index's rows are not those of the shard."""
+    """Yield the differences between the rows of the index and a shard."""
     ids, row, status = object_places(shard.stored_ids, shard.skipped_ids, shard.reason)
     stored, skipped = len(shard.stored_ids), len(shard.skipped_ids)
     if (stored, skipped) != (tile.stored, tile.skipped):
@@ -224,20 +241,20 @@ def _mismatches(index: Index, tile: TileRow, shard: Shard) -> Iterator[str]:
     wrong = (places.tile_id != tile.tile_id) | (places.row != row) | (places.status != status)
     if wrong.any():
         first = int(ids[np.flatnonzero(wrong)[0]])
-        yield f"{int(wrong.sum())} of its objects are not where the index has them (first: object {first})"
+        yield f"the index has the wrong place for {int(wrong.sum())} of its objects (first: object {first})"
 
 
-def _compare_with_survey(path: Path, row: TileRow, recipe: Recipe, source: TileFiles | None) -> Iterator[Finding]:
-    """Compare some cutouts with the survey's own pixels."""
+def _compare_with_survey(path: Path, row: TileRow, recipe: Recipe, files: TileFiles | None) -> Iterator[Finding]:
+    """Compare some cutouts with the survey's pixels."""
     name = row.name
-    if source is None:
+    if files is None:
         yield Finding("survey", f"tile {name}: is not in the survey: not compared", name)
         return
     try:
-        if source.fingerprint() != row.input_fingerprint:
+        if files.fingerprint() != row.input_fingerprint:
             yield Finding("survey", f"tile {name}: its files have changed since it was built: not compared", name)
             return
-        with Shard(path) as shard, Tile(source.images, recipe.survey.image_hdu, recipe.survey.blank_value) as tile:
+        with Shard(path) as shard, Tile(files.images, recipe.survey.image_hdu, recipe.survey.blank_value) as tile:
             rng = np.random.default_rng(row.generation)
             for number in rng.permutation(len(shard.objects.object_id))[:SAMPLE].tolist():
                 if not _is_cut_right(shard, number, tile):
@@ -248,7 +265,7 @@ def _compare_with_survey(path: Path, row: TileRow, recipe: Recipe, source: TileF
 
 
 def _is_cut_right(shard: Shard, row: int, tile: Tile) -> bool:
-    """Tell whether a cutout is the tile's own pixels within the quantization bound."""
+    """Return True if a cutout equals the tile's pixels within the quantization bound."""
     size, (height, width) = shard.info.size, tile.shape
     x0, y0 = (int(n) for n in window_origin(shard.objects.x[row], shard.objects.y[row], (size, size)))
     ours = np.empty((len(shard.info.bands), size, size), dtype=np.float32)

@@ -1,6 +1,7 @@
-"""Where jobs run: one interface, what stands behind it by name, and what happens to jobs that get lost.
+"""Engines: one interface for the places where jobs run, their names, and retries of lost jobs.
 
-An engine is handed a function and jobs, and hands back what comes of each as it finishes. It knows nothing of tiles.
+An engine takes a function and jobs, and returns the outcome of each job when the job finishes. An engine knows nothing
+of tiles.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from types import TracebackType
 from typing import Generic, Protocol, Self, TypeVar
 
 from archive_builder.errors import RequestError
@@ -23,80 +23,79 @@ Result = TypeVar("Result")
 log = logging.getLogger(__name__)
 
 PARSL_FOLDER = "parsl"
-"""The folder in an archive in which Parsl keeps the logs of the last build."""
+"""Folder in an archive for Parsl's logs of the last build."""
 
 SUBMITTED = 2000
-"""Jobs an engine is given at once: more than any site has workers, and few enough to be forgotten without loss."""
+"""Maximum jobs submitted at once: more than the workers of any site, few enough for the memory."""
 
 GLANCE = 1.0
-"""Seconds between two looks at whether an engine is still alive."""
+"""Time between two checks that an engine is alive, s."""
 
 
 @dataclass(frozen=True)
 class Lost(Generic[Job]):
-    """What comes of a job whose worker died."""
+    """Outcome of a job whose worker died."""
 
     job: Job
-    """The job: as far as anybody knows it was not done."""
+    """The job. The worker may have finished it before it died."""
 
     cause: str
-    """Why the worker died."""
+    """Cause of the worker's death."""
 
 
 class Engine(Protocol):
-    """Where jobs run.
+    """A place where jobs run, as a context manager.
 
-    Entering it makes sure that it can run jobs at all; leaving it gives back what it holds - processes, batch jobs -
-    whether or not all is done.
+    Entering an engine makes sure that it can run jobs. Leaving it ends its processes and batch jobs, finished or not.
     """
 
     def __enter__(self) -> Self:
-        """Make ready.
+        """Prepare to run jobs; usually there is nothing to do.
 
         Raises
         ------
         RequestError
-            It cannot run jobs as it was asked for.
+            The engine cannot run jobs as requested.
         """
+        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Give back what is held; jobs that still run are given up."""
+    def __exit__(self, *error: object) -> None:
+        """End processes and batch jobs; running jobs are cancelled. Usually there is nothing to do."""
+        return
 
     def run(self, function: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator[Result | Lost[Job]]:
-        """Run a function on every job, and yield what comes of each as it finishes.
+        """Run a function on every job, and yield the outcome of each job when it finishes.
 
         Parameters
         ----------
         function : callable
-            Importable by name; it had better return its failures, for what it raises ends more than its job.
+            Importable by name. It returns its failures: an exception ends more than its job.
         jobs : sequence
-            Of plain values: they may be sent to another host.
+            Jobs made of plain values: an engine may send them to another host.
 
         Raises
         ------
         EngineError
-            The engine as a whole has failed: no more can come.
+            The engine as a whole has failed: no more outcomes follow.
         """
 
 
-def choose_engine(name: str, *, parsl_config: Path | None, archive: Path) -> Engine | None:
-    """Return an engine by its name; None for processes of this machine, whose number follows from its memory.
+def choose_engine(name: str, *, parsl_config: str | Path | None = None, archive: str | Path) -> Engine | None:
+    """Return an engine by its name; None for processes of this machine: the build chooses their number.
 
     Parameters
     ----------
     name : str
         One of `archive_builder.choices.ENGINES`.
-    parsl_config : Path or None
-        A Python file that makes Parsl's ``config``.
-    archive : Path
-        The archive's folder: Parsl's logs go there, for all hosts share it.
+    parsl_config : str, Path or None
+        Python file that defines Parsl's ``config``; required for ``parsl``.
+    archive : str or Path
+        Folder of the archive: all hosts share it, so Parsl's logs go there.
 
     Raises
     ------
     RequestError
-        What is asked for makes no sense, or is not installed.
+        Name and configuration do not go together, or a package is not installed.
     """
     if (name == "parsl") != (parsl_config is not None):
         raise RequestError("--engine parsl and --parsl-config FILE go together: give both or neither")
@@ -104,7 +103,7 @@ def choose_engine(name: str, *, parsl_config: Path | None, archive: Path) -> Eng
         if parsl_config is not None:
             from archive_builder.run.parsl_engine import ParslEngine
 
-            return ParslEngine(parsl_config, archive.absolute() / PARSL_FOLDER)
+            return ParslEngine(Path(parsl_config), Path(archive).absolute() / PARSL_FOLDER)
         if name == "mpi":
             from archive_builder.run.mpi_engine import MpiEngine
 
@@ -124,9 +123,20 @@ def run_with_retries(
     retries: int,
     on_retry: Callable[[Lost[Job]], None] = lambda lost: None,
 ) -> Iterator[Result | Lost[Job]]:
-    """Run jobs, and after all others those once more that were lost, up to so many times.
+    """Run jobs; when all have finished, run the lost ones again.
 
-    A worker believed dead may be alive and at its job still: the function must bear being run twice at once.
+    A worker believed dead may still run its job: the function must allow two runs of a job at the same time.
+
+    Parameters
+    ----------
+    engine : Engine
+    function : callable
+        See :meth:`Engine.run`.
+    jobs : sequence
+    retries : int
+        Maximum retries of a lost job.
+    on_retry : callable
+        Called with each lost job that runs again.
     """
     for left in range(retries, -1, -1):
         again = []
@@ -139,23 +149,20 @@ def run_with_retries(
         jobs = again
 
 
-class LocalEngine:
-    """Processes of this machine. See :class:`Engine`."""
+class LocalEngine(Engine):
+    """Worker processes of this machine. See :class:`Engine`.
+
+    Parameters
+    ----------
+    workers : int
+        Worker processes.
+    """
 
     def __init__(self, workers: int) -> None:
         self._workers = workers
 
-    def __enter__(self) -> Self:
-        """Do nothing: :meth:`run` starts the processes."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Do nothing: :meth:`run` ends them."""
-
     def run(self, function: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator[Result | Lost[Job]]:
-        """Run jobs in processes of their own; see :meth:`Engine.run`."""
+        """Run jobs in worker processes; see :meth:`Engine.run`."""
         lost: Callable[[Job, str], Result | Lost[Job]] = Lost
         return run_jobs(function, map(_announced, jobs), self._workers, lost)
 
@@ -172,16 +179,16 @@ def run_on_executor(
     jobs: Iterable[Job],
     look: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[Job, Future[Result]]]:
-    """Submit jobs to an executor, and yield each with its future when that is done.
+    """Submit jobs to an executor, and yield each job with its finished future.
 
     Parameters
     ----------
     executor : concurrent.futures.Executor
     function : callable
     jobs : iterable
-        Taken as they are needed: never more than `SUBMITTED` are out.
+        At most `SUBMITTED` jobs are submitted at a time.
     look : callable
-        Called every now and then, to have futures fail from which nothing can come any more.
+        Called at least every `GLANCE` seconds; it may set an error on futures that can no longer finish.
     """
     waiting, out = iter(jobs), dict[Future[Result], Job]()
     while True:

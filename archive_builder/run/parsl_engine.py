@@ -1,4 +1,4 @@
-"""Jobs on a cluster, by Parsl: its configuration says on which, and how workers are started there."""
+"""An engine on a cluster, by Parsl: its configuration defines the cluster and the start of the workers."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 from parsl.concurrent import ParslPoolExecutor
 from parsl.config import Config
@@ -26,32 +25,32 @@ from parsl.jobs.errors import TooManyJobFailuresError
 from parsl.jobs.states import JobState, JobStatus
 
 from archive_builder.errors import EngineError, RequestError, one_line
-from archive_builder.run.engines import Lost, run_on_executor
+from archive_builder.run.engines import Engine, Lost, run_on_executor
 from archive_builder.run.pool import ENVIRONMENT, environment
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 USUAL_RUN_DIR = "runinfo"
-"""Where Parsl writes if a configuration does not say: into the current folder."""
+"""Parsl's default for ``run_dir``: a folder in the current folder."""
 
 USUAL_INTERCHANGE = ["interchange.py"]
-"""How Parsl starts its interchange if a configuration does not say."""
+"""Parsl's default command for its interchange."""
 
 FAILED = (JobState.FAILED, JobState.MISSING)
-"""States of a block, a batch job that is, that never had workers."""
+"""States of a block (a batch job) that never had workers."""
 
 
-class ParslEngine:
+class ParslEngine(Engine):
     """Workers that Parsl starts. See `Engine`.
 
     Parameters
     ----------
     path : Path
-        A Python file that makes a `parsl.config.Config` called ``config``.
+        Python file that defines a `parsl.config.Config` called ``config``.
     logs : Path
-        Where Parsl writes, unless the configuration has a ``run_dir``: what was left there is removed. The workers'
-        hosts must see it too: their keys are there.
+        Folder for Parsl's files, unless the configuration has a ``run_dir``; old files there are removed. The hosts
+        of the workers must share it: it holds their keys.
 
     Raises
     ------
@@ -65,14 +64,8 @@ class ParslEngine:
         self._kernel: Any = None
         self._environment = ExitStack()
 
-    def __enter__(self) -> Self:
-        """Do nothing: workers are asked for when there are jobs for them."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Give the batch jobs back and end what runs here."""
+    def __exit__(self, *error: object) -> None:
+        """Cancel the batch jobs, and end Parsl's processes on this machine."""
         self._environment.close()
         if self._kernel is None:
             return
@@ -81,12 +74,12 @@ class ParslEngine:
         is_whole = all(map(_is_alive, executors))
         for executor in executors:
             if executor.bad_state_is_set or not is_whole:
-                _cancel_blocks(executor)  # Parsl itself does not
+                _cancel_blocks(executor)  # Parsl does not
         if is_whole:
-            self._kernel.cleanup()  # it would wait for ever for an interchange that is gone
+            self._kernel.cleanup()  # waits forever for a dead interchange
 
     def run(self, function: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator[Result | Lost[Job]]:
-        """Run jobs on Parsl's workers; see :meth:`archive_builder.run.engines.Engine.run`."""
+        """Run jobs on Parsl's workers; see `Engine.run`."""
         if not jobs:
             return
         if self._kernel is None:
@@ -97,26 +90,26 @@ class ParslEngine:
             yield outcome
 
     def _start(self) -> Any:
-        """Start Parsl; it asks for workers as soon as jobs are submitted."""
+        """Start Parsl; it requests workers when jobs are submitted."""
         if self._config.run_dir == USUAL_RUN_DIR:
             shutil.rmtree(self._logs, ignore_errors=True)
             self._config.run_dir = str(self._logs)
-        # Batch systems hand the environment on to the workers. Parsl starts them by a program's name, and who calls
-        # archive-builder by its path has not put the folder on the PATH where that program is.
+        # Batch systems pass the environment to the workers. Parsl starts a worker by the name of a program: its folder
+        # is not on the PATH if archive-builder was called by its full path.
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
         self._environment.enter_context(environment({**ENVIRONMENT, "PATH": path}))
         try:
             return DataFlowKernel(self._config)
-        except Exception as error:  # Parsl raises no kind of its own
+        except Exception as error:  # Parsl has no error class of its own
             raise EngineError(f"parsl: cannot be started: {one_line(error)}: {self._hint()}") from None
 
     def _outcome(self, job: Job, future: Future[Result]) -> Result | Lost[Job]:
-        """Return what came of a job.
+        """Return the outcome of a job.
 
         Raises
         ------
         EngineError
-            It is not the job's fault, nor its worker's alone.
+            The failure is not the job's, nor its worker's alone.
         """
         error = future.exception()
         if error is None:
@@ -124,41 +117,41 @@ class ParslEngine:
         if isinstance(error, ManagerLost | WorkerLost):
             return Lost(job, f"the worker process died on {error.hostname}")
         if isinstance(error, BadStateException):
-            raise EngineError(f"parsl: no workers can be had: {_why(error)}: {self._hint()}")
+            raise EngineError(f"parsl: there are no workers: {_why(error)}: {self._hint()}")
         raise EngineError(f"parsl: a worker cannot run its job: {one_line(error)}: {self._hint()}")
 
     def _look(self) -> None:
-        """Give up an executor whose interchange is dead: Parsl itself would wait on."""
+        """Fail the jobs of an executor whose interchange is dead: Parsl would wait forever."""
         for executor in _with_blocks(self._kernel):
             if not (_is_alive(executor) or executor.bad_state_is_set):
                 executor.set_bad_state_and_fail_all(RuntimeError("its interchange died"))
 
     def _hint(self) -> str:
-        return f"see {self._config.run_dir}, mend {self._path} if it is to blame, and build again"
+        return f"see the logs in {self._config.run_dir}, correct {self._path} if needed, and build again"
 
 
 def _load(path: Path) -> Config:
-    """Run a configuration file.
+    """Return the configuration that a file defines.
 
     Raises
     ------
     RequestError
-        It cannot be read or run, or makes no configuration with executors of other processes.
+        The file cannot be read or run, or defines no configuration with executors of other processes.
     """
     if not path.is_file():
         raise RequestError(f"Parsl's configuration {path}: there is no such file")
     try:
         config = runpy.run_path(str(path)).get("config")
-    except Exception as error:  # it is a program: anything may come of it
+    except Exception as error:  # the file is a program and may raise anything
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         place = f" line {lines[-1]}:" if lines else ""
         raise RequestError(f"Parsl's configuration {path}:{place} {type(error).__name__}: {one_line(error)}") from None
     if not isinstance(config, Config):
-        raise RequestError(f"Parsl's configuration {path}: makes no parsl.config.Config of the name config")
+        raise RequestError(f"Parsl's configuration {path}: defines no parsl.config.Config called config")
     for executor in config.executors:
-        if isinstance(executor, ThreadPoolExecutor):  # which Parsl takes if none is given
+        if isinstance(executor, ThreadPoolExecutor):  # Parsl's default
             raise RequestError(
-                f"Parsl's configuration {path}: has no executor but threads of this process: "
+                f"Parsl's configuration {path}: has an executor that runs threads of this process: "
                 "give it a parsl.executors.HighThroughputExecutor"
             )
         _make_safe(executor, config.strategy)
@@ -166,7 +159,7 @@ def _load(path: Path) -> Config:
 
 
 def _make_safe(executor: Any, strategy: str | None) -> None:
-    """Have an executor end with the build, and have a build end that can get no workers any more."""
+    """Make an executor end with the build, and a build end that can no longer get workers."""
     if isinstance(executor, HighThroughputExecutor) and list(executor.interchange_launch_cmd) == USUAL_INTERCHANGE:
         module = "archive_builder.run.parsl_interchange"
         executor.interchange_launch_cmd = [sys.executable, "-m", module, str(os.getpid())]
@@ -175,36 +168,36 @@ def _make_safe(executor: Any, strategy: str | None) -> None:
 
 
 def _judge(executor: BlockProviderExecutor, status: dict[str, JobStatus]) -> None:
-    """Give an executor up if none of its blocks could be started, or none of the last three.
+    """Fail an executor if none of its blocks could start, or none of the last three.
 
-    Parsl's usual handler asks the first only: where the batch system refuses further blocks after good ones, it
-    would ask for them for ever.
+    Parsl's default handler checks the first condition only. If the batch system refuses further blocks after good
+    ones, Parsl would request blocks forever.
     """
     simple_error_handler(executor, status)
     windowed_error_handler(executor, status)
 
 
 def _judge_without_scaling(executor: BlockProviderExecutor, status: dict[str, JobStatus]) -> None:
-    """Give an executor up as soon as all its blocks have ended, for no others will be started."""
+    """Fail an executor when all its blocks have ended: Parsl starts no others without a strategy."""
     _judge(executor, status)
     if status and all(block.terminal for block in status.values()) and not executor.bad_state_is_set:
-        reason = "its blocks have ended, and its strategy 'none' asks for no others"
+        reason = "its blocks have ended, and its strategy 'none' requests no others"
         executor.set_bad_state_and_fail_all(RuntimeError(reason))
 
 
 def _with_blocks(kernel: Any) -> list[Any]:
-    """Return the executors that have batch jobs, or the like, at work."""
+    """Return the executors that run blocks, such as batch jobs."""
     return [executor for executor in kernel.executors.values() if isinstance(executor, BlockProviderExecutor)]
 
 
 def _is_alive(executor: Any) -> bool:
-    """Tell whether an executor's interchange runs, if it has one."""
+    """Return True if an executor's interchange runs, or if the executor has none."""
     process = getattr(executor, "interchange_proc", None)
     return process is None or process.poll() is None
 
 
 def _why(error: BadStateException) -> str:
-    """Return why an executor was given up: of blocks that failed, what the last of them left behind."""
+    """Return the reason why an executor failed: for failed blocks, the messages of the last one."""
     executor = error.executor
     if not isinstance(executor.executor_exception, TooManyJobFailuresError):
         return one_line(executor.executor_exception)
@@ -213,7 +206,7 @@ def _why(error: BadStateException) -> str:
 
 
 def _cancel_blocks(executor: Any) -> None:
-    """Cancel the batch jobs that may still be there."""
+    """Cancel the batch jobs that may still run."""
     status = executor.status_facade
     left = [
         job for block, job in executor.blocks_to_job_id.items() if block not in status or not status[block].terminal

@@ -1,7 +1,7 @@
-"""Parsl's interchange, which hands jobs on to the workers, made to end with the build that it serves.
+"""Parsl's interchange, which passes jobs to the workers, with an end that follows the build's end.
 
-Left to itself it outlives a build that is killed, and has the workers go on until the batch system ends them; and
-Ctrl-C in a terminal kills it before the build can give its batch jobs back.
+By itself the interchange outlives a killed build, and its workers run until the batch system ends them. And Ctrl-C in
+a terminal kills the interchange before the build can cancel its batch jobs.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import time
 
 
 def main() -> None:
-    """Run the interchange; the argument is the process to end with."""
+    """Run the interchange until the process given as argument ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(int(sys.argv[1]),), daemon=True).start()
     runpy.run_module("parsl.executors.high_throughput.interchange", run_name="__main__")
 
 
 def _end_with(parent: int) -> None:
-    """End this process when its parent is gone."""
+    """End this process when its parent has ended."""
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)

@@ -1,4 +1,4 @@
-"""Worker processes of this machine that take jobs one after another; a failure is a result too."""
+"""Worker processes of this machine that run jobs one after another; a failure is a result too."""
 
 from __future__ import annotations
 
@@ -24,17 +24,16 @@ ENVIRONMENT = {
     **dict.fromkeys(("NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "BLOSC_NTHREADS", "ARROW_IO_THREADS"), "1"),
     "ARROW_DEFAULT_MEMORY_POOL": "system",
 }
-"""Set before a worker's Python starts: a process has one thread, and gives back the memory it no longer needs."""
-
+"""Environment of a worker: one thread a process, and freed memory goes back to the system."""
 
 MOST_TOGETHER = 64
-"""Items of a batch, at most: fewer small ones are not worth the way to another process."""
+"""Maximum items in a batch: the transfer of smaller batches to another process costs more than it gains."""
 
 BYTES_TOGETHER = 1 << 28
-"""Of the files that are read for a batch, about."""
+"""Approximate size of the files that are read for a batch, bytes."""
 
 UNGUARDED = 78
-"""How a worker ends whose script calls again what started it."""
+"""Exit status of a worker whose script would start workers again."""
 
 
 def run_jobs(
@@ -43,26 +42,26 @@ def run_jobs(
     workers: int,
     lost: Callable[[Job, str], Result],
 ) -> Iterator[Result]:
-    """Run a function on every job in worker processes, and give the results as they come.
+    """Run a function on every job in worker processes, and yield the results as they finish.
 
-    A worker lives for many jobs. One that dies costs the job it was at, and is replaced. Workers are spawned,
-    not forked: neither HDF5 nor SQLite survives a fork unharmed. So a script that comes here must do it under
+    A worker runs many jobs. A worker that dies costs its current job, and is replaced. Workers are spawned, not
+    forked: HDF5 and SQLite do not survive a fork. So a script must make this call under
     ``if __name__ == "__main__"``.
 
     Parameters
     ----------
     function : callable
-        Importable by name; what it raises ends its worker, so it had better return its failures.
+        Importable by name. It returns its failures: an exception ends its worker.
     jobs : iterable
     workers : int
-        How many processes.
+        Worker processes.
     lost : callable
-        Gives the result of a job whose worker died, from the job and the cause.
+        Return the result of a job whose worker died, from the job and the cause.
 
     Raises
     ------
     RequestError
-        The script is without that ``if``, and calls :func:`end_if_starting` on its way here.
+        The script lacks that ``if``, and calls :func:`end_if_starting` before this function.
     """
     waiting = iter(jobs)
     pool = [w for w in (_Worker(function, lost) for _ in range(workers)) if w.start_next(waiting)]
@@ -85,22 +84,22 @@ def run_in_batches(
     workers: int,
     lost: Callable[[Job, str], Result],
 ) -> Iterator[Result]:
-    """Run a function on batches of items in worker processes, and give the results in the order of the items.
+    """Run a function on batches of items in worker processes, and yield the results in the order of the items.
 
-    This is for items so small that each alone is not worth the way to another process. With one batch, or one worker,
-    it is all done in this process.
+    Use batches for items that are too small for a transfer to another process each. With one batch, or one worker,
+    all items run in this process.
 
     Parameters
     ----------
     function : callable
-        As for :func:`run_jobs`; it returns one result for each item of a batch.
+        See :func:`run_jobs`; returns one result for each item of a batch.
     items : sequence
     together : int
-        How many items are one batch.
+        Items in a batch.
     workers : int
-        How many processes, at most.
+        Maximum worker processes.
     lost : callable
-        Gives the result of an item whose worker died. The others of its batch are done again, one by one.
+        Return the result of an item whose worker died. The other items of its batch run again, one by one.
     """
     batches = [items[first : first + together] for first in range(0, len(items), together)]
     workers = min(workers, len(batches))
@@ -119,17 +118,17 @@ def run_in_batches(
 
 
 def end_if_starting() -> None:
-    """End this process if it is a worker that has come no further than to import the script that wanted workers.
+    """End this process if it is a worker that still imports the script which started the workers.
 
-    It is not to do all over again what the script does; who started it raises an error that says what is wrong. To be
-    called first by whatever starts workers.
+    Such a worker must not run the script again. The process that started the worker raises an error. Call this first
+    in each function that starts workers.
     """
-    if getattr(mp.process.current_process(), "_inheriting", False):  # as multiprocessing itself finds it out
+    if getattr(mp.process.current_process(), "_inheriting", False):  # the flag that multiprocessing itself checks
         os._exit(UNGUARDED)
 
 
 def files_together(sizes: Sequence[int]) -> int:
-    """Return how many files of these sizes are one batch of :func:`run_in_batches` that reads them."""
+    """Return the number of files in a batch of :func:`run_in_batches`, from their sizes in bytes."""
     return max(1, min(MOST_TOGETHER, BYTES_TOGETHER * len(sizes) // max(sum(sizes), 1)))
 
 
@@ -147,7 +146,7 @@ def _lose_batch(job: tuple[int, Sequence[Job]], cause: str) -> tuple[int, None]:
 def _one_by_one(
     function: Callable[[Sequence[Job]], list[Result]], batch: Sequence[Job], lost: Callable[[Job, str], Result]
 ) -> Iterator[Result]:
-    """Find out which item of a batch it was that a worker died of, in one process."""
+    """Run the items of a batch one by one in one process: this finds the item that kills its worker."""
 
     def lost_one(job: Sequence[Job], cause: str) -> list[Result]:
         return [lost(job[0], cause)]
@@ -157,7 +156,7 @@ def _one_by_one(
 
 
 class _Worker(Generic[Job, Result]):
-    """A process that does one job after another."""
+    """A process that runs one job after another."""
 
     def __init__(self, function: Callable[[Job], Result], lost: Callable[[Job, str], Result]) -> None:
         self._function, self._lost = function, lost
@@ -166,7 +165,7 @@ class _Worker(Generic[Job, Result]):
         self._job: Job | None = None
 
     def start_next(self, waiting: Iterator[Job]) -> bool:
-        """Hand out the next job, with a new process if the old one is gone; False if there is none left."""
+        """Send the next job, to a new process if the old one has ended; return False if no job is left."""
         self._job = next(waiting, None)
         if self._job is None:
             self.stop()
@@ -175,14 +174,14 @@ class _Worker(Generic[Job, Result]):
             self._begin()
         try:
             self.connection.send(self._job)
-        except ConnectionError:  # it died while it had nothing to do
+        except ConnectionError:  # the process died between two jobs
             self.stop()
             self._begin()
             self.connection.send(self._job)
         return True
 
     def result(self) -> Result:
-        """Take the result of the job handed out."""
+        """Return the result of the current job."""
         assert self._job is not None
         try:
             return self.connection.recv()  # type: ignore[no-any-return]
@@ -192,8 +191,8 @@ class _Worker(Generic[Job, Result]):
             self.stop()
             if code == UNGUARDED:
                 raise RequestError(
-                    "this starts processes, each of which imports the script that calls it: "
-                    "call it under if __name__ == '__main__': there"
+                    "the script starts worker processes, and each of them imports the script: "
+                    "make the call under if __name__ == '__main__'"
                 ) from None
             return self._lost(self._job, f"the worker process died ({_cause(code)})")
 
@@ -217,7 +216,7 @@ class _Worker(Generic[Job, Result]):
 
 @contextmanager
 def environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Have processes that are started meanwhile find these variables."""
+    """Set environment variables for the processes that the block starts."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
@@ -232,8 +231,8 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def _deaf_to_ctrl_c() -> Iterator[None]:
-    """Have processes that are started meanwhile not hear Ctrl-C, not even before they can say so themselves."""
-    resource_tracker.ensure_running()  # which would end this when it is started with the first process
+    """Block Ctrl-C in the processes that the block starts, from their first moment."""
+    resource_tracker.ensure_running()  # its start with the first process would end the block
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -242,7 +241,7 @@ def _deaf_to_ctrl_c() -> Iterator[None]:
 
 
 def _work(function: Callable[[Any], Any], connection: Connection[Any, Any]) -> None:
-    """Do the jobs that come through a connection until it is closed; Ctrl-C is for who handed them out."""
+    """Run the jobs from a connection until the connection is closed."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     while True:
         try:
@@ -253,13 +252,13 @@ def _work(function: Callable[[Any], Any], connection: Connection[Any, Any]) -> N
 
 
 def _end_with_parent() -> None:
-    """End this process when the one that handed the jobs out is dead: nobody would take what it makes."""
+    """End this process when its parent is dead: no process would take its results."""
     mp.parent_process().join()
     os._exit(1)
 
 
 def _cause(code: int | None) -> str:
-    """Say why a process ended."""
+    """Return the cause of a process's end."""
     if code == -signal.SIGKILL:
         return "killed: out of memory? Use fewer --workers"
     if code is not None and code < 0:

@@ -93,9 +93,9 @@ def commit(archive: Path, job: TileJob, result: TileResult) -> float:
     with Index(archive, writable=True) as index:
         committer = Committer(index, archive, {}, [result.tile], index.begin_build(1))
         started = time.perf_counter()
-        ((_, error),) = committer.take(result)
-        if error is not None:
-            raise RuntimeError(f"the tile could not be committed: {error}")
+        (done,) = committer.take(result)
+        if done.error is not None:
+            raise RuntimeError(f"the tile could not be committed: {done.error}")
         return time.perf_counter() - started
 
 

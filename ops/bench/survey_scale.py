@@ -19,13 +19,12 @@ import numpy as np
 import table
 from table import Quantity
 
-from archive_builder.builder.commit import objects_of, tile_record
+from archive_builder.builder.commit import tile_entry, tile_record
 from archive_builder.builder.driver import build
 from archive_builder.builder.status import archive_status
 from archive_builder.maintain.reindex import reindex
 from archive_builder.maintain.verify import verify
 from archive_builder.measure.quantize import NoiseScaled
-from archive_builder.run.machine import available_cpus
 from archive_builder.store.format import checksum
 from archive_builder.store.index import Index, shard_name
 from archive_builder.store.records import ObjectTable, Settings, ShardInfo, TileEntry
@@ -132,14 +131,14 @@ def make_shard(archive: Path, files: TileFiles, recipe: Recipe, number: int) -> 
         shard.finish(objects, objects.take(np.empty(0, dtype=np.intp)), np.empty(0, np.uint8))
     place_shard(shard.draft, path)
     with Shard(path) as made:
-        return TileEntry(tile_record(made, checksum=checksum(path)), **objects_of(made), replaced=ids[:0])
+        return tile_entry(made, tile_record(made, checksum=checksum(path)), replaced=ids[:0])
 
 
 def measure(folder: Path) -> m.Values:
     """Time each command once, s."""
     archive, values = folder / "archive", {}
     started = time.perf_counter()
-    report = build(folder / "survey/survey.toml", archive)
+    report = build(folder / "survey/survey.toml", archive, workers=1)
     values["build"] = time.perf_counter() - started
     if report.built or report.failures or not report.unchanged:
         raise RuntimeError(f"the build found tiles to build: {report}")
@@ -149,11 +148,11 @@ def measure(folder: Path) -> m.Values:
     values["status"] = time.perf_counter() - started
     for name, deep in (("verify", False), ("deep", True)):
         started = time.perf_counter()
-        if findings := list(verify(archive, deep, workers=available_cpus())):
+        if findings := list(verify(archive, deep=deep)):
             raise RuntimeError(f"verify reports {len(findings)} findings, the first: {findings[0]}")
         values[name] = time.perf_counter() - started
     started = time.perf_counter()
-    reindex(archive, available_cpus())
+    reindex(archive)
     values["reindex"] = time.perf_counter() - started
     return values
 

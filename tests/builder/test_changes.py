@@ -401,7 +401,9 @@ def test_whole_rebuild_that_cannot_end_leaves_the_archive_as_it_was_and_is_gone_
     ids, kept = all_ids(survey), catalogue(survey, C).read_bytes()
     recipe_of(survey, size="48")
     catalogue(survey, C).write_bytes(b"no catalogue")
-    with pytest.raises(ArchiveError, match=rf"stays as it was, for 1 of its tiles cannot be built anew \({C}: "):
+    with pytest.raises(
+        ArchiveError, match=rf"stays as it was: 1 of its tiles cannot be built with the new settings \({C}: "
+    ):
         build(survey / "survey.toml", archive, force=True)
     assert sizes(archive) == {32}
     sound(archive, orphans=2)
@@ -511,7 +513,7 @@ def test_lost_index_beside_its_shards_is_refused_naming_reindex_and_nothing_is_r
         result = run("build", survey / "survey.toml", archive, *options)
         assert result.exit_code == 1
         assert result.stderr == (
-            f"error: archive {archive}: has shards but its index is lost: archive-builder reindex {archive}\n"
+            f"error: archive {archive}: has shards but the index is missing: run archive-builder reindex {archive}\n"
         )
     assert everything_below(archive / "shards") == before
     assert not (archive / "index.sqlite").exists()

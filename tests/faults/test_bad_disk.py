@@ -299,7 +299,7 @@ def test_an_old_shard_that_may_not_be_removed_does_not_undo_its_tile(survey: Pat
         done = run("build", survey / "survey.toml", archive, "--force")
         assert done.returncode == 0
         (orphan,) = verify(archive, deep=True)
-        assert (orphan.kind, orphan.what) == ("orphan", f"{old}: the index does not know it")
+        assert (orphan.kind, orphan.what) == ("orphan", f"{old}: is not in the index")
     finally:
         subprocess.run(["chattr", "-i", old], check=True)
     assert build(survey / "survey.toml", archive).unchanged == 2

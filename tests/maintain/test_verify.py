@@ -31,8 +31,6 @@ from archive_builder.maintain.reindex import reindex
 from archive_builder.maintain.verify import Finding, verify
 from archive_builder.run import pool as working
 from archive_builder.survey.demo import make_survey
-from archive_builder.survey.discovery import discover
-from archive_builder.survey.recipe import load_recipe
 
 assert hdf5plugin.version  # h5py reads Bitshuffle once it is imported
 
@@ -72,11 +70,7 @@ def run(*arguments: object) -> Result:
 
 
 def findings(archive: Path, deep: bool = False, survey: Path | None = None) -> list[Finding]:
-    source = None
-    if survey is not None:
-        recipe = load_recipe(survey / "survey.toml")
-        source = recipe, {files.tile: files for files in discover(recipe).tiles}
-    return list(verify(archive, deep, source))
+    return list(verify(archive, deep=deep, survey=survey and survey / "survey.toml"))
 
 
 def shard(archive: Path, tile: str = A) -> Path:
@@ -454,7 +448,7 @@ def test_shard_that_ends_the_process_that_looks_at_it_is_found_and_costs_no_othe
         time.sleep(0.05)
     assert len(killed) == 2
     assert [(finding.kind, finding.tile) for finding in findings] == [("shard", B)]
-    assert "cannot be looked at (the worker process died" in findings[0].what
+    assert "cannot be checked (the worker process died" in findings[0].what
 
 
 def waits_for_a_pipe(pid: int | str) -> bool:
@@ -579,7 +573,11 @@ def test_several_processes_make_the_index_that_one_makes(archive: Path, monkeypa
     (archive / "shards/T.1.h5").write_bytes(b"garbage")
     alone = reindex(archive), table(archive, "objects"), table(archive, "tiles")
     told: list[object] = []
-    assert (reindex(archive, 2, told.append, told.append), table(archive, "objects"), table(archive, "tiles")) == alone
+    assert (
+        reindex(archive, workers=2, on_start=told.append, on_tile=told.append),
+        table(archive, "objects"),
+        table(archive, "tiles"),
+    ) == alone
     assert told == [2, B, A]
 
 

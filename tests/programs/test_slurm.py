@@ -205,6 +205,6 @@ def test_slurm_that_refuses_jobs_ends_the_build_with_what_it_says(
     _, stderr = process.communicate()
     assert process.returncode == 1
     line = stderr.splitlines()[-1]
-    assert line.startswith("error: parsl: no workers can be had: ")
+    assert line.startswith("error: parsl: there are no workers: ")
     assert "invalid partition specified: no-such" in line
     assert str(config) in line

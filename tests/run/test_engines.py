@@ -305,7 +305,7 @@ def test_workers_that_do_not_start_end_the_build(strategy: str, start: Start, tm
     parsl_config(tmp_path, WORKER_INIT="echo no such module >&2; exit 3", STRATEGY=strategy)
     status, _, stderr = start("parsl").end()
     assert status == 1
-    assert stderr.splitlines()[-1].startswith("error: parsl: no workers can be had: ")
+    assert stderr.splitlines()[-1].startswith("error: parsl: there are no workers: ")
     assert "no such module" in stderr
 
 
@@ -328,7 +328,7 @@ def test_interchange_that_dies_ends_the_build(start: Start, peace: Path, same_ar
     os.kill(worker, signal.SIGCONT)
     status, _, stderr = run.end()
     assert status == 1
-    assert stderr.splitlines()[-1].startswith("error: parsl: no workers can be had: its interchange died: see ")
+    assert stderr.splitlines()[-1].startswith("error: parsl: there are no workers: its interchange died: see ")
     run.wait_for_all_processes()
     assert start("parsl").end()[0] == 0
     same_archives(run.archive, peace)
@@ -339,7 +339,7 @@ def test_blocks_that_end_and_are_not_replaced_end_the_build(start: Start, tmp_pa
     run = start("parsl")
     status, _, stderr = run.end()
     assert status == 1
-    assert "no workers can be had: its blocks have ended, and its strategy 'none' asks for no others: see" in stderr
+    assert "there are no workers: its blocks have ended, and its strategy 'none' requests no others: see" in stderr
     run.wait_for_all_processes()
 
 
@@ -449,11 +449,11 @@ def test_what_is_lost_is_run_again_after_all_others_as_often_as_was_asked() -> N
     ("config", "words"),
     [
         (None, "there is no such file"),
-        ("config = 1", "makes no parsl.config.Config of the name config"),
+        ("config = 1", "defines no parsl.config.Config called config"),
         ("\n\nraise ValueError('one\\ntwo')", "line 3: ValueError: one two"),
         ("def (", "SyntaxError: invalid syntax"),
         ("import no_such_module", "line 1: ModuleNotFoundError: No module named 'no_such_module'"),
-        ("from parsl.config import Config\nconfig = Config()", "has no executor but threads of this process"),
+        ("from parsl.config import Config\nconfig = Config()", "has an executor that runs threads of this process"),
     ],
 )
 def test_parsl_configuration_that_cannot_be_used_is_told_in_one_line(

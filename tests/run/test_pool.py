@@ -46,8 +46,8 @@ def test_a_script_that_starts_workers_when_it_is_imported_is_told_so_on_one_line
     assert (bare.returncode, bare.stdout) == (1, "")
     assert bare.stderr.count("Traceback") == 1  # the script's own
     assert bare.stderr.splitlines()[-1] == (
-        "archive_builder.errors.RequestError: this starts processes, each of which imports the script that calls it: "
-        "call it under if __name__ == '__main__': there"
+        "archive_builder.errors.RequestError: the script starts worker processes, and each of them imports the script: "
+        "make the call under if __name__ == '__main__'"
     )
     guarded = run('if __name__ == "__main__": ')
     assert (guarded.stdout, guarded.stderr, guarded.returncode) == ("done\n", "", 0)

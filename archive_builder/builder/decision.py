@@ -1,0 +1,115 @@
+"""The decision of a build: which index takes the tiles, and which tiles to build."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from archive_builder.builder.changes import Changes, find_changes, tile_names
+from archive_builder.builder.rebuild import NEXT_INDEX_NAME, IndexState, read_index, setting_changes
+from archive_builder.errors import ArchiveError, RecipeError
+from archive_builder.store.index import INDEX_NAME, SHARD_FOLDER
+from archive_builder.store.records import TileRow
+from archive_builder.survey.discovery import Discovery
+from archive_builder.survey.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a build does, by the state of the survey and of the archive."""
+
+    changes: Changes
+    """Tiles to build, unchanged tiles, and tiles gone from the survey."""
+
+    known: Mapping[str, TileRow]
+    """Rows of the tiles in the index that takes the new shards, by name."""
+
+    archived: Mapping[str, TileRow]
+    """Rows of the tiles in the archive's index, by name: the same, except in a whole rebuild."""
+
+    is_rebuild: bool = False
+    """True for a whole rebuild; see `archive_builder.builder.rebuild`."""
+
+    is_continued: bool = False
+    """True if the second index of an earlier rebuild fits, or there is none; otherwise the build removes that index."""
+
+    lost: tuple[str, ...] = ()
+    """Tiles that a whole rebuild would drop: they have a shard, and the survey no longer has them."""
+
+    @property
+    def index_name(self) -> str:
+        """File name of the index that takes the new shards."""
+        return NEXT_INDEX_NAME if self.is_rebuild else INDEX_NAME
+
+    def next_generation(self, tile: str) -> int:
+        """Return the generation of a tile's new shard: above those in both indexes."""
+        rows = [tiles[tile] for tiles in (self.known, self.archived) if tile in tiles]
+        return max((row.generation for row in rows), default=0) + 1
+
+
+def decide(
+    archive: Path,
+    recipe: Recipe,
+    found: Discovery,
+    *,
+    tiles: Collection[str] = (),
+    force: bool = False,
+    contents: bool = False,
+) -> Decision:
+    """Decide what a build does; nothing is written.
+
+    Parameters
+    ----------
+    archive : Path
+    recipe : Recipe
+    found : Discovery
+        The survey's tiles.
+    tiles, force, contents
+        See :func:`archive_builder.builder.driver.build`.
+
+    Raises
+    ------
+    RecipeError
+        The settings differ from the archive's and the build is no whole rebuild, or the survey lacks one of ``tiles``.
+    ArchiveError
+        The index is missing or cannot be read.
+    """
+    _refuse_missing_index(archive)
+    current = read_index(archive)
+    if not _is_rebuild(archive, current, recipe, whole=force and not tiles):
+        changes = find_changes(found, current.tiles, recipe, archive, tiles=tiles, force=force, contents=contents)
+        return Decision(changes, current.tiles, current.tiles)
+    earlier = read_index(archive, NEXT_INDEX_NAME)
+    is_continued = not setting_changes(earlier.settings, recipe)
+    known = earlier.tiles if is_continued else {}
+    # Without force: a continued rebuild skips the tiles that it has already built.
+    changes = find_changes(found, known, recipe, archive, contents=contents)
+    lost = tuple(sorted(current.tiles_with_shard() - tile_names(found)))
+    changes = replace(changes, gone=tuple(sorted({*changes.gone, *lost})))
+    return Decision(changes, known, current.tiles, is_rebuild=True, is_continued=is_continued, lost=lost)
+
+
+def _refuse_missing_index(archive: Path) -> None:
+    """Refuse an archive without its index: the build would remove all shards as leftovers."""
+    if not (archive / INDEX_NAME).exists() and any((archive / SHARD_FOLDER).glob("*.h5")):
+        raise ArchiveError(
+            f"archive {archive}: has shards but the index is missing: run archive-builder reindex {archive}"
+        )
+
+
+def _is_rebuild(archive: Path, current: IndexState, recipe: Recipe, whole: bool) -> bool:
+    """Return True if the settings differ from the archive's.
+
+    Raises
+    ------
+    RecipeError
+        They differ, and the build does not cover the whole archive: its shards would have different settings.
+    """
+    changes = setting_changes(current.settings, recipe)
+    if changes and not whole:
+        raise RecipeError(
+            f"the archive {archive} was built with other settings: {'; '.join(changes)}: restore the recipe, "
+            "build into a new folder, or rebuild the whole archive with --force"
+        )
+    return bool(changes)
