@@ -37,7 +37,7 @@ from archive_builder.maintain.verify import Finding, Survey, verify
 from archive_builder.run.engines import ENGINES, choose_engine
 from archive_builder.run.machine import available_cpus, parse_memory
 from archive_builder.serve.archive import Archive
-from archive_builder.serve.pictures import FORMATS, write_cutout
+from archive_builder.serve.cutout import FORMATS
 from archive_builder.serve.style import Style
 from archive_builder.survey.demo import make_survey
 from archive_builder.survey.discovery import discover
@@ -350,7 +350,7 @@ def get(
     """Write the cutout of OBJECT_ID from ARCHIVE to a file."""
     with Archive(archive) as opened:
         cutout = opened.get(object_id, size=size, bands=_band_names(bands))
-        write_cutout(cutout, output, Style(**style))
+        cutout.write(output, **style)
     answer = {
         "object_id": cutout.object_id,
         "tile": cutout.tile,

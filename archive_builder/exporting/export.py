@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from archive_builder.atomic import TEMPORARY, write_whole
+from archive_builder.bands import band_names
 from archive_builder.errors import ArchiveBuilderError, RequestError, one_line
 from archive_builder.exporting import names
 from archive_builder.exporting.job import SKIPPED, ExportJob, JobResult, Output, pixel_scale, run_job
@@ -33,7 +34,7 @@ from archive_builder.exporting.request_list import (
 from archive_builder.geometry import Size, parse_shape
 from archive_builder.run.pool import end_if_starting, run_jobs
 from archive_builder.serve.archive import Archive
-from archive_builder.serve.pictures import FORMATS
+from archive_builder.serve.cutout import FORMATS
 from archive_builder.serve.style import USUAL_STYLE, Style
 from archive_builder.store.index import Index
 from archive_builder.store.records import TileRow
@@ -179,11 +180,10 @@ def _bands(bands: Sequence[str] | None, archive: Archive) -> tuple[str, ...]:
     """Return the bands to make."""
     if bands is None:
         return archive.bands
-    if unknown := [band for band in bands if band not in archive.bands]:
-        raise RequestError(f"the archive {archive.path} has no band {unknown[0]!r}: it has {', '.join(archive.bands)}")
-    if len(bands) == 0 or len(set(bands)) < len(bands):
-        raise RequestError(f"bands {','.join(bands)!r}: give each band wanted once")
-    return tuple(bands)
+    chosen = band_names(bands, archive.bands, f"the archive {archive.path}")
+    if len(set(chosen)) < len(chosen):
+        raise RequestError(f"bands {','.join(chosen)!r}: give each band wanted once")
+    return chosen
 
 
 def _plain_size(size: Size | None) -> tuple[int | str, int | str] | None:
@@ -281,7 +281,7 @@ def _place_objects(
     assert requests.object_id is not None
     answers.key[:] = requests.object_id
     unique, inverse = np.unique(requests.object_id[asked], return_inverse=True)
-    places = archive.find(unique)
+    places = archive.reader.find(unique)
     outcome = np.full(len(unique), Outcome.DONE, dtype=np.uint8)
     for status, skipped in SKIPPED.items():
         outcome[places.status == status] = skipped
@@ -303,7 +303,7 @@ def _place_positions(
     tile_id = np.empty(len(ra), dtype=np.int64)
     for begin in range(0, len(ra), POSITIONS_AT_ONCE):
         some = slice(begin, begin + POSITIONS_AT_ONCE)
-        tile_id[some] = archive.tiles_at(ra[some], dec[some])
+        tile_id[some] = archive.reader.tiles_at(ra[some], dec[some])
     answers.tile_id[asked] = tile_id[inverse]
     answers.outcome[asked] = np.where(tile_id < 0, Outcome.OFF_TILES, Outcome.DONE)[inverse]
     stand_in = np.full(len(requests), -1, dtype=np.int64)

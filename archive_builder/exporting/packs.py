@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from archive_builder.atomic import temporary_path
 from archive_builder.errors import ArchiveBuilderError, one_line
 from archive_builder.exporting.names import BANDS_FORMAT, Sample, file_names, sample_key
-from archive_builder.serve.cutout import Cutout
-from archive_builder.serve.pictures import FORMATS
+from archive_builder.serve.cutout import FORMATS, Cutout
 from archive_builder.serve.style import Style
 from archive_builder.store.format import HDF5_VERSIONS
 

@@ -1,4 +1,4 @@
-"""How pictures of cutouts look."""
+"""The look of a cutout's picture: colours, stretch, compression."""
 
 from __future__ import annotations
 
@@ -9,42 +9,43 @@ from typing import Literal, get_args
 from archive_builder.errors import RequestError
 
 Color = Literal["auto", "survey", "lupton"]
-"""Where a picture's colours come from: the survey's own picture, Lupton's composite, or the first of them there is."""
+"""Source of a picture's colours: the survey's own picture, Lupton's composite, or the first of them that is there."""
 
 Compression = Literal["jpeg", "lzw", "none"]
-"""How a TIFF is packed."""
+"""Compression of a TIFF."""
 
 
 @dataclass(frozen=True)
 class Style:
-    """How a picture looks."""
+    """The look of a picture."""
 
     color: Color = "auto"
     """``survey``: the tile's own picture, as STIFF made it; ``lupton``: a composite of three bands; ``auto``:
-    the survey's own if the archive has it."""
+    the survey's own if the archive has it and ``rgb`` is not given."""
 
     rgb: str | tuple[str, ...] | None = None
-    """The composite's three bands, red first; by default i, r, g, or else three of the cutout's."""
+    """The composite's three bands, red first: ``"irg"``, ``"F160W,F814W,F606W"`` or a tuple. The default is i, r, g,
+    or three of the cutout's bands."""
 
     stretch: float = 60.0
-    """Lupton's linear stretch, in units of flux at zero point 30: the sky's noise in DES is 2 to 5 of them."""
+    """Lupton's linear stretch, in units of flux at zero point 30. The sky noise of DES is 2 to 5 of these units."""
 
     softening: float = 8.0
-    """Lupton's Q: how early the stretch turns from linear to logarithmic."""
+    """Lupton's Q: a larger value turns the stretch from linear to logarithmic earlier."""
 
     minimum: float = -5.0
-    """What is black, in the same units."""
+    """Flux mapped to black, in the same units as ``stretch``."""
 
     compression: Compression = "jpeg"
-    """Of a TIFF."""
+    """Compression of a TIFF."""
 
     def __post_init__(self) -> None:
-        """Refuse what no picture can look like.
+        """Check the values.
 
         Raises
         ------
         RequestError
-            A name is none of those above, or a number is out of its range.
+            A name is unknown, or a number is out of its range.
         """
         for name, choices in (("color", get_args(Color)), ("compression", get_args(Compression))):
             if getattr(self, name) not in choices:
@@ -58,4 +59,4 @@ class Style:
 
 
 USUAL_STYLE = Style()
-"""The style of a picture for which nothing else is asked."""
+"""The default style."""
