@@ -14,7 +14,6 @@ from astropy.table import Table, vstack
 from PIL import Image
 
 from archive_builder import Archive, Cutout, ObjectSkippedError
-from archive_builder.serve.pictures import picture
 from archive_builder.serve.style import Style
 
 COLUMNS, ROWS, SIDE, GAP = 8, 2, 114, 4
@@ -47,7 +46,7 @@ def sheet(cutouts: list[Cutout], style: Style) -> np.ndarray:
     canvas = np.full((ROWS * (SIDE + GAP), COLUMNS * (SIDE + GAP), 3), 40, dtype=np.uint8)
     for (row, column), cutout in zip(np.ndindex(ROWS, COLUMNS), cutouts, strict=False):
         y, x = row * (SIDE + GAP), column * (SIDE + GAP)
-        canvas[y : y + SIDE, x : x + SIDE] = picture(cutout, style)
+        canvas[y : y + SIDE, x : x + SIDE] = cutout.picture(style)
     return canvas
 
 

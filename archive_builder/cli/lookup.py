@@ -40,15 +40,11 @@ def get_command(
 
     Any size up to the archived one can be served; an archive with the layout mosaic can serve larger ones too.
     """
-    from archive_builder.bands import band_names
     from archive_builder.serve.archive import Archive
-    from archive_builder.serve.pictures import write_cutout
-    from archive_builder.serve.style import Style
 
     with Archive(archive) as opened:
-        chosen = None if bands is None else band_names(bands, opened.bands, f"the archive {archive}")
-        cutout = opened.get(object_id, size=size, bands=chosen)
-        write_cutout(cutout, output, Style(**style))
+        cutout = opened.get(object_id, size=size, bands=bands)
+        cutout.write(output, **style)
     answer = {
         "object_id": cutout.object_id,
         "tile": cutout.tile,

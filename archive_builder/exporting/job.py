@@ -198,8 +198,8 @@ def _cutout(output: Output, sample: names.Sample) -> Cutout:
 
 def _needs_no_pixels(output: Output, archive: Archive) -> bool:
     """Return True if the output is only pictures in the survey's own colours."""
-    style = output.style
-    own_colors = style.color == "survey" or (style.color == "auto" and style.rgb is None and archive.has_color)
+    style, has_color = output.style, archive.reader.settings.has_color
+    own_colors = style.color == "survey" or (style.color == "auto" and style.rgb is None and has_color)
     return own_colors and set(output.formats) <= {"png", "tiff"}
 
 
@@ -209,7 +209,8 @@ def _cutouts(
     """Yield the cutout of each sample, or its error. All samples have one size."""
     if samples[0].position is None:
         keys = [sample.key for sample in samples]
-        yield from zip(samples, _archive(output.archive).get_each(keys, samples[0].shape, output.bands), strict=True)
+        reader = _archive(output.archive).reader
+        yield from zip(samples, reader.get_each(keys, samples[0].shape, output.bands), strict=True)
         return
     for sample in samples:
         try:
@@ -294,7 +295,7 @@ def _add_together(output: Output, piece: Piece, samples: list[names.Sample]) -> 
         return []
     keys = [sample.key for sample in samples]
     try:
-        sky, data = _archive(output.archive).read_objects(keys, samples[0].shape, output.bands)
+        sky, data = _archive(output.archive).reader.read_objects(keys, samples[0].shape, output.bands)
     except (ArchiveError, RequestError, ObjectNotFoundError, ObjectSkippedError):
         return []
     piece.add_objects(samples, output.bands, sky, data)

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from archive_builder.bands import band_names
-from archive_builder.choices import BANDS_FORMAT
+from archive_builder.choices import BANDS_FORMAT, FILE_FORMATS
 from archive_builder.errors import RequestError
 from archive_builder.exporting.packs import PACKS
 from archive_builder.geometry import Size, parse_shape
 from archive_builder.serve.archive import Archive
-from archive_builder.serve.pictures import FORMATS
 from archive_builder.serve.style import Style
 
 
@@ -55,7 +54,7 @@ def check_formats(formats: Sequence[str], pack: str | None) -> tuple[str, ...]:
     """
     if pack is not None and pack not in PACKS:
         raise RequestError(f"pack {pack!r} is unknown: give {' or '.join(PACKS)}")
-    known = [*FORMATS, BANDS_FORMAT]
+    known = [*FILE_FORMATS, BANDS_FORMAT]
     for kind in formats:
         if kind not in known:
             raise RequestError(f"format {kind!r} is unknown: give any of {', '.join(known)}")

@@ -21,8 +21,7 @@ from archive_builder.atomic import whole_file
 from archive_builder.choices import BANDS_FORMAT, PACK_NAMES
 from archive_builder.errors import ArchiveBuilderError, one_line
 from archive_builder.exporting.names import Sample, file_names, sample_key
-from archive_builder.serve.cutout import Cutout
-from archive_builder.serve.pictures import FORMATS
+from archive_builder.serve.cutout import FORMATS, Cutout
 from archive_builder.serve.style import Style
 from archive_builder.store.format import HDF5_VERSIONS
 

@@ -149,7 +149,7 @@ def _place(archive: Archive, requests: RequestList, asked: NDArray[np.intp]) -> 
 def _place_objects(archive: Archive, object_id: NDArray[np.int64]) -> _Placed:
     """Find objects by their IDs."""
     unique, inverse = np.unique(object_id, return_inverse=True)
-    places = archive.find(unique)
+    places = archive.reader.find(unique)
     outcome = np.full(len(unique), Outcome.DONE, dtype=np.uint8)
     for status, skipped in SKIPPED.items():
         outcome[places.status == status] = skipped
@@ -166,7 +166,7 @@ def _place_positions(archive: Archive, ra: NDArray[np.float64], dec: NDArray[np.
     tile_id = np.empty(len(ra), dtype=np.int64)
     for begin in range(0, len(ra), POSITIONS_AT_ONCE):
         some = slice(begin, begin + POSITIONS_AT_ONCE)
-        tile_id[some] = archive.tiles_at(ra[some], dec[some])
+        tile_id[some] = archive.reader.tiles_at(ra[some], dec[some])
     outcome = np.where(tile_id < 0, Outcome.OFF_TILES, Outcome.DONE).astype(np.uint8)
     rank = _ranks(np.lexsort((ra, np.floor(dec / SEARCH_BLOCK), tile_id)))
     sky = np.column_stack([ra, dec])

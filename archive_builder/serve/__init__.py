@@ -1,1 +1,1 @@
-"""Looking cutouts up."""
+"""Lookups of cutouts in an archive."""

@@ -1,28 +1,42 @@
-"""A cutout: pixels, bands, WCS, headers, and what else the archive keeps of it."""
+"""A cutout: pixels, bands, WCS, headers, further planes, and its files."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import io
+import zipfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from astropy import units as u
 from astropy.coordinates import SkyCoord
 from astropy.io import fits
+from astropy.nddata import CCDData, InverseVariance
 from astropy.wcs import WCS
 from numpy.typing import NDArray
 
-from archive_builder.errors import RequestError
+from archive_builder.atomic import write_whole
+from archive_builder.choices import FILE_FORMATS
+from archive_builder.errors import ArchiveBuilderError, RequestError
 from archive_builder.geometry import Shape
 from archive_builder.serve.headers import BLOCK, Card, TileHeaders, image_cards, to_block
+from archive_builder.serve.pictures import lupton_rgb, png_bytes, tiff_bytes
+from archive_builder.serve.style import USUAL_STYLE, Style
 from archive_builder.survey.fits_warnings import quiet_astropy
 
+IMAGE_PLANES = {"WGT": "weight", "MSK": "mask"}
+"""Attribute of each plane that is an image like the cutout itself."""
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Cutout:
     """The pixels around one object, or around a position.
+
+    ``cutout["g"]`` is the image of one band. A notebook shows a cutout as a picture. Two cutouts are equal only if
+    they are the same Python object.
 
     Attributes
     ----------
@@ -33,25 +47,32 @@ class Cutout:
     object_id : int or None
         None for a cutout at a position.
     tile : str
-        The tile it was cut from.
+        Name of the tile.
     generation : int
-        Which of the tile's shards it comes from, counted from 1.
+        Generation of the tile's shard, from 1.
     ra, dec : float
-        The position asked for in deg, ICRS: the object's.
+        Position of the object, or the position of the request, deg, ICRS.
     origin : tuple of int
-        Column and row of the tile, ``(x0, y0)`` from 0, on which ``data[:, 0, 0]`` lies.
+        Column and row of ``data[:, 0, 0]`` on the tile, ``(x0, y0)``, from 0.
     zero_point : float
         AB magnitude of one image unit.
     rms : dict of str to float
         Background RMS at the object per band, image units; NaN where it was not measured.
     step : dict of str to float
-        Quantization step per band, image units: no pixel is off by more than half of it. 0 if lossless.
+        Quantization step per band, image units: the error of a pixel is at most half a step. 0 if lossless.
     headers : TileHeaders
-        The tile's own headers.
+        FITS headers of the tile.
     planes : tuple of str
-        What the archive has of this cutout: ``SCI``, and perhaps ``WGT``, ``MSK``, ``COLOR``.
+        Planes in the archive: ``SCI`` and any of ``WGT``, ``MSK``, ``COLOR``.
     read_plane : callable
-        Reads one of the others.
+        Reads a plane by its name.
+
+    Examples
+    --------
+    >>> cutout = archive.get(353099273, size=64, bands="gri")
+    >>> cutout["g"].shape
+    (64, 64)
+    >>> cutout.write("galaxy.png")
     """
 
     data: NDArray[np.float32]
@@ -69,6 +90,22 @@ class Cutout:
     planes: tuple[str, ...]
     read_plane: Callable[[str], NDArray[Any]]
 
+    def __repr__(self) -> str:
+        place = f"RA {self.ra:.6f}, Dec {self.dec:.6f}" if self.object_id is None else f"object {self.object_id}"
+        shape = " x ".join(map(str, self.data.shape))
+        return f"<Cutout of {place}: {shape}, tile {self.tile}, bands {', '.join(self.bands)}>"
+
+    def __getitem__(self, band: str) -> NDArray[np.float32]:
+        """Return one band's image, a view of ``data``, (ny, nx).
+
+        Raises
+        ------
+        RequestError
+            The cutout does not have this band.
+        """
+        image: NDArray[np.float32] = self.data[self._number(band)]
+        return image
+
     @property
     def shape(self) -> Shape:
         """Rows and columns, ``(ny, nx)``."""
@@ -76,45 +113,45 @@ class Cutout:
 
     @cached_property
     def coord(self) -> SkyCoord:
-        """The position asked for, ICRS."""
+        """Position of the object, or the position of the request, ICRS."""
         return SkyCoord(self.ra, self.dec, unit="deg", frame="icrs")
 
     @cached_property
     def wcs(self) -> WCS:
-        """The WCS of the cutout's pixels; all bands share it."""
+        """WCS of the cutout's pixels, the same for all bands."""
         with quiet_astropy():
             return WCS(self.header(self.bands[0]))
 
     @cached_property
     def weight(self) -> NDArray[np.float32]:
-        """The weights, (bands, ny, nx): the inverse variance to 1%, 0 where there is no data.
+        """Weights, (bands, ny, nx): the inverse variance to 1%, 0 where there is no data.
 
         Raises
         ------
         RequestError
-            The archive does not keep them.
+            The archive does not keep weights.
         """
         return self._plane("WGT")
 
     @cached_property
     def mask(self) -> NDArray[np.int32]:
-        """The mask's flags, (bands, ny, nx), as the survey has them; -1, every bit, off the tile.
+        """Flags of the survey's mask, (bands, ny, nx); -1, every bit, off the tile.
 
         Raises
         ------
         RequestError
-            The archive does not keep them.
+            The archive does not keep masks.
         """
         return self._plane("MSK")
 
     @cached_property
     def color(self) -> NDArray[np.uint8]:
-        """The survey's own colour picture, (ny, nx, 3), as pictures are: the first row is the sky's top.
+        """The survey's own colour picture, (ny, nx, 3); row 0 is the sky's top.
 
         Raises
         ------
         RequestError
-            The archive does not keep it.
+            The archive does not keep colour pictures.
         """
         return self._plane("COLOR")
 
@@ -124,45 +161,86 @@ class Cutout:
             raise RequestError(f"the archive keeps no {plane} of tile {self.tile}: the recipe's {where} decides")
         return self.read_plane(plane)
 
+    def _number(self, band: str) -> int:
+        if band not in self.bands:
+            raise RequestError(f"the cutout has no band {band}: it has {', '.join(self.bands)}")
+        return self.bands.index(band)
+
     def header(self, band: str) -> fits.Header:
         """Return the FITS header of one band's image.
 
-        The tile's own, with NAXIS and CRPIX as the cut makes them, without what described the tile's file,
-        and with the object, its tile, the noise and the quantization added.
-
-        Parameters
-        ----------
-        band : str
+        The header is the tile's, with NAXIS and CRPIX of the cutout, without the cards that describe the tile's file,
+        and with cards for the object, the tile, the noise and the quantization.
 
         Raises
         ------
         RequestError
             The cutout does not have this band.
         """
-        if band not in self.bands:
-            raise RequestError(f"the cutout has no band {band}: it has {', '.join(self.bands)}")
+        self._number(band)
         return fits.Header.fromstring(self._header_text("SCI", band))
+
+    def picture(self, style: Style = USUAL_STYLE) -> NDArray[np.uint8]:
+        """Return a colour picture, north up as DES shows it.
+
+        Returns
+        -------
+        ndarray of uint8, (ny, nx, 3)
+            Row 0 is the sky's top.
+
+        Raises
+        ------
+        RequestError
+            The archive does not keep the survey's pictures, or the cutout lacks a band.
+        """
+        if style.color == "survey" or (style.color == "auto" and style.rgb is None and "COLOR" in self.planes):
+            return self.color
+        return lupton_rgb(self.data, self.bands, self.zero_point, style)
+
+    def to_nddata(self, band: str) -> CCDData:
+        """Return one band as astropy's `~astropy.nddata.CCDData`.
+
+        Its ``uncertainty`` is the inverse variance where the archive keeps weights, its ``mask`` is True for a pixel
+        without data or with weight 0, its ``flags`` are those of the survey's mask where the archive keeps masks, and
+        its ``unit`` is the header's BUNIT: dimensionless if that is missing or no unit. The arrays share their memory
+        with the cutout.
+
+        Raises
+        ------
+        RequestError
+            The cutout does not have this band.
+        """
+        number, header = self._number(band), self.header(band)
+        planes = {plane: image[number] for plane, image in self._planes.items()}
+        data, weight = self.data[number], planes.get("WGT")
+        return CCDData(
+            data,
+            unit=_unit(header.get("BUNIT")),
+            uncertainty=None if weight is None else InverseVariance(weight, copy=False),
+            mask=np.isnan(data) if weight is None else np.isnan(data) | (weight == 0),
+            flags=planes.get("MSK"),
+            wcs=self.wcs,
+            meta=header,
+        )
 
     def to_bytes(self, bands: tuple[str, ...] | None = None) -> bytes:
         """Return the cutout as a FITS file.
 
-        An empty primary HDU, then for each band an image ``SCI_{band}``, and where the archive keeps them its
-        weights ``WGT_{band}`` and its mask ``MSK_{band}``.
+        The primary HDU is empty. Each band has an image ``SCI_{band}`` and, where the archive keeps them, its weights
+        ``WGT_{band}`` and its mask ``MSK_{band}``.
 
         Parameters
         ----------
         bands : tuple of str, optional
-            Some of the cutout's bands; all by default.
+            Bands of the file (default: all bands of the cutout).
         """
         pieces: list[bytes | memoryview] = [self._primary]
+        images = {"SCI": self.data, **self._planes}
         for band in self.bands if bands is None else bands:
-            number = self.bands.index(band)
-            for plane in self.planes:
-                if plane != "COLOR":
-                    image = self.data if plane == "SCI" else self._planes[plane]
-                    pieces.append(to_block(self._header_text(plane, band)))
-                    data = image[number].astype(image.dtype.newbyteorder(">")).data
-                    pieces += [data, bytes(-data.nbytes % BLOCK)]
+            for plane, image in images.items():
+                pieces.append(to_block(self._header_text(plane, band)))
+                data = image[self._number(band)].astype(image.dtype.newbyteorder(">")).data
+                pieces += [data, bytes(-data.nbytes % BLOCK)]
         return b"".join(pieces)
 
     def to_hdus(self) -> fits.HDUList:
@@ -175,21 +253,36 @@ class Cutout:
         Parameters
         ----------
         path : str or Path
-            Its ending decides: ``.fits``, ``.png``, ``.tiff``, ``.npy``, ``.npz``.
+            The ending is the format: ``.fits``, ``.png``, ``.tiff``, ``.npy``, ``.npz``.
         **style
-            How a picture looks: see :class:`archive_builder.serve.style.Style`.
-        """
-        from archive_builder.serve.pictures import write_cutout  # it imports this module
-        from archive_builder.serve.style import Style
+            Look of a picture: see :class:`archive_builder.serve.style.Style`.
 
-        write_cutout(self, Path(path), Style(**style))
+        Raises
+        ------
+        RequestError
+            The ending is unknown, or the cutout lacks a band or plane that the format needs.
+        ArchiveBuilderError
+            The file cannot be written.
+        """
+        look, path = Style(**style), Path(path)
+        ending = path.suffix.lower().removeprefix(".")
+        encode = FORMATS.get("tiff" if ending == "tif" else ending)
+        if encode is None:
+            raise RequestError(f"{path}: cannot tell the format from the name: end it in .{', .'.join(FORMATS)}")
+        write_whole(path, encode(self, look))
+
+    def _repr_png_(self) -> bytes | None:
+        """Return the picture for a notebook, of one band in grey if the cutout has fewer than three."""
+        grey = len(self.bands) < 3 and "COLOR" not in self.planes
+        try:
+            return png_bytes(self.picture(Style(rgb=self.bands[:1] * 3) if grey else USUAL_STYLE))
+        except ArchiveBuilderError:  # no band at all, or a damaged picture: the notebook shows the repr
+            return None
 
     @property
     def _planes(self) -> dict[str, NDArray[Any]]:
-        """The planes that are images like the cutout itself, but for that."""
-        return {
-            plane: getattr(self, name) for plane, name in (("WGT", "weight"), ("MSK", "mask")) if plane in self.planes
-        }
+        """Weights and mask, as far as the archive keeps them, each (bands, ny, nx)."""
+        return {plane: getattr(self, IMAGE_PLANES[plane]) for plane in self.planes if plane in IMAGE_PLANES}
 
     @cached_property
     def _primary(self) -> bytes:
@@ -204,7 +297,7 @@ class Cutout:
 
     @cached_property
     def _object_cards(self) -> list[Card]:
-        """The cards that all images of this cutout share."""
+        """Cards that all images of this cutout share."""
         name = [] if self.object_id is None else [Card("OBJECT", str(self.object_id), "Object ID of the survey")]
         return [
             *name,
@@ -224,5 +317,53 @@ class Cutout:
             if np.isfinite(self.rms[band]):
                 own.append(Card("BKGRMS", self.rms[band], "Background RMS at the object"))
         first = image_cards(f"{plane}_{band}", self.shape, 32 if plane == "MSK" else -32)
-        without = () if plane == "SCI" else ("BUNIT",)  # it is the image's
+        without = () if plane == "SCI" else ("BUNIT",)  # the unit of the image, not of its weights
         return self.headers.template(band).fill(first, self.origin, [*own, *self._object_cards], without)
+
+
+def _unit(text: object) -> u.UnitBase:
+    """Return the unit that a header's BUNIT names; dimensionless if the card is missing or no unit."""
+    try:
+        with quiet_astropy():
+            return u.Unit(text) if isinstance(text, str) else u.dimensionless_unscaled
+    except ValueError:
+        return u.dimensionless_unscaled
+
+
+def _npy(cutout: Cutout) -> bytes:
+    file = io.BytesIO()
+    np.save(file, cutout.data)
+    return file.getvalue()
+
+
+def _npz(cutout: Cutout) -> bytes:
+    arrays: dict[str, Any] = {"data": cutout.data, "bands": list(cutout.bands), "ra": cutout.ra, "dec": cutout.dec}
+    if cutout.object_id is not None:
+        arrays["object_id"] = np.int64(cutout.object_id)
+    for plane, name in {**IMAGE_PLANES, "COLOR": "color"}.items():
+        if plane in cutout.planes:
+            arrays[name] = getattr(cutout, name)
+    return _npz_bytes(arrays)
+
+
+def _npz_bytes(arrays: Mapping[str, Any]) -> bytes:
+    """Return arrays as an npz file without the time of its making, which numpy leaves out too."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, values in arrays.items():
+            member = io.BytesIO()
+            np.save(member, np.asarray(values))
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy"), member.getvalue())
+    return file.getvalue()
+
+
+_ENCODERS: tuple[Callable[[Cutout, Style], bytes], ...] = (
+    lambda cutout, style: cutout.to_bytes(),
+    lambda cutout, style: png_bytes(cutout.picture(style)),
+    lambda cutout, style: tiff_bytes(cutout.picture(style), style.compression),
+    lambda cutout, style: _npy(cutout),
+    lambda cutout, style: _npz(cutout),
+)
+
+FORMATS = dict(zip(FILE_FORMATS, _ENCODERS, strict=True))
+"""Encoder of each format, by the ending of the file's name."""

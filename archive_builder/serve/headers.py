@@ -1,7 +1,7 @@
-"""FITS headers of cutouts: the tile's own, with what changed changed.
+"""FITS headers of cutouts, made from the headers of the tile.
 
-Parsing a tile's header takes milliseconds, and a bulk request needs one for every band of every object. So a
-header is parsed once a tile and band, and each cutout's is put together from its cards as text.
+Parsing a tile's header takes milliseconds, and a bulk request needs a header for every band of every object. So each
+header is parsed once a tile and band, and the headers of cutouts are joined from its cards as text.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ FILE_CARDS = re.compile(
     r"VAL\d+|MASKCMP|QUANTIZ|DITHER0|SCALE|ZERO|BLANK|SIMPLE|EXTEND|BLOCKED|HECKSUM|DATASUM)|"
     r"FZ(ALGOR|QMETHD|QVALUE|DTHRSD|TILE|INT2F)"
 )
-"""Cards that describe how the tile's file was laid out, not the sky; the last line is what fpack leaves."""
+"""Cards that describe the layout of the tile's file, not the sky. The last line lists the cards of fpack."""
 
 REFERENCE_PIXEL = re.compile(r"(?:CRPIX|LTV)([12])[A-Z]?")
-"""The cards that a cut moves, alternate WCS included; LTV is IRAF's, from which ds9 has its physical coordinates."""
+"""Cards that a cut moves, those of alternate WCS too. LTV is IRAF's: ds9 reads its physical coordinates from them."""
 
 WCS_VERSION = re.compile(r"(?:CTYPE|CRVAL)[12]([A-Z]?)")
-"""The cards that tell which alternate WCS there are."""
+"""Cards that name the alternate WCS of a header."""
 
 BLOCK = 2880
 """Bytes of a FITS block."""
@@ -40,10 +40,10 @@ CARD = 80
 """Characters of a card."""
 
 NUMBER_WIDTH = 20
-"""Characters of a number in FITS's fixed format, which ends at column 30."""
+"""Characters of a number in the fixed format of FITS, which ends at column 30."""
 
 Value = str | int | float | bool
-"""What a card can hold."""
+"""Type of a card's value."""
 
 
 @dataclass(frozen=True)
@@ -51,17 +51,17 @@ class Card:
     """One card of a header."""
 
     keyword: str
-    """At most eight characters."""
+    """Keyword, at most eight characters."""
 
     value: Value
-    """What it holds."""
+    """Value of the card."""
 
     comment: str = ""
-    """Cut off where it does not fit."""
+    """Comment; the end is cut off where it does not fit."""
 
     @property
     def text(self) -> str:
-        """The card as it stands in a file: 80 characters or, for a long string, a multiple of that."""
+        """The card as in a file: 80 characters or, for a long string, a multiple of 80."""
         if isinstance(self.value, str | bool):
             return _card_text(self.keyword, self.value, self.comment)
         return _number_text(self.keyword, self.value, self.comment)
@@ -69,7 +69,7 @@ class Card:
 
 @lru_cache(maxsize=4096, typed=True)
 def _number_text(keyword: str, value: int | float, comment: str) -> str:
-    """Return the text of a card with a number in FITS's fixed format: astropy takes 20 times as long for it."""
+    """Return the text of a card with a number in the fixed format of FITS, 20 times as fast as astropy."""
     digits = str(value).replace("e", "E")
     if len(digits) > NUMBER_WIDTH:
         return _card_text(keyword, value, comment)
@@ -78,7 +78,7 @@ def _number_text(keyword: str, value: int | float, comment: str) -> str:
 
 @lru_cache(maxsize=4096, typed=True)
 def _card_text(keyword: str, value: Value, comment: str) -> str:
-    """Return a card's text; the bands of a cutout, and many cutouts, share most of theirs."""
+    """Return the text of any card. The bands of a cutout, and many cutouts, share most of these texts."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", VerifyWarning)  # a comment that does not fit
         return str(fits.Card(keyword, value, comment).image)
@@ -86,23 +86,23 @@ def _card_text(keyword: str, value: Value, comment: str) -> str:
 
 @dataclass(frozen=True)
 class HeaderTemplate:
-    """The cards that all cutouts of one tile and band share."""
+    """Cards that all cutouts of one tile and band share."""
 
     cards: tuple[str, ...]
-    """Cards as text, the tile's own without those in `FILE_CARDS`."""
+    """The tile's cards as text, without those in `FILE_CARDS`."""
 
     reference_pixels: tuple[tuple[int, str, int, float, str], ...]
-    """Which of them a cut moves: number, keyword, axis from 0, value on the tile, comment."""
+    """Cards that a cut moves: number in ``cards``, keyword, axis from 0, value on the tile, comment."""
 
     @classmethod
     def of_tile(cls, text: str) -> HeaderTemplate:
-        """Make the template from a tile's header, a card a line."""
+        """Return the template of a tile's header, one card a line."""
         with quiet_astropy():
             header = fits.Header.fromstring(text, sep="\n")
             versions = [match[1] for keyword in header if (match := WCS_VERSION.fullmatch(keyword))]
             for version in sorted({"", *versions}):
                 for axis in (1, 2):
-                    header.setdefault(f"CRPIX{axis}{version}", 0.0)  # what a CRPIX that is not there stands for
+                    header.setdefault(f"CRPIX{axis}{version}", 0.0)  # the value of a missing CRPIX in FITS
             kept = [c for c in header.cards if not FILE_CARDS.fullmatch(c.keyword)]
             moved = [
                 (number, c.keyword, int(match[1]) - 1, float(c.value), c.comment)
@@ -119,13 +119,13 @@ class HeaderTemplate:
         Parameters
         ----------
         first : sequence of Card
-            What describes the image's form; see :func:`image_cards`.
+            Cards of the image's form; see :func:`image_cards`.
         origin : tuple of int
-            Column and row of the tile on which the cutout begins.
+            First column and row of the cutout on the tile.
         last : sequence of Card
-            What stands at the end, in place of the tile's own cards of those names.
+            Cards at the end, in place of the tile's cards of the same keywords.
         without : collection of str
-            Keywords of the tile's that are not true of this image.
+            Keywords of the tile's cards that do not apply to this image.
         """
         cards = list(self.cards)
         for number, keyword, axis, value, comment in self.reference_pixels:
@@ -136,12 +136,12 @@ class HeaderTemplate:
 
 
 class TileHeaders:
-    """The headers of one tile's bands; each is parsed once, when it is first asked for.
+    """FITS headers of one tile's bands, each parsed at its first use.
 
     Parameters
     ----------
     texts : mapping of str to str
-        Each band's FITS image header, a card a line.
+        FITS image header of each band, one card a line.
     """
 
     def __init__(self, texts: Mapping[str, str]) -> None:
@@ -150,7 +150,7 @@ class TileHeaders:
 
     @cached_property
     def wcs(self) -> WCS:
-        """The tile's WCS, by its first band."""
+        """WCS of the tile's first band."""
         with quiet_astropy():
             return WCS(fits.Header.fromstring(next(iter(self._texts.values())), sep="\n"))
 
@@ -162,7 +162,7 @@ class TileHeaders:
 
 
 def image_cards(name: str, shape: Shape, bitpix: int) -> list[Card]:
-    """Return the cards with which an image extension begins."""
+    """Return the first cards of an image extension."""
     return [
         Card("XTENSION", "IMAGE", "Image extension"),
         Card("BITPIX", bitpix, "Bits a pixel; negative: floating point"),
@@ -176,6 +176,6 @@ def image_cards(name: str, shape: Shape, bitpix: int) -> list[Card]:
 
 
 def to_block(text: str) -> bytes:
-    """Return a header's cards as the bytes of a FITS file, with END and padding."""
+    """Return the cards of a header as bytes of a FITS file, with END and padding."""
     cards = (text + "END".ljust(80)).encode("ascii")
     return cards + b" " * (-len(cards) % BLOCK)

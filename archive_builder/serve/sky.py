@@ -1,25 +1,43 @@
-"""Positions on the sky, and which tile they lie on, for thousands of tiles and millions of positions."""
+"""Positions on the sky, the tiles on which they lie, and the objects around them."""
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from astropy.coordinates import SkyCoord
+from astropy.table import Table
 from numpy.typing import ArrayLike, NDArray
 
 from archive_builder.errors import RequestError
+from archive_builder.measure.quality import Status
+from archive_builder.store.shard_reader import Shard
 
 CELL = 0.5
-"""Side in deg of the cells in which tiles are filed; DES's tiles are 0.73 deg wide."""
-
+"""Side of the cells of the tile lookup, deg; DES's tiles are 0.73 deg wide."""
 
 Position: TypeAlias = SkyCoord | tuple[float, float]
-"""A place on the sky: RA and Dec in deg, ICRS, if it is a pair."""
+"""A position on the sky; a pair is RA and Dec, deg, ICRS."""
+
+CONE_COLUMNS = {
+    "object_id": np.int64,
+    "ra": np.float64,
+    "dec": np.float64,
+    "tile": str,
+    "status": str,
+    "separation": np.float64,
+}
+"""Columns of a cone search, and their types."""
 
 
 def ra_dec(position: Position) -> tuple[float, float]:
-    """Return a position's RA and Dec in deg, ICRS."""
+    """Return the RA and Dec of a position, deg, ICRS.
+
+    Raises
+    ------
+    RequestError
+        The position cannot be read, or is not on the sky.
+    """
     try:
         if isinstance(position, SkyCoord):
             ra, dec = float(position.icrs.ra.deg), float(position.icrs.dec.deg)
@@ -33,33 +51,56 @@ def ra_dec(position: Position) -> tuple[float, float]:
 
 
 def unit_vectors(ra: ArrayLike, dec: ArrayLike) -> NDArray[np.float64]:
-    """Return positions in deg as vectors of length one, (..., 3)."""
+    """Return positions in deg as unit vectors, float64 (..., 3)."""
     alpha, delta = np.radians(ra), np.radians(dec)
     return np.stack([np.cos(delta) * np.cos(alpha), np.cos(delta) * np.sin(alpha), np.sin(delta)], axis=-1)
 
 
 def separation(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the angle between unit vectors (..., 3) in deg, exact for small and large ones alike."""
+    """Return the angle between unit vectors (..., 3), deg, exact for small and large angles alike."""
     return np.asarray(2 * np.degrees(np.arcsin(np.clip(np.linalg.norm(one - other, axis=-1) / 2, 0, 1))))
 
 
-class Footprints:
-    """The footprints of an archive's tiles, filed by where they are.
+def objects_within(shard: Shard, ra: float, dec: float, limit: float) -> tuple[NDArray[Any], ...]:
+    """Return the objects of a shard within ``limit`` deg of a position, as columns of `CONE_COLUMNS`."""
+    stored, skipped = shard.objects, shard.skipped
+    columns = [np.concatenate([getattr(t, name) for t in (stored, skipped)]) for name in ("object_id", "ra", "dec")]
+    status = np.concatenate([np.zeros(len(stored.ra), dtype=np.uint8), shard.reason])
+    distance = separation(unit_vectors(columns[1], columns[2]), unit_vectors(ra, dec))
+    near = np.flatnonzero(distance <= limit)
+    names = np.array([Status(s).name.lower() for s in status[near]], dtype=str)
+    tile = np.full(len(near), shard.info.tile)
+    return (*(column[near] for column in columns), tile, names, distance[near] * 3600)
 
-    A tile is taken to be bounded by great circles, as every tangent-plane image is: a position is inside where
-    it is on the inner side of all four, and as deep as it is far from the nearest.
+
+def separation_table(parts: list[tuple[NDArray[Any], ...]]) -> Table:
+    """Return columns of several shards as one table of `CONE_COLUMNS`, the nearest object first."""
+    columns = {
+        name: np.concatenate([np.empty(0, dtype=kind), *(part[number] for part in parts)])
+        for number, (name, kind) in enumerate(CONE_COLUMNS.items())
+    }
+    table = Table(columns, units={"ra": "deg", "dec": "deg", "separation": "arcsec"})
+    table.sort("separation")
+    return table
+
+
+class Footprints:
+    """The footprints of an archive's tiles, in a grid of cells for fast lookups.
+
+    The edges of a tile are great circles, as those of every tangent-plane image are. A position is inside if it lies
+    on the inner side of all four edges; its depth is its distance from the nearest edge.
 
     Parameters
     ----------
     corners : ndarray of float64, (tiles, 4, 2)
-        RA and Dec of each tile's corners in deg, in order around it.
+        RA and Dec of each tile's corners, deg, in order around the tile.
 
     Attributes
     ----------
     centers : ndarray of float64, (tiles, 3)
-        Unit vectors.
+        Centres, unit vectors.
     radii : ndarray of float64, (tiles,)
-        From the centre to the farthest corner, deg.
+        Distance of the farthest corner from the centre, deg.
     """
 
     def __init__(self, corners: NDArray[np.float64]) -> None:
@@ -69,12 +110,12 @@ class Footprints:
         self.radii = separation(vectors, self.centers[:, None]).max(axis=1, initial=0.0)
         edges = np.cross(vectors, np.roll(vectors, -1, axis=1))
         edges /= np.linalg.norm(edges, axis=-1, keepdims=True)
-        # Whichever way round the corners are listed, the centre is inside.
+        # The centre is inside, whatever the direction in which the corners are listed.
         self._edges = edges * np.sign((edges * self.centers[:, None]).sum(axis=-1, keepdims=True))
         self._first, self._filed = self._file()
 
     def find(self, ra: ArrayLike, dec: ArrayLike) -> NDArray[np.int64]:
-        """Return the tile each position lies on, the one where it lies deepest inside if there are several.
+        """Return the tile on which each position lies; where tiles overlap, the one where it lies deepest inside.
 
         Parameters
         ----------
@@ -84,7 +125,7 @@ class Footprints:
         Returns
         -------
         ndarray of int64, (N,)
-            Number of the tile; -1 for a position on none, and for one that is not finite.
+            Number of the tile; -1 for a position on no tile, and for a position that is not finite.
         """
         ra, dec = np.atleast_1d(np.asarray(ra, dtype=np.float64)), np.atleast_1d(np.asarray(dec, dtype=np.float64))
         on_sky = np.isfinite(ra) & np.isfinite(dec) & (np.abs(dec) <= 90)
@@ -101,18 +142,18 @@ class Footprints:
         return best
 
     def near(self, ra: float, dec: float, radius: float) -> NDArray[np.int64]:
-        """Return the tiles that may reach into a circle of ``radius`` deg; those that cannot are left out."""
+        """Return the numbers of the tiles that may reach into a circle of ``radius`` deg, int64 (n,)."""
         distance = separation(self.centers, unit_vectors(ra, dec))
         return np.flatnonzero(distance <= self.radii + radius)
 
     def _cell(self, ra: NDArray[np.float64], dec: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Return the cell of each position: bands of Dec, each cut into as many pieces of RA as fit."""
+        """Return the cell of each position. The cells are equal pieces of RA of bands of Dec."""
         band = np.minimum(((dec + 90) / CELL).astype(np.int64), len(_PIECES) - 1)
         piece = (np.mod(ra, 360) / 360 * _PIECES[band]).astype(np.int64)
         return np.asarray(_FIRST_CELL[band] + np.minimum(piece, _PIECES[band] - 1))
 
     def _file(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """File each tile under all cells it may touch: where each cell's list begins, and the lists."""
+        """Return the first element of each cell's list of tiles, and the lists, one after another."""
         cells, tiles = [], []
         center_dec = np.degrees(np.arcsin(self.centers[:, 2]))
         center_ra = np.degrees(np.arctan2(self.centers[:, 1], self.centers[:, 0]))
@@ -128,7 +169,7 @@ class Footprints:
 
 
 def _touched_pieces(ra: float, dec: float, radius: float, pieces: int) -> NDArray[np.int64]:
-    """Return which of a band's equal pieces of RA a circle may touch."""
+    """Return the numbers of the equal pieces of RA of a band that a circle may touch, int64 (n,)."""
     if abs(dec) + radius >= 90:
         return np.arange(pieces)
     reach = np.degrees(np.arcsin(np.sin(np.radians(radius)) / np.cos(np.radians(dec))))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections import OrderedDict
 from collections.abc import Callable
 
 import h5py
@@ -14,6 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from archive_builder.errors import ArchiveError, one_line
 from archive_builder.geometry import Shape, window_pieces
 from archive_builder.store.layout import write_table
+from archive_builder.store.lru import Lru
 
 SIDE = 128
 """Side of one JPEG, px; the same as the chunks of ``/pixels``."""
@@ -95,7 +95,7 @@ class ColorReader:
         self._jpeg, self._start = group["jpeg"], group["start"][...]
         self._shape = shape
         self._columns = -(-shape[1] // SIDE)
-        self._squares: OrderedDict[int, NDArray[np.uint8]] = OrderedDict()
+        self._squares: Lru[int, NDArray[np.uint8]] = Lru(CACHED)
 
     def read(self, x0: int, y0: int, shape: Shape) -> NDArray[np.uint8]:
         """Read a window of the picture.
@@ -112,7 +112,7 @@ class ColorReader:
         """
         out = np.zeros((*shape, 3), dtype=np.uint8)
         for row, column, inside, place in window_pieces(x0, y0, shape, self._shape, SIDE):
-            out[place] = self._square(row * self._columns + column)[inside]
+            out[place] = self._squares.get(row * self._columns + column, self._read_square)[inside]
         return out
 
     def read_through(self) -> None:
@@ -125,20 +125,13 @@ class ColorReader:
         row, column = divmod(number, self._columns)
         return min(SIDE, self._shape[1] - column * SIDE), min(SIDE, self._shape[0] - row * SIDE)
 
-    def _square(self, number: int) -> NDArray[np.uint8]:
-        """Return one decoded square, from the cache if possible."""
-        if number in self._squares:
-            self._squares.move_to_end(number)
-            return self._squares[number]
+    def _read_square(self, number: int) -> NDArray[np.uint8]:
+        """Return one decoded square."""
         try:
             data = self._jpeg[self._start[number] : self._start[number + 1]]
             with Image.open(io.BytesIO(data.tobytes()), formats=["JPEG"]) as picture:
                 if picture.size != self._size(number):
                     raise ArchiveError(f"a JPEG has {picture.size} px")
-                square = np.asarray(picture.convert("RGB"))
+                return np.asarray(picture.convert("RGB"))
         except NO_PICTURE as error:
             raise ArchiveError(one_line(error)) from None
-        self._squares[number] = square
-        if len(self._squares) > CACHED:
-            self._squares.popitem(last=False)
-        return square

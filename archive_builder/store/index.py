@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -62,6 +63,16 @@ SELECT group_concat(object_id), group_concat(tile_id), group_concat(row), group_
 FROM objects WHERE object_id
 """
 """Query for the places of objects, without its last condition. Columns come as text: a third of the time of rows."""
+
+INT64 = np.iinfo(np.int64)
+"""Range of object IDs."""
+
+IDS = """
+SELECT group_concat(object_id) FROM (
+    SELECT object_id FROM objects WHERE object_id >= ?1 AND (?2 IS NULL OR status = ?2) ORDER BY object_id LIMIT ?3
+)
+"""
+"""Query for the next IDs of objects: 5 million IDs/s, half the time of rows."""
 
 AMONG = "IN (SELECT value FROM json_each(?))"
 """Condition for numbers given as JSON."""
@@ -265,6 +276,23 @@ class Index:
         query = f"SELECT group_concat(tile_id), group_concat(generation) FROM tiles WHERE tile_id {AMONG}"
         tiles = _number_columns(self._db.execute(query, [json.dumps(tile_id.tolist())]).fetchone())
         return tiles[np.argsort(tiles[:, 0])]
+
+    def ids(self, status: Status | None = None) -> NDArray[np.int64]:
+        """Return the IDs of all objects, or of those with one status, in rising order.
+
+        Each batch is read by itself: a transaction of minutes would keep a build from its commits.
+        """
+        found, first = array("q"), int(INT64.min)
+        with self._explained():
+            while True:
+                wanted = None if status is None else int(status)
+                ids = _number_columns(self._db.execute(IDS, [first, wanted, BATCH]).fetchone())[:, 0]
+                if (ids[1:] <= ids[:-1]).any() or (ids[:1] < first).any():
+                    raise InvalidRecordError("its objects are not in order")
+                found.frombytes(ids.tobytes())
+                if len(ids) < BATCH or ids[-1] == INT64.max:
+                    return np.frombuffer(found, dtype=np.int64)
+                first = int(ids[-1]) + 1
 
     # ---- writing
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import OrderedDict
 from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +20,7 @@ from archive_builder.measure.quantize import Codec, codec_of
 from archive_builder.store.color import ColorReader
 from archive_builder.store.contents import Contents
 from archive_builder.store.format import pixel_planes, plane_group, shard_format
+from archive_builder.store.lru import Lru
 from archive_builder.store.records import ObjectTable, ShardInfo
 from archive_builder.store.rows import CHUNK
 
@@ -290,7 +290,7 @@ class _Plane:
         attrs = contents.pixel_attributes(path)
         self.codec: Codec = codec_of(attrs["encoding"], tuple(float(step) for step in attrs["scale"]))
         self._tile: Shape = (info.height, info.width)
-        self._chunks: OrderedDict[tuple[int, int], NDArray[Any]] = OrderedDict()
+        self._chunks: Lru[tuple[int, int], NDArray[Any]] = Lru(CACHED_CHUNKS)
 
     @cached_property
     def written(self) -> NDArray[np.uint8]:
@@ -314,22 +314,14 @@ class _Plane:
             nothing = np.full((len(self.codec.step), 1, 1), self.codec.blank, dtype=self.codec.dtype)
             out[...] = self._decode(nothing)[bands]
         for row, column, inside, place in window_pieces(x0, y0, (ny, nx), self._tile, CHUNK):
-            out[:, *place] = self._chunk(row, column)[:, *inside][bands]
+            out[:, *place] = self._chunks.get((row, column), self._read_chunk)[:, *inside][bands]
 
     def _decode(self, stored: NDArray[Any]) -> NDArray[Any]:
         """Return decoded values. A weight of NaN, as lossless storage may keep it, becomes 0."""
         values = self.codec.decode(stored)
         return np.where(np.isnan(values), values.dtype.type(0), values) if self._is_weight else values
 
-    def _chunk(self, row: int, column: int) -> NDArray[Any]:
-        """Return one decoded chunk of the mosaic, from the cache if possible."""
-        key = (row, column)
-        if key in self._chunks:
-            self._chunks.move_to_end(key)
-            return self._chunks[key]
-        y, x = row * CHUNK, column * CHUNK
-        chunk = self._decode(self._dataset[:, y : y + CHUNK, x : x + CHUNK])
-        self._chunks[key] = chunk
-        if len(self._chunks) > CACHED_CHUNKS:
-            self._chunks.popitem(last=False)
-        return chunk
+    def _read_chunk(self, place: tuple[int, int]) -> NDArray[Any]:
+        """Return one decoded chunk of the mosaic, by its row and column among the chunks."""
+        y, x = (number * CHUNK for number in place)
+        return self._decode(self._dataset[:, y : y + CHUNK, x : x + CHUNK])

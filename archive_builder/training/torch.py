@@ -1,8 +1,8 @@
-"""The archive as PyTorch data sets; needs the extra ``torch``, and is imported only if you do.
+"""An archive as PyTorch data sets; needs the extra ``torch``.
 
 Pixels without data are NaN; ``transform=torch.nan_to_num`` makes them 0. Both data sets work in the workers of a
-`torch.utils.data.DataLoader`, forked or spawned: each opens the archive's files for itself. For spawned ones the
-transform must be picklable, a function of a module and no lambda.
+`torch.utils.data.DataLoader`, forked or spawned: each worker opens the archive's files for itself. For spawned workers
+the transform must be picklable: a function of a module, no lambda.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from archive_builder.errors import RequestError
 from archive_builder.geometry import Size
 from archive_builder.measure.quality import Status
 from archive_builder.serve.archive import Archive
-from archive_builder.training.batches import Batch, BatchStream, part_of
+from archive_builder.serve.snapshot import Bands
+from archive_builder.serve.stream import Batch, BatchStream, part_of
 
 try:
     import torch
@@ -27,29 +28,29 @@ except ModuleNotFoundError:
     raise ImportError("archive_builder.training.torch needs PyTorch: pip install '.[torch]'") from None
 
 Transform = Callable[[Tensor], Tensor]
-"""What is done to cutouts before they are handed out."""
+"""Function that changes cutouts before the data set returns them."""
 
 
 class CutoutDataset(Dataset[Tensor]):  # type: ignore[misc]
-    """The cutouts of the objects asked for, by their number in that list.
+    """The cutouts of a list of objects, by their number in the list.
 
     Parameters
     ----------
-    archive : Archive, str or Path
-        The archive or its folder.
+    archive : str, Path or Archive
+        The archive's folder, or the open archive.
     ids : array_like of int, (N,)
         Object IDs; repeats are allowed.
     size, bands
-        As for `Archive.get_many`.
+        See `Archive.get_many`.
     transform : callable, optional
         Called with each cutout, a float32 tensor (bands, ny, nx).
 
     Raises
     ------
     ObjectNotFoundError, ObjectSkippedError
-        An object has no cutout: known here, and not hours later in a worker.
+        An object has no cutout: the error comes here, and not hours later in a worker.
     RequestError
-        The size, a band or the IDs make no sense.
+        The size, a band or the IDs are wrong.
 
     Examples
     --------
@@ -60,21 +61,20 @@ class CutoutDataset(Dataset[Tensor]):  # type: ignore[misc]
 
     def __init__(
         self,
-        archive: Archive | str | Path,
+        archive: str | Path | Archive,
         ids: ArrayLike,
         size: Size | None = None,
-        bands: Sequence[str] | None = None,
+        bands: Bands | None = None,
         transform: Transform | None = None,
     ) -> None:
-        self.archive = archive if isinstance(archive, Archive) else Archive(archive)
-        self.archive.common_form(size, bands)  # raises what is the matter with them
+        self.archive = _opened(archive)
+        self._size, self._bands, self._transform = size, _names(self.archive, size, bands), transform
         given = np.array(ids)
-        places = self.archive.find(given)
+        places = self.archive.reader.find(given)
         self.ids = given.astype(np.int64)
         absent = np.flatnonzero((places.tile_id < 0) | (places.status != Status.STORED))
         if len(absent):
-            self.archive.get(int(self.ids[absent[0]]))  # raises why there is none
-        self._size, self._bands, self._transform = size, bands, transform
+            self.archive.get(int(self.ids[absent[0]]))  # raises the reason
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -83,7 +83,7 @@ class CutoutDataset(Dataset[Tensor]):  # type: ignore[misc]
         return self.__getitems__([number])[0]
 
     def __getitems__(self, numbers: Sequence[int]) -> list[Tensor]:
-        """Return several cutouts in the order asked, read together: every shard is opened once.
+        """Return several cutouts in the order of their numbers, read together: every shard is opened once.
 
         DataLoader calls this with the numbers of a whole batch.
         """
@@ -95,42 +95,44 @@ class CutoutDataset(Dataset[Tensor]):  # type: ignore[misc]
 class CutoutStream(IterableDataset[tuple[Tensor, Tensor]]):  # type: ignore[misc]
     """The cutouts of a whole archive in ready batches: ``DataLoader(stream, batch_size=None)``.
 
-    A batch is a pair: the object IDs, int64 (n,), and the cutouts, float32 (n, bands, ny, nx). The stream is that of
-    `archive_builder.training.batches.BatchStream`; every rank takes its share of the batches, and its loader's workers
-    share those. Over all ranks and workers every object comes once an epoch. All batches are full but for one, the
-    last of the last rank; some ranks may have one batch more than others.
+    A batch is a pair: the object IDs, int64 (n,), and the cutouts, float32 (n, bands, ny, nx). The batches are those of
+    `archive_builder.serve.stream.BatchStream`; every rank takes its share of them, and the workers of its loader divide
+    this share. Over all ranks and workers every object comes once an epoch. All batches are full except the last one of
+    the last rank; some ranks may have one batch more than others.
 
-    To resume, make the stream with the same arguments, and the epoch and the position to go on from. The rest of the
-    epoch is then exact, batch by batch in the same order, if the archive, the arguments, the number of ranks and the
-    DataLoader's ``num_workers`` are the same, and its ``in_order`` is left True. With another ``num_workers`` an epoch
+    To resume, make the stream with the same arguments and with the epoch and the position to continue from. The rest of
+    the epoch is then exact, batch by batch in the same order, if the archive, the arguments, the number of ranks and
+    the DataLoader's ``num_workers`` are the same, and ``in_order`` is True. With another ``num_workers`` an epoch
     consists of other batches: resume at its start.
 
     Parameters
     ----------
-    archive : Archive, str or Path
-        The archive or its folder.
-    size, bands
-        As for `Archive.get_many`.
+    archive : str, Path or Archive
+        The archive's folder, or the open archive.
+    size
+        See `Archive.get_many`.
     batch_size : int
         Cutouts in a batch.
     shuffle_seed : int, optional
-        Without it every worker's cutouts come as they are stored.
+        Seed of the shuffle. Without a seed the cutouts of every worker come in the order of the shards.
+    bands
+        See `Archive.get_many`.
     epoch : int
-        Another epoch has another order, with the same seed; see `set_epoch`.
+        Number of the epoch: with the same seed, each epoch has its own order. See `set_epoch`.
     position : int
-        How many batches this rank has taken from its loader in this epoch: those are left out.
+        Batches that this rank has taken from its loader in this epoch: the stream leaves them out.
     rank, world_size : int, optional
-        This process and how many there are; as told by `torch.distributed` if that is initialized before, else the
-        only one.
+        Number of this process, and number of processes (default: those of `torch.distributed` if that is initialized,
+        else one process).
     transform : callable, optional
         Called with the cutouts of each batch, a float32 tensor (n, bands, ny, nx).
 
     Raises
     ------
     RequestError
-        The numbers, the size or a band make no sense.
+        A number, the size or a band is wrong.
     ArchiveError
-        On the way: a tile was rebuilt and has another number of cutouts than when the stream was begun.
+        During the iteration: a rebuilt tile has another number of cutouts than at the start of the stream.
 
     Examples
     --------
@@ -144,11 +146,11 @@ class CutoutStream(IterableDataset[tuple[Tensor, Tensor]]):  # type: ignore[misc
 
     def __init__(
         self,
-        archive: Archive | str | Path,
+        archive: str | Path | Archive,
         size: Size | None = None,
         batch_size: int = 256,
         shuffle_seed: int | None = None,
-        bands: Sequence[str] | None = None,
+        bands: Bands | None = None,
         *,
         epoch: int = 0,
         position: int = 0,
@@ -156,31 +158,31 @@ class CutoutStream(IterableDataset[tuple[Tensor, Tensor]]):  # type: ignore[misc
         world_size: int | None = None,
         transform: Transform | None = None,
     ) -> None:
-        self.archive = archive if isinstance(archive, Archive) else Archive(archive)
-        self._arguments = (size, batch_size, shuffle_seed, bands)
+        self.archive = _opened(archive)
+        self._arguments = (size, batch_size, shuffle_seed, _names(self.archive, size, bands))
         self._transform = transform
         self._rank, self._world_size = _rank_and_world_size(rank, world_size)
-        # Shared with the workers, so that persistent ones learn of a new epoch.
+        # Memory shared with the workers: persistent workers see a new epoch.
         self._now = torch.zeros(2, dtype=torch.int64).share_memory_()
         self.set_epoch(epoch, position)
 
     @property
     def epoch(self) -> int:
-        """The epoch that the next iteration goes through."""
+        """Epoch of the next iteration."""
         return int(self._now[0])
 
     @property
     def position(self) -> int:
-        """How many batches of this rank the next iteration leaves out."""
+        """Batches of this rank that the next iteration leaves out."""
         return int(self._now[1])
 
     def set_epoch(self, epoch: int, position: int = 0) -> None:
-        """Choose the epoch, and where to begin in it, of the iterations that start from now on.
+        """Set the epoch, and the position in it, of the iterations that start after this call.
 
         Raises
         ------
         RequestError
-            There is no such epoch or position.
+            The epoch or the position does not exist.
         """
         batches = len(self._part(self._rank, self._world_size, epoch, position))
         if position > batches:
@@ -188,7 +190,7 @@ class CutoutStream(IterableDataset[tuple[Tensor, Tensor]]):  # type: ignore[misc
         self._now[:] = torch.tensor([epoch, position])
 
     def __len__(self) -> int:
-        """How many batches this rank has in a whole epoch, those before the position included."""
+        """Return the number of this rank's batches in a whole epoch, with those before the position."""
         return len(self._part(self._rank, self._world_size))
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -197,19 +199,29 @@ class CutoutStream(IterableDataset[tuple[Tensor, Tensor]]):  # type: ignore[misc
         parts, first = self._world_size * workers, self._rank * workers
         total = len(self._part(0, 1))
         taken, turn = _taken([len(part_of(total, first + w, parts)) for w in range(workers)], self.position)
-        mine = (worker + turn) % workers  # the loader asks worker 0 first: it goes on where the turn is
+        mine = (worker + turn) % workers  # the loader asks worker 0 first: worker 0 continues with the next turn
         return map(self._tensors, self._part(first + mine, parts, self.epoch, taken[mine]))
 
     def _part(self, part: int, parts: int, epoch: int = 0, skip: int = 0) -> BatchStream:
-        return BatchStream(self.archive, *self._arguments, epoch=epoch, part=part, parts=parts, skip=skip)
+        return BatchStream(self.archive.reader, *self._arguments, epoch=epoch, part=part, parts=parts, skip=skip)
 
     def _tensors(self, batch: Batch) -> tuple[Tensor, Tensor]:
         data = torch.from_numpy(batch.data)
         return torch.from_numpy(batch.object_id), data if self._transform is None else self._transform(data)
 
 
+def _opened(archive: str | Path | Archive) -> Archive:
+    return archive if isinstance(archive, Archive) else Archive(archive)
+
+
+def _names(archive: Archive, size: Size | None, bands: Bands | None) -> tuple[str, ...]:
+    """Return the names of the bands, once the size and the bands are known to be right."""
+    _, numbers = archive.reader.common_form(size, bands)
+    return tuple(archive.bands[number] for number in numbers)
+
+
 def _rank_and_world_size(rank: int | None, world_size: int | None) -> tuple[int, int]:
-    """Return what is given, or else what `torch.distributed` tells."""
+    """Return the rank and the number of ranks: those given, or those of `torch.distributed`."""
     if rank is None and world_size is None:
         if distributed.is_available() and distributed.is_initialized():
             return distributed.get_rank(), distributed.get_world_size()
@@ -220,19 +232,21 @@ def _rank_and_world_size(rank: int | None, world_size: int | None) -> tuple[int,
 
 
 def _taken(batches: Sequence[int], position: int) -> tuple[list[int], int]:
-    """Tell what a DataLoader has taken that takes a batch of each worker in turn, leaving out those who have none left.
+    """Return the batches that a DataLoader has taken of each worker.
+
+    The loader takes one batch of each worker in turn, without the workers that have none left.
 
     Parameters
     ----------
     batches : sequence of int, (workers,)
-        How many each worker has.
+        Batches of each worker.
     position : int
-        How many were taken of all together; if there are fewer, all were.
+        Batches taken of all workers together; all batches if there are fewer.
 
     Returns
     -------
     taken, turn : list of int, int
-        How many of each worker's batches; the worker whose turn is next.
+        Batches taken of each worker; the worker whose turn is next.
     """
     rounds = min(position // len(batches), *batches)
     taken, worker = [rounds] * len(batches), 0

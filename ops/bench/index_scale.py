@@ -233,7 +233,7 @@ def measure_find(archive: Path, count: int, seed: int) -> m.Values:
     before = peak_memory() / 1e9
     started = time.perf_counter()
     with Archive(archive) as opened:
-        places = opened.find(ids)
+        places = opened.reader.find(ids)
     seconds = time.perf_counter() - started
     if not 0 < (places.tile_id >= 0).mean() < 1:
         raise RuntimeError(f"{(places.tile_id >= 0).mean():.0%} of the IDs found; expected some, not all")
@@ -249,7 +249,7 @@ def measure_positions(archive: Path, survey: Survey, seed: int) -> m.Values:
     dec = south + rng.random(POSITIONS) * (north - south)
     started = time.perf_counter()
     with Archive(archive) as opened:
-        tiles = opened.tiles_at(ra, dec)
+        tiles = opened.reader.tiles_at(ra, dec)
     seconds = time.perf_counter() - started
     if (tiles >= 0).mean() < 0.95:
         raise RuntimeError(f"only {(tiles >= 0).mean():.0%} of the positions lie on a tile; expected at least 95%")

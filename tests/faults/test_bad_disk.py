@@ -446,5 +446,5 @@ def test_a_catalogue_that_changes_while_its_tile_is_built_fails_it_and_is_read_b
         assert opened.locate(gone).tile == first.name
     assert build(survey / "survey.toml", archive).built == 1
     with Archive(archive) as opened:
-        assert opened.find([gone]).tile_id.tolist() == [-1]
+        assert opened.reader.find([gone]).tile_id.tolist() == [-1]
     assert_serves(archive, survey, [first, second])

@@ -214,7 +214,7 @@ def test_archive_can_be_pickled_and_moved_to_another_folder(archive: Archive, tm
 def test_archive_works_in_a_forked_child(archive: Archive) -> None:
     ids = objects(archive.path)
     expected = archive.get_many(ids, size=16)
-    with archive._lock:  # another thread of the parent may hold it at that moment
+    with archive.reader._lock:  # another thread of the parent may hold it at that moment
         child = os.fork()
         if child == 0:
             same = np.array_equal(archive.get_many(ids, size=16), expected, equal_nan=True)
@@ -241,7 +241,7 @@ def test_archive_works_from_many_threads_with_one_shard_open(demo_archive: Path)
             thread.join()
         assert wrong == []
         assert len(right) == 6 * 40
-        assert len(archive._shards) == 1
+        assert archive.reader.open_shards == 1
 
 
 def test_command_line_writes_fits_and_npy(archive: Archive, demo_archive: Path, tmp_path: Path) -> None:

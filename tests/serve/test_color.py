@@ -24,8 +24,8 @@ from archive_builder.builder.driver import build
 from archive_builder.builder.one_tile import TileJob, run_job
 from archive_builder.errors import TileError
 from archive_builder.serve.cutout import Cutout
-from archive_builder.serve.pictures import GALAXY, lupton_rgb, picture
-from archive_builder.serve.style import Style
+from archive_builder.serve.pictures import GALAXY, lupton_rgb
+from archive_builder.serve.style import USUAL_STYLE, Style
 from archive_builder.store.color import write_color
 from archive_builder.store.contents import Contents
 from archive_builder.store.shard_reader import Shard
@@ -180,7 +180,7 @@ def test_picture_and_composite_have_the_same_side_up(demo_archive: Path) -> None
         assert len(some) == 10
         for object_id in some:
             cutout = archive.get(int(object_id))
-            survey, lupton = (picture(cutout, Style(color=color)).sum(axis=-1) for color in ("survey", "lupton"))
+            survey, lupton = (cutout.picture(Style(color=color)).sum(axis=-1) for color in ("survey", "lupton"))
             scores = [
                 np.corrcoef(survey.ravel(), flip.ravel())[0, 1] for flip in (lupton, lupton[::-1], lupton[:, ::-1])
             ]
@@ -335,6 +335,10 @@ def colorless(small_survey: Path, tmp_path_factory: pytest.TempPathFactory) -> I
         yield archive
 
 
+def composite(cutout: Cutout, style: Style = USUAL_STYLE) -> NDArray[np.uint8]:
+    return lupton_rgb(cutout.data, cutout.bands, cutout.zero_point, style)
+
+
 def first_cutout(archive: Archive, **form: object) -> Cutout:
     table = archive.cone_search((54.0, -28.0), "1 deg")
     return archive.get(int(table["object_id"][table["status"] == "stored"][0]), **form)  # type: ignore[arg-type]
@@ -345,7 +349,7 @@ def test_without_the_surveys_pictures_color_names_the_recipes_key(colorless: Arc
     assert cutout.planes == ("SCI",)
     for ask in (
         lambda: cutout.color,
-        lambda: picture(cutout, Style(color="survey")),
+        lambda: cutout.picture(Style(color="survey")),
         lambda: cutout.write(tmp_path / "c.png", color="survey"),
     ):
         with pytest.raises(RequestError, match=r"survey\.color"):
@@ -357,19 +361,19 @@ def test_without_the_surveys_pictures_a_picture_is_luptons_composite(colorless: 
     cutout = first_cutout(colorless, size=40)
     cutout.write(tmp_path / "c.png")
     with Image.open(tmp_path / "c.png") as file:
-        np.testing.assert_array_equal(np.asarray(file), lupton_rgb(cutout))
+        np.testing.assert_array_equal(np.asarray(file), composite(cutout))
     red, green, blue = (np.nan_to_num(cutout.data[cutout.bands.index(band)] * GALAXY[band], nan=-5) for band in "irg")
     with np.errstate(invalid="ignore"):
         theirs = make_lupton_rgb(red, green, blue, minimum=-5, stretch=60, Q=8)
-    np.testing.assert_array_equal(lupton_rgb(cutout), theirs[::-1])
+    np.testing.assert_array_equal(composite(cutout), theirs[::-1])
 
 
 def test_bands_of_a_composite_make_a_composite_whatever_the_survey_has(demo_archive: Path) -> None:
     with Archive(demo_archive) as archive:
         cutout = first_cutout(archive, size=60)
-        np.testing.assert_array_equal(picture(cutout), cutout.color)
+        np.testing.assert_array_equal(cutout.picture(), cutout.color)
         for rgb in ("irg", "zrg"):
-            np.testing.assert_array_equal(picture(cutout, Style(rgb=rgb)), lupton_rgb(cutout, Style(rgb=rgb)))
+            np.testing.assert_array_equal(cutout.picture(Style(rgb=rgb)), composite(cutout, Style(rgb=rgb)))
 
 
 def made_up(colorless: Archive, fluxes: dict[str, float]) -> Cutout:
@@ -384,7 +388,7 @@ def made_up(colorless: Archive, fluxes: dict[str, float]) -> Cutout:
 def test_galaxy_is_nearly_white_a_blue_star_bluish_and_no_data_dark(colorless: Archive) -> None:
     galaxy = {band: 300 / GALAXY[band] for band in "gri"}
     for fluxes, is_white in ((galaxy, True), (galaxy | {"g": 3 * galaxy["g"]}, False)):
-        shown = lupton_rgb(made_up(colorless, fluxes)).astype(int)
+        shown = composite(made_up(colorless, fluxes)).astype(int)
         assert shown.shape == (5, 4, 3)
         red, green, blue = shown[3, 0]  # the second row from below
         assert shown[2].max() == 0
@@ -399,7 +403,7 @@ def test_galaxy_is_nearly_white_a_blue_star_bluish_and_no_data_dark(colorless: A
 def test_composite_does_not_depend_on_the_surveys_zero_point(colorless: Archive) -> None:
     cutout = first_cutout(colorless, size=50)
     dimmer = replace(cutout, data=cutout.data / 100, zero_point=cutout.zero_point - 5)
-    difference = lupton_rgb(cutout).astype(int) - lupton_rgb(dimmer)
+    difference = composite(cutout).astype(int) - composite(dimmer)
     assert np.abs(difference).max() <= 1
 
 
@@ -414,7 +418,7 @@ def test_composite_does_not_depend_on_the_surveys_zero_point(colorless: Archive)
 )
 def test_composite_of_other_than_three_known_bands_is_refused(colorless: Archive, rgb: str, words: str) -> None:
     with pytest.raises(RequestError, match=words):
-        lupton_rgb(first_cutout(colorless, size=5), Style(rgb=rgb))
+        composite(first_cutout(colorless, size=5), Style(rgb=rgb))
 
 
 @pytest.mark.parametrize("bands", ["g", "rz"])
@@ -444,7 +448,7 @@ def test_other_bands_are_shown_from_the_reddest_to_the_bluest(
 
 def channel_of(colorless: Archive, fluxes: dict[str, float], band: str) -> int | None:
     """Return in which channel a source shows that shines in one band only, None in none."""
-    source = lupton_rgb(made_up(colorless, fluxes | {band: 1000.0}))[3, 0].astype(int)
+    source = composite(made_up(colorless, fluxes | {band: 1000.0}))[3, 0].astype(int)
     return int(source.argmax()) if source.max() > 100 and np.sum(source > 100) == 1 else None
 
 

@@ -212,7 +212,7 @@ def test_cutout_at_a_position_is_cutout2d_of_the_tile_it_lies_deepest_on(
     assert (cutout.object_id, cutout.ra, cutout.dec) == (None, ra % 360, dec)
     on_cutout = np.array(cutout.wcs.world_to_pixel(cutout.coord))
     assert np.abs(on_cutout - (nx // 2, ny // 2)).max() <= 0.5 + 1e-5
-    assert places.dense.tile_name(int(places.dense.tiles_at(ra, dec)[0])) == cutout.tile
+    assert places.dense.reader.tile_name(int(places.dense.reader.tiles_at(ra, dec)[0])) == cutout.tile
 
 
 def test_tiles_overlap_at_ra_0_and_the_pole_is_on_its_tile(places: Places) -> None:
@@ -241,7 +241,7 @@ def test_position_just_off_every_tile_is_on_none_and_just_on_it_is_found(places:
             with pytest.raises(PositionOutsideError, match=r"lies on no tile") as caught:
                 places.dense.at((ra, dec), size=1)
             assert "\n" not in str(caught.value)
-            assert places.dense.tiles_at(ra, dec).tolist() == [-1]
+            assert places.dense.reader.tiles_at(ra, dec).tolist() == [-1]
     assert (lonely > 0) == (off > 0)
 
 

@@ -240,4 +240,4 @@ def test_senseless_argument_is_one_clear_line(archive: Archive, arguments: dict[
 
 def test_stream_leaves_its_archive_usable(archive: Archive) -> None:
     list(DataLoader(CutoutStream(archive, 4, 8, 1), batch_size=None, num_workers=2, multiprocessing_context="fork"))
-    assert len(list(BatchStream(archive, 4, 8, 1))) == len(CutoutStream(archive, 4, 8, 1))
+    assert len(list(BatchStream(archive.reader, 4, 8, 1))) == len(CutoutStream(archive, 4, 8, 1))
