@@ -200,7 +200,7 @@ def _needs_no_pixels(output: Output, archive: Archive) -> bool:
     """Return True if the output is only pictures in the survey's own colours."""
     style, has_color = output.style, archive.reader.settings.has_color
     own_colors = style.color == "survey" or (style.color == "auto" and style.rgb is None and has_color)
-    return own_colors and set(output.formats) <= {"png", "tiff"}
+    return own_colors and output.pack != "hdf5" and set(output.formats) <= {"png", "tiff"}
 
 
 def _cutouts(

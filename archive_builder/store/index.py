@@ -117,7 +117,7 @@ class Index:
     def __init__(self, archive: Path, writable: bool = False, name: str = INDEX_NAME) -> None:
         self.path = archive / name
         if not writable and not self.path.is_file():
-            raise NoArchiveError(f"{archive} is no cutout archive: it has no {INDEX_NAME}")
+            raise NoArchiveError(f"{archive} is no cutout archive: it has no {INDEX_NAME}: check the path")
         with self._explained():
             if writable and not self.path.is_file():
                 create_index(self.path)
@@ -418,7 +418,7 @@ class Index:
             yield
         except FileNotFoundError:
             raise NoArchiveError(
-                f"{self.path.parent} is no cutout archive any more: its {INDEX_NAME} is gone"
+                f"{self.path.parent} is no cutout archive: its {INDEX_NAME} was removed: restore or reindex it"
             ) from None
         except sqlite3.OperationalError as error:
             if is_half_written(error):

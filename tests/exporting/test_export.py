@@ -370,6 +370,21 @@ def test_positions_are_cut_named_and_packed_like_objects(demo_archive: Path, tmp
     check_tar(tmp_path / "tar", cutouts)
 
 
+def test_an_hdf5_pack_of_positions_has_the_pixels_at_each_position(demo_archive: Path, tmp_path: Path) -> None:
+    with Archive(demo_archive) as archive:
+        assert archive.has_color  # a picture in the survey's colours needs no pixels; an HDF5 pack does
+        sky = [(archive.get(i).ra, archive.get(i).dec) for i in objects(demo_archive)["stored"][:3]]
+        cutouts = {position: archive.at(position, size=24).data for position in sky}
+    path = write_list(tmp_path / "list.csv", "RA,DEC", [f"{ra!r},{dec!r}" for ra, dec in sky])
+    assert export(demo_archive, path, tmp_path / "out", pack="hdf5", size=24).done == len(sky)
+    with h5py.File(tmp_path / "out" / "00000.h5") as piece:
+        there = list(zip(piece["ra"][...].tolist(), piece["dec"][...].tolist(), strict=True))
+        assert sorted(there) == sorted(sky)
+        assert "object_id" not in piece
+        for position, data in zip(there, piece["cutouts"][...], strict=True):
+            np.testing.assert_array_equal(data, cutouts[position])
+
+
 def check_tar(folder: Path, cutouts: list[np.ndarray]) -> None:
     """Read a WebDataset as its readers do: a sample is the run of files with the same name up to the first dot."""
     samples: dict[str, dict[str, bytes]] = {}
