@@ -163,7 +163,7 @@ class _Page:
         axes.set_yticks(range(len(ways)), names)
         axes.get_yticklabels()[0].set_fontweight("bold")
         axes.set_xscale("log")
-        axes.set(xlim=(min(sizes) / 3, max(sizes) * 30), title="archive size and core hours (bold: the recipe)")
+        axes.set(xlim=(min(sizes) / 3, max(sizes) * 30), title="size and core hours (bold: the recipe)")
         axes.xaxis.set_major_formatter(lambda value, _: re.sub(r"\.0+ ", " ", units.size(value)))
         axes.xaxis.set_minor_formatter(lambda value, _: "")
         axes.invert_yaxis()
