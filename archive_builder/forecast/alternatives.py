@@ -11,11 +11,8 @@ from archive_builder.forecast.sample import TileSample, pixel_bytes
 from archive_builder.run.pool import run_jobs
 from archive_builder.survey.recipe import StorageSection
 
-LAYOUTS = ("mosaic", "stamps")
-"""Layouts of the alternatives."""
-
-QUANTIZATIONS = (4.0, 16.0, "lossless")
-"""Quantizations of the alternatives, in each layout."""
+WAYS = (("mosaic", 4.0), ("mosaic", 16.0), ("mosaic", "lossless"), ("stamps", 4.0), ("stamps", 16.0))
+"""Layout and quantization of the alternatives. Lossless stamps are none: a full-size tile would take 35 GB."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +87,8 @@ def _ratio(value: float, reference: float) -> float:
 
 def alternatives(own: StorageSection) -> tuple[StorageSection, ...]:
     """Return the layouts and quantizations that a recipe's storage is compared with, with the same planes."""
-    ways = ({"layout": layout, "quantization": q} for layout in LAYOUTS for q in QUANTIZATIONS)
-    return tuple(way for way in (own.model_copy(update=way) for way in ways) if way != own)
+    ways = (own.model_copy(update={"layout": layout, "quantization": q}) for layout, q in WAYS)
+    return tuple(way for way in ways if way != own)
 
 
 def choose_reference(samples: Sequence[TileSample]) -> TileSample:

@@ -60,7 +60,7 @@ def plan(
         Numbers of workers in the table of wall times.
     work : Path, optional
         Folder for the temporary folder; the system's default without it. It needs room for one shard of the largest
-        alternative, usually lossless stamps: four bytes for each pixel, band and cutout of a tile.
+        alternative, usually stamps: about 9 GB for 40,000 cutouts of 228 px in five bands.
     on_start : callable
         Called with all tiles and the tiles to sample.
     on_tile : callable
