@@ -18,7 +18,7 @@ from archive_builder.builder.one_tile import TileJob, TileResult, peak_memory, r
 from archive_builder.builder.rebuild import abandon_rebuild, clear_leftovers, refuse_to_lose, replace_with_next
 from archive_builder.errors import ArchiveError, RequestError, one_line
 from archive_builder.run import machine
-from archive_builder.run.engines import Engine, LocalEngine, Lost, run_with_retries
+from archive_builder.run.engine import Engine, LocalEngine, Lost, run_with_retries
 from archive_builder.run.pool import end_if_starting
 from archive_builder.store.index import SHARD_FOLDER, Index
 from archive_builder.store.records import Settings

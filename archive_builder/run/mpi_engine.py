@@ -9,7 +9,7 @@ from typing import Any, Self, TypeVar
 import mpi4py
 
 from archive_builder.errors import EngineError, RequestError, one_line
-from archive_builder.run.engines import Engine, Lost, run_on_executor
+from archive_builder.run.engine import Engine, Lost, run_on_executor
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")

@@ -25,7 +25,7 @@ from parsl.jobs.errors import TooManyJobFailuresError
 from parsl.jobs.states import JobState, JobStatus
 
 from archive_builder.errors import EngineError, RequestError, one_line
-from archive_builder.run.engines import Engine, Lost, run_on_executor
+from archive_builder.run.engine import Engine, Lost, run_on_executor
 from archive_builder.run.pool import ENVIRONMENT, environment
 
 Job = TypeVar("Job")

@@ -24,7 +24,8 @@ from table import Quantity
 
 from archive_builder.builder.commit import Committer
 from archive_builder.builder.one_tile import TileJob, TileResult, run_job
-from archive_builder.run.engines import Engine, LocalEngine, choose_engine
+from archive_builder.run.engine import Engine, LocalEngine
+from archive_builder.run.engines import choose_engine
 from archive_builder.store.index import SHARD_FOLDER, Index
 from archive_builder.survey.recipe import load_recipe
 

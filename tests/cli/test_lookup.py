@@ -13,7 +13,6 @@ from PIL import Image
 
 from archive_builder import Archive, Style, build
 from archive_builder.cli.main import main
-from archive_builder.serve.pictures import picture
 from archive_builder.survey.demo import make_survey
 
 NAMES = {"g": "F435W", "r": "F606W", "i": "F814W", "z": "F105W", "Y": "F160W"}
@@ -63,9 +62,9 @@ def test_composite_takes_names_with_commas(hubble: Path, object_id: int, tmp_pat
     done = run("get", hubble, object_id, "--rgb", ",".join(rgb), "-o", tmp_path / "c.png")
     assert done.exit_code == 0, done.stderr
     with Archive(hubble) as archive:
-        expected = picture(archive.get(object_id), Style(rgb=rgb))
+        expected = archive.get(object_id).picture(Style(rgb=rgb))
         others = [
-            picture(archive.get(object_id), Style(rgb=form)) for form in (list(rgb), np.array(rgb), ",".join(rgb))
+            archive.get(object_id).picture(Style(rgb=form)) for form in (list(rgb), np.array(rgb), ",".join(rgb))
         ]
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "c.png")), expected)
     np.testing.assert_array_equal(others, [expected] * 3)

@@ -69,7 +69,7 @@ def test_tiles_without_cutouts_cost_what_the_reference_tile_costs(storage: Stora
     assert (cost.pixel_bytes + cost.object_bytes, cost.object_seconds) == (build.bytes, 0)
 
 
-def test_alternatives_are_all_layouts_and_quantizations_but_the_recipes_own_with_its_planes() -> None:
+def test_alternatives_are_the_usual_ways_but_the_recipes_own_and_keep_its_planes() -> None:
     own = StorageSection(layout="stamps", quantization=16, planes=("WGT",))
     expected = [("mosaic", 4), ("mosaic", 16), ("mosaic", "lossless"), ("stamps", 4)]
     assert [(way.layout, way.quantization) for way in alternatives(own)] == expected

@@ -26,7 +26,8 @@ from archive_builder.builder.one_tile import TileJob, build_tile
 from archive_builder.cli.main import main
 from archive_builder.errors import RequestError
 from archive_builder.maintain.verify import verify
-from archive_builder.run.engines import Lost, choose_engine, run_with_retries
+from archive_builder.run.engine import Lost, run_with_retries
+from archive_builder.run.engines import choose_engine
 from archive_builder.survey.demo import make_survey
 from archive_builder.survey.discovery import discover
 from archive_builder.survey.recipe import load_recipe
