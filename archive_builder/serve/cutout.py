@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ from astropy.wcs import WCS
 from numpy.typing import NDArray
 
 from archive_builder.atomic import write_whole
+from archive_builder.bands import band_names
 from archive_builder.choices import FILE_FORMATS
 from archive_builder.errors import ArchiveBuilderError, RequestError
 from archive_builder.geometry import Shape
@@ -223,7 +224,7 @@ class Cutout:
             meta=header,
         )
 
-    def to_bytes(self, bands: tuple[str, ...] | None = None) -> bytes:
+    def to_bytes(self, bands: str | Iterable[str] | None = None) -> bytes:
         """Return the cutout as a FITS file.
 
         The primary HDU is empty. Each band has an image ``SCI_{band}`` and, where the archive keeps them, its weights
@@ -231,12 +232,17 @@ class Cutout:
 
         Parameters
         ----------
-        bands : tuple of str, optional
+        bands : str or iterable of str, optional
             Bands of the file (default: all bands of the cutout).
+
+        Raises
+        ------
+        RequestError
+            The cutout does not have a band.
         """
         pieces: list[bytes | memoryview] = [self._primary]
         images = {"SCI": self.data, **self._planes}
-        for band in self.bands if bands is None else bands:
+        for band in self.bands if bands is None else band_names(bands, self.bands, "the cutout"):
             for plane, image in images.items():
                 pieces.append(to_block(self._header_text(plane, band)))
                 data = image[self._number(band)].astype(image.dtype.newbyteorder(">")).data

@@ -376,6 +376,18 @@ def test_bands_of_a_composite_make_a_composite_whatever_the_survey_has(demo_arch
             np.testing.assert_array_equal(cutout.picture(Style(rgb=rgb)), composite(cutout, Style(rgb=rgb)))
 
 
+def test_bands_of_a_composite_may_have_long_names(colorless: Archive) -> None:
+    cutout = first_cutout(colorless, size=30, bands="gri")
+    names = ("F606W", "F814W", "F160W")
+    renamed = replace(cutout, bands=names)
+    for rgb in ("F160W,F814W,F606W", ("F160W", "F814W", "F606W")):
+        shown = composite(renamed, Style(rgb=rgb))
+        red, green, blue = (np.nan_to_num(cutout.data[number], nan=-5) for number in (2, 1, 0))
+        with np.errstate(invalid="ignore"):
+            theirs = make_lupton_rgb(red, green, blue, minimum=-5, stretch=60, Q=8)
+        np.testing.assert_array_equal(shown, theirs[::-1])
+
+
 def made_up(colorless: Archive, fluxes: dict[str, float]) -> Cutout:
     """Return a cutout of 5 x 4 px: a source of these fluxes in the second row from below, the third row blank."""
     cutout = first_cutout(colorless, size=(5, 4), bands="".join(fluxes))

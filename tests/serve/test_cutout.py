@@ -57,6 +57,15 @@ def test_a_cutout_is_equal_to_itself_only_and_can_be_in_a_set(cutout: Cutout) ->
     assert len({cutout, cutout, same}) == 2
 
 
+def test_fits_file_may_have_some_bands_only(cutout: Cutout) -> None:
+    for bands in ("Y,g", "Yg", ["Y", "g"], np.array(["Y", "g"])):
+        with fits.open(io.BytesIO(cutout.to_bytes(bands))) as hdus:
+            assert [hdu.name for hdu in hdus[1:]] == ["SCI_Y", "SCI_g"]
+            np.testing.assert_array_equal([hdu.data for hdu in hdus[1:]], cutout.data[[4, 0]])
+    with pytest.raises(RequestError, match="no band 'u'"):
+        cutout.to_bytes("gu")
+
+
 # ---- CCDData
 
 
