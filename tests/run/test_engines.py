@@ -313,7 +313,7 @@ def test_workers_that_do_not_start_end_the_build(strategy: str, start: Start, tm
 def test_workers_without_this_package_end_the_build(start: Start, tmp_path: Path) -> None:
     other = tmp_path / "other/archive_builder"
     other.mkdir(parents=True)
-    for name in ("__init__.py", "build.py"):
+    for name in ("__init__.py", "builder.py"):
         (other / name).touch()
     parsl_config(tmp_path, WORKER_INIT=f"export PYTHONPATH={other.parent}")
     status, _, stderr = start("parsl").end()
