@@ -275,9 +275,9 @@ class Shard:
                 f"shard {self.path}: has format version {attrs['format_version']}, this program reads "
                 f"{spec['format_version']}: use the matching version of archive-builder"
             )
-        values: dict[str, Any] = {field.name: attrs[field.name] for field in fields(ShardInfo)}
-        whole = {name: int(value) for name, value in values.items() if isinstance(value, np.integer)}
-        return ShardInfo(**{**values, **whole})
+        values = {field.name: attrs[field.name] for field in fields(ShardInfo)}
+        plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in values.items()}
+        return ShardInfo(**plain)
 
 
 class _Plane:
