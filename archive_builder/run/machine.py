@@ -1,4 +1,4 @@
-"""What a build may use of this machine: processors and memory, by Slurm, control groups and the system."""
+"""CPUs and memory of this machine that a build may use, by Slurm, control groups and the system."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from contextlib import suppress
 from pathlib import Path
 
 MARGIN = 0.9
-"""Of what is free, this much is taken if nothing is said: the page cache and others need some."""
+"""Default share of the free memory for a build: the page cache and other processes need the rest."""
 
 
 def available_cpus(environment: Mapping[str, str] = os.environ) -> int:
-    """Return how many processors this process may use, by its affinity and Slurm's allocation."""
+    """Return the number of CPUs this process may use, by its affinity and Slurm's allocation."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     given = _number(environment, "SLURM_CPUS_PER_TASK") or _number(environment, "SLURM_CPUS_ON_NODE")
     return min(cpus, given or cpus)
@@ -21,15 +21,16 @@ def available_cpus(environment: Mapping[str, str] = os.environ) -> int:
 def available_memory(
     environment: Mapping[str, str] = os.environ, groups: Path = Path("/sys/fs/cgroup"), system: Path = Path("/proc")
 ) -> int:
-    """Return how much memory a build takes if nothing is said, in bytes: what is free, less a margin.
+    """Return the default memory of a build, bytes: the free memory, less a margin.
 
-    The smallest counts of what the system has free, of Slurm's allocation and of the control groups' limits.
+    The free memory is the least of the system's free memory, Slurm's allocation and the control groups' limits.
     """
     limits = [*_free(system), *_of_slurm(environment), *_of_groups(groups, system)]
     return int(min(limits, default=2 * 10**9) * MARGIN)
 
 
 def _free(system: Path) -> Iterator[int]:
+    """Yield the free memory of the system, bytes; its whole memory if the free part is unknown."""
     with suppress(OSError, IndexError, ValueError):
         text = (system / "meminfo").read_text(encoding="ascii")
         yield int(text.split("MemAvailable:")[1].split()[0]) * 1024
@@ -39,7 +40,7 @@ def _free(system: Path) -> Iterator[int]:
 
 
 def _of_slurm(environment: Mapping[str, str]) -> Iterator[int]:
-    """Yield the job's memory on this node; Slurm counts in MiB, and 0 is all of it."""
+    """Yield the job's memory on this node, bytes. Slurm counts in MiB; 0 means the whole node."""
     if node := _number(environment, "SLURM_MEM_PER_NODE"):
         yield node * 2**20
     if cpu := _number(environment, "SLURM_MEM_PER_CPU"):
@@ -47,7 +48,7 @@ def _of_slurm(environment: Mapping[str, str]) -> Iterator[int]:
 
 
 def _of_groups(groups: Path, system: Path) -> Iterator[int]:
-    """Yield the limits of this process's control groups and of those above, of either version."""
+    """Yield the limits of this process's control groups and their parents, bytes, for versions 1 and 2."""
     with suppress(OSError):
         for line in (system / "self/cgroup").read_text(encoding="utf-8").splitlines():
             _, controllers, path = line.split(":", 2)
@@ -66,6 +67,6 @@ def _of_groups(groups: Path, system: Path) -> Iterator[int]:
 
 
 def _number(environment: Mapping[str, str], name: str) -> int | None:
-    """Return a variable that is a whole number."""
+    """Return an environment variable as a number; None if it is no whole number."""
     text = environment.get(name, "")
     return int(text) if text.isdecimal() else None

@@ -63,9 +63,7 @@ def test_composite_takes_names_with_commas(hubble: Path, object_id: int, tmp_pat
     assert done.exit_code == 0, done.stderr
     with Archive(hubble) as archive:
         expected = archive.get(object_id).picture(Style(rgb=rgb))
-        others = [
-            archive.get(object_id).picture(Style(rgb=form)) for form in (list(rgb), np.array(rgb), ",".join(rgb))
-        ]
+        others = [archive.get(object_id).picture(Style(rgb=form)) for form in (list(rgb), np.array(rgb), ",".join(rgb))]
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "c.png")), expected)
     np.testing.assert_array_equal(others, [expected] * 3)
     assert Style(rgb=np.array(rgb)) == Style(rgb=list(rgb)) == Style(rgb=rgb)
