@@ -325,7 +325,7 @@ class _WatchedEnd(io.RawIOBase):
 
     @property
     def blank_lines(self) -> int:
-        """Blank lines at the end of what was read; the first line end belongs to the last row."""
+        """Number of blank lines at the end of the text read so far; the first line end belongs to the last row."""
         return max(len(self._line_ends.replace(b"\r\n", b"\n")) - 1, 0)
 
 
