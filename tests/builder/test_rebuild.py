@@ -77,6 +77,15 @@ def test_tile_that_only_the_rebuild_has_and_the_survey_lost_is_reported_and_kept
     assert list(verify(archive, deep=True)) == []
 
 
+def test_unfinished_index_and_its_journal_are_removed_and_no_other_journal(demo_survey: Path, archive: Path) -> None:
+    unfinished = archive / ".index.sqlite.0123456789abcdef.99.part"
+    journal, foreign = archive / f"{unfinished.name}-journal", archive / "notes-journal"
+    for path in (unfinished, journal, foreign):
+        path.write_bytes(b"x")
+    assert build(demo_survey / "survey.toml", archive).unchanged == 2
+    assert [path.exists() for path in (unfinished, journal, foreign)] == [False, False, True]
+
+
 # ---- paths and workers
 
 
