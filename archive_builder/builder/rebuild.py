@@ -164,8 +164,7 @@ def clear_leftovers(archive: Path) -> None:
     kept = {tile.shard for index in indexes for tile in index.tiles.values()}
     for path in [*archive.iterdir(), *(archive / SHARD_FOLDER).iterdir()]:
         is_shard = path.suffix == ".h5" and path.parent.name == SHARD_FOLDER
-        # SQLite's journal of an unfinished index has the temporary name too, with an ending.
-        is_ours = is_shard or TEMPORARY.fullmatch(path.name.removesuffix("-journal"))
+        is_ours = is_shard or TEMPORARY.fullmatch(path.name)
         if is_ours and f"{SHARD_FOLDER}/{path.name}" not in kept:
             try:
                 path.unlink(missing_ok=True)

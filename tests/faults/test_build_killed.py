@@ -473,7 +473,7 @@ def test_who_may_not_write_is_told_that_a_build_died_in_a_commit(half_written: P
     half_written.chmod(0o555)
     done = subprocess.run([*bound, sys.executable, "-c", program, half_written], capture_output=True, text=True)
     half_written.chmod(0o755)
-    assert done.stderr.splitlines()[-1].endswith("build again, as somebody who may write there")
+    assert done.stderr.splitlines()[-1].endswith("build again as a user with write access to the archive")
 
 
 def test_a_folder_in_which_nothing_was_built_yet_is_no_archive(tmp_path: Path, survey: Survey) -> None:
