@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from archive_builder.maintain.verify import verify
     from archive_builder.serve.archive import Archive, Location
     from archive_builder.serve.cutout import Cutout
+    from archive_builder.serve.stream import Batch
     from archive_builder.serve.style import Style
-    from archive_builder.training.batches import Batch
 
     __version__: str
 
@@ -66,7 +66,7 @@ __all__ = [
 
 _MODULES = {
     "Archive": "serve.archive",
-    "Batch": "training.batches",
+    "Batch": "serve.stream",
     "Cutout": "serve.cutout",
     "Location": "serve.archive",
     "Style": "serve.style",

@@ -19,7 +19,7 @@ torch = pytest.importorskip("torch")
 from torch.utils.data import DataLoader  # noqa: E402
 
 from archive_builder import Archive, ObjectNotFoundError, ObjectSkippedError, RequestError  # noqa: E402
-from archive_builder.training.batches import BatchStream  # noqa: E402
+from archive_builder.serve.stream import BatchStream  # noqa: E402
 from archive_builder.training.torch import CutoutDataset, CutoutStream  # noqa: E402
 
 # As many workers as are tested, however few cores there are.
