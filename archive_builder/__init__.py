@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from archive_builder.forecast.plan import plan
     from archive_builder.maintain.reindex import reindex
     from archive_builder.maintain.verify import verify
-    from archive_builder.serve.archive import Archive, Location
+    from archive_builder.serve.archive import Archive
     from archive_builder.serve.cutout import Cutout
+    from archive_builder.serve.lookup import Location
     from archive_builder.serve.stream import Batch
     from archive_builder.serve.style import Style
 
@@ -68,7 +69,7 @@ _MODULES = {
     "Archive": "serve.archive",
     "Batch": "serve.stream",
     "Cutout": "serve.cutout",
-    "Location": "serve.archive",
+    "Location": "serve.lookup",
     "Style": "serve.style",
     "build": "builder.driver",
     "export": "exporting.export",

@@ -24,8 +24,6 @@ from archive_builder.serve.sky import Position, ra_dec
 from archive_builder.serve.snapshot import OPEN_SHARDS, Bands
 from archive_builder.serve.stream import Batch, BatchStream
 
-__all__ = ["Archive", "Location"]
-
 
 class Archive:
     """An archive, open for lookups.

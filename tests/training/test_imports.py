@@ -12,5 +12,6 @@ def test_without_torch_the_data_sets_say_how_to_get_it() -> None:
 
 
 def test_importing_the_package_imports_no_torch() -> None:
-    program = "import sys, archive_builder, archive_builder.training, archive_builder.serve.stream; sys.exit('torch' in sys.modules)"
+    modules = "archive_builder, archive_builder.training, archive_builder.serve.stream"
+    program = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
