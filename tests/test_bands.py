@@ -68,5 +68,5 @@ def test_error_names_an_unknown_band_and_lists_the_known_ones(bands: str, known:
 
 @pytest.mark.parametrize("bands", ["", "  ", (), [], np.array([], dtype=str)])
 def test_request_without_a_band_is_refused(bands: str) -> None:
-    with pytest.raises(RequestError, match=r"^no band was asked for: the archive has g, r, i, z, Y$"):
+    with pytest.raises(RequestError, match=r"^no band is given: the archive has g, r, i, z, Y$"):
         band_names(bands, LETTERS)

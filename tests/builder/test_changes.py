@@ -254,7 +254,7 @@ def test_force_rebuilds_unchanged_tiles_and_tile_limits_the_build_to_the_named_o
     sound(archive)
 
 
-# ---- tiles that are gone or incomplete
+# ---- missing or incomplete tiles
 
 
 def test_tile_missing_from_the_survey_is_reported_and_kept_until_pruned(survey: Path, archive: Path) -> None:
@@ -404,7 +404,7 @@ def test_rebuild_with_a_failed_tile_leaves_the_archive_unchanged_and_can_continu
     recipe_of(survey, size="48")
     catalogue(survey, C).write_bytes(b"no catalogue")
     with pytest.raises(
-        ArchiveError, match=rf"stays as it was: 1 of its tiles cannot be built with the new settings \({C}: "
+        ArchiveError, match=rf"is unchanged: 1 of its tiles cannot be built with the new settings \({C}: "
     ):
         build(survey / "survey.toml", archive, force=True)
     assert sizes(archive) == {32}
@@ -464,7 +464,7 @@ def test_unfinished_rebuild_with_outdated_settings_starts_again(survey: Path, ar
     kept = catalogue(survey, C).read_bytes()
     recipe_of(survey, size="48")
     catalogue(survey, C).write_bytes(b"no catalogue")
-    with pytest.raises(ArchiveError, match="stays as it was"):
+    with pytest.raises(ArchiveError, match="is unchanged"):
         build(survey / "survey.toml", archive, force=True)
     catalogue(survey, C).write_bytes(kept)
     recipe_of(survey, size="40")

@@ -153,7 +153,7 @@ def test_object_still_on_its_old_tile_fails_the_new_tile_and_the_old_shard_stays
     report = run(survey, archive)
     assert (report.built, report.unchanged) == (0, 2)
     assert report.failures == {
-        "B": "object 13 of tile B belongs to tile A already: an ID may stand in one tile's catalogue only"
+        "B": "object 13 of tile B belongs to tile A already: list an ID in one tile's catalogue only"
     }
     assert owners(archive) == before
     assert shards(archive) == ["A.1.h5", "B.1.h5", "C.1.h5"]

@@ -261,7 +261,7 @@ def test_status_shows_an_unfinished_rebuild_and_the_unchanged_archive(
     recipe.write_text(recipe.read_text().replace("quantization = 16", "quantization = 4"))
     catalog = next(survey.glob("*/*_cat.fits"))
     catalog.write_bytes(b"")
-    with pytest.raises(ArchiveError, match="stays as it was"):
+    with pytest.raises(ArchiveError, match="is unchanged"):
         build(recipe, archive, force=True)
     status = archive_status(archive)
     assert (status.built, status.stored) == (2, archive_status(place / "archive").stored)

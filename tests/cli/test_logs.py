@@ -128,7 +128,7 @@ def test_log_that_cannot_be_opened_is_a_wrong_request(demo_archive: Path, tmp_pa
 def test_full_disk_ends_the_log_but_not_the_command(demo_archive: Path) -> None:
     result = run("verify", demo_archive, "--workers", 1, "--log-json", "/dev/full")
     assert (result.exit_code, result.stdout) == (0, "all is well\n")
-    assert result.stderr == "warning: log /dev/full: ends here, it cannot be written (No space left on device)\n"
+    assert result.stderr == "warning: log /dev/full: ends here: cannot be written (No space left on device)\n"
 
 
 def test_handlers_are_removed_after_the_command(demo_archive: Path, tmp_path: Path) -> None:

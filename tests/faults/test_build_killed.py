@@ -469,7 +469,7 @@ def test_a_reader_without_write_permission_gets_an_error_after_a_kill_in_a_commi
     half_written.chmod(0o555)
     done = subprocess.run([*bound, sys.executable, "-c", program, half_written], capture_output=True, text=True)
     half_written.chmod(0o755)
-    assert done.stderr.splitlines()[-1].endswith("build again, as somebody who may write there")
+    assert done.stderr.splitlines()[-1].endswith("build again as a user with write access to the archive")
 
 
 def test_a_folder_without_any_build_is_no_archive(tmp_path: Path, survey: Survey) -> None:

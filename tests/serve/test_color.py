@@ -88,7 +88,7 @@ def picture_of_squares(places: dict[int, tuple[int, int]], chosen: dict[str, int
 
 
 class Squares:
-    """An archive of one tile whose colour picture has a square on one object of each quarter."""
+    """An archive of one tile; its colour picture has a square on one object of each quarter."""
 
     def __init__(self, folder: Path, compression: str, layout: str) -> None:
         recipe = make_survey(folder / "survey", tiles=1, tile_size=SIDE, objects=80, seed=5)
@@ -424,7 +424,7 @@ def test_composite_does_not_depend_on_the_surveys_zero_point(colorless: Archive)
     [
         ("ir", "takes three bands, not 2"),
         ("irgz", "takes three bands, not 4"),
-        ("", "no band was asked for"),
+        ("", "no band is given"),
         ("iru", "the cutout has no band 'u'"),
     ],
 )

@@ -147,8 +147,8 @@ def test_repr_of_an_archive_is_one_line_with_its_contents(archive: Archive) -> N
 def test_repr_of_an_unreadable_archive_raises_no_error(own_archive: Path) -> None:
     archive = Archive(own_archive)
     (own_archive / "index.sqlite").unlink()
-    assert "no cutout archive any more" in repr(archive)
-    assert "no cutout archive any more" in archive._repr_html_()
+    assert "no cutout archive: its index.sqlite was removed" in repr(archive)
+    assert "no cutout archive: its index.sqlite was removed" in archive._repr_html_()
     archive.close()
     assert repr(archive) == f"<Archive '{own_archive}': closed>"
     assert "closed" in archive._repr_html_()

@@ -196,7 +196,7 @@ def away_from_halves(*coordinates: float) -> bool:
 
 @settings(max_examples=150)
 @given(place=on_tile, ny=sides, nx=sides)
-def test_cutout_at_a_position_is_cutout2d_of_the_tile_it_lies_deepest_on(
+def test_cutout_at_a_position_is_cutout2d_of_the_tile_where_it_lies_deepest_inside(
     places: Places, place: tuple[str, float, float], ny: int, nx: int
 ) -> None:
     name, x, y = place
