@@ -164,7 +164,7 @@ def change_contents_secretly(survey: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [shrink_catalogue, touch_image, rename_image])
-def test_tile_with_a_file_of_other_size_time_or_name_is_built_and_no_other(
+def test_only_the_tile_with_a_file_of_other_size_time_or_name_is_built(
     survey: Path, archive: Path, change: Any
 ) -> None:
     change(survey)

@@ -149,7 +149,7 @@ class Life(RuleBasedStateMachine):
         if hasattr(self, "folder"):
             shutil.rmtree(self.folder)
 
-    # ---- the survey changes
+    # ---- changes of the survey
 
     def rewrite(self, tile: str, content: Content) -> None:
         """Change a tile's contents; absent or broken files receive them when they are restored."""
@@ -212,7 +212,7 @@ class Life(RuleBasedStateMachine):
             self.broken.discard(tile)
             self.survey.remove(tile)
 
-    # ---- the archive changes
+    # ---- changes of the archive
 
     def outcome(self, prune: bool) -> dict[str, Content]:
         """Return the expected contents of the archive after a build."""

@@ -59,7 +59,7 @@ def wait_for(condition: Callable[[], object]) -> None:
         if condition():
             return
         time.sleep(0.01)
-    raise AssertionError("it never came")
+    raise AssertionError("the condition never became true")
 
 
 def refusal(result: Result) -> str:

@@ -64,7 +64,7 @@ def archive(place: Path, tmp_path: Path) -> Path:
 # ---- contents
 
 
-def test_counts_and_depth_are_those_of_the_shards(place: Path) -> None:
+def test_counts_and_depth_equal_those_of_the_shards(place: Path) -> None:
     stored, reasons, depth = 0, {1: 0, 2: 0, 3: 0}, []
     for path in (place / "archive/shards").glob("*.h5"):
         with h5py.File(path) as shard:
@@ -199,7 +199,7 @@ def wait_for(condition: Callable[[], object]) -> None:
         if condition():
             return
         time.sleep(0.01)
-    raise AssertionError("it never came")
+    raise AssertionError("the condition never became true")
 
 
 @pytest.fixture

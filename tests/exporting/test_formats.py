@@ -167,7 +167,7 @@ def test_alternate_wcs_moves_with_the_cut_with_and_without_its_own_crpix() -> No
         np.testing.assert_allclose(wcs.all_pix2world(7, 9, 0), (first + 107, first + 4000 + 29))
 
 
-def test_physical_coordinates_of_iraf_and_ds9_are_the_tiles() -> None:
+def test_physical_coordinates_of_iraf_and_ds9_equal_the_tiles() -> None:
     header = cut_header("LTV1    = -30.0\nLTV2    = 5\nLTM1_1  = 0.5\nLTM2_2  = 1.0")
     # physical = (image - LTV) / LTM, with image pixels from 1
     assert ((1 - header["LTV1"]) / header["LTM1_1"], 1 - header["LTV2"]) == ((101 + 30) / 0.5, 21 - 5)
@@ -226,7 +226,7 @@ def test_tiff_is_an_8_bit_rgb_picture_with_the_requested_compression(
             np.testing.assert_array_equal(page.asarray(), cutout.color)
 
 
-def test_npy_is_the_cutouts_pixels(cutout: Cutout, tmp_path: Path) -> None:
+def test_npy_holds_the_cutouts_pixels(cutout: Cutout, tmp_path: Path) -> None:
     cutout.write(tmp_path / "c.npy")
     data = np.load(tmp_path / "c.npy", allow_pickle=False)
     assert data.dtype == np.float32

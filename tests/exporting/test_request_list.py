@@ -174,9 +174,7 @@ def test_ids_beyond_64_bits_or_as_text_in_a_table_are_read_digit_by_digit(tmp_pa
         ("list.doc", b"ID\n1\n", r"\.csv, \.parquet, \.fits or \.ecsv"),
     ],
 )
-def test_a_list_that_cannot_be_used_is_refused_in_one_line(
-    tmp_path: Path, name: str, content: bytes | None, says: str
-) -> None:
+def test_an_unusable_list_is_refused_in_one_line(tmp_path: Path, name: str, content: bytes | None, says: str) -> None:
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(RequestError, match=f"{name}: .*{says}") as caught:

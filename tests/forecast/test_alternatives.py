@@ -62,7 +62,7 @@ def test_cost_in_the_recipes_own_storage_equals_the_sample_on_any_disk(own: Stor
 
 
 @pytest.mark.parametrize("storage", STORAGES, ids=str)
-def test_tiles_without_cutouts_cost_what_the_reference_tile_costs(storage: StorageSection) -> None:
+def test_tiles_without_cutouts_cost_the_same_as_the_reference_tile(storage: StorageSection) -> None:
     own = STORAGES[0]
     cost = reference(own, 20, 0).scaled(storage, made_up_sample(own, 20, 0), 1.0)
     build, _ = made_up_build(storage, 20, 0)
@@ -77,7 +77,7 @@ def test_alternatives_are_the_usual_storages_without_the_recipes_own_and_keep_it
     assert len(alternatives(StorageSection(quantization=8))) == 5
 
 
-def test_tile_without_cutouts_is_chosen_only_if_no_tile_has_any() -> None:
+def test_tile_without_cutouts_is_chosen_only_if_no_tile_has_cutouts() -> None:
     def chosen(*cutouts: float) -> float:
         return choose_reference([TileSample(TileResult("T"), cutouts=n) for n in cutouts]).cutouts
 

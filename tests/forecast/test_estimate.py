@@ -21,7 +21,7 @@ amounts = hnp.arrays(np.float64, st.integers(1, 12), elements=st.floats(1, 1e6))
 
 
 @given(amounts)
-def test_total_of_a_sample_of_everything_is_the_sum_without_error(values: np.ndarray) -> None:
+def test_total_of_a_sample_of_all_tiles_is_the_sum_without_error(values: np.ndarray) -> None:
     estimate = estimate_total([Part(values, values[::-1], values.sum())], len(values))
     assert estimate.value == pytest.approx(values.sum())
     assert estimate.error == 0

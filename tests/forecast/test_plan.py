@@ -129,7 +129,7 @@ def test_forecasts_of_other_storages_are_within_a_tenth_of_their_builds(
     assert forecast.bytes.value == pytest.approx(bytes_of(tmp_path / "archive"), rel=0.1)
 
 
-def test_forecast_from_stamps_is_exact_for_them_and_within_a_fifth_for_mosaics(survey: Path, tmp_path: Path) -> None:
+def test_forecast_from_stamps_is_exact_for_stamps_and_within_a_fifth_for_mosaics(survey: Path, tmp_path: Path) -> None:
     """The forecast of mosaics comes from a sample built as stamps."""
     recipe = recipe_with(survey, tmp_path, layout='"stamps"', quantization='"lossless"')
     forecast = plan(recipe, sample=TILES)

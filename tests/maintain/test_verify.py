@@ -303,7 +303,7 @@ def test_damaged_index_is_found_and_rebuilt_from_the_shards_alone(place: Path, a
 def test_index_damage_is_repaired_without_the_survey(archive: Path, damage: str) -> None:
     execute(archive, INDEX_DAMAGE[damage])
     if "shard" in {finding.kind for finding in findings(archive)}:
-        pytest.skip("the shards might be at fault as well")
+        pytest.skip("the shards may be damaged too")
     result = run("verify", archive, "--repair")
     assert (result.exit_code, result.stderr) == (0, "")
     assert findings(archive, deep=True) == []
@@ -433,7 +433,7 @@ def test_shard_that_kills_its_reader_is_found_and_affects_no_other_shard(
 ) -> None:
     """A FIFO without a writer replaces the shard: a process that opens it waits, and the test kills that process."""
     if not Path("/proc/self/wchan").exists() or os.getuid() != 0:
-        pytest.skip("only Linux's root is told what a process waits for")
+        pytest.skip("only root on Linux can read the wait channel of a process")
     monkeypatch.setattr(verification, "MOST_TOGETHER", 1)
     deadly = archive / f"shards/{B}.1.h5"
     deadly.unlink()

@@ -104,7 +104,7 @@ def real_image() -> NDArray[np.float32]:
     """Return the five bands (5, 69, 57) without their sky level."""
     path = DATA / "hsc_cosmos.npz"
     if not path.is_file():
-        pytest.skip(f"there is no {path}")
+        pytest.skip(f"{path} is missing")
     images = np.load(path)["images"]
     return images - np.median(images, axis=(1, 2), keepdims=True)
 

@@ -15,7 +15,7 @@ SCRIPT = """
 from pathlib import Path
 from archive_builder.run import pool
 from archive_builder.{module} import {function}
-pool.MOST_TOGETHER = pool.BYTES_TOGETHER = 1  # so that two small shards are two batches
+pool.MOST_TOGETHER = pool.BYTES_TOGETHER = 1  # two small shards make two batches
 {guard}{call}; print("done")
 """
 

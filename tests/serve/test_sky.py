@@ -112,7 +112,7 @@ def test_position_is_found_on_the_tile_where_it_lies_deepest_inside(chosen: list
     radius=st.one_of(st.floats(0, 3), st.floats(0, 180)),
     seed=st.integers(0, 1000),
 )
-def test_no_tile_that_reaches_into_a_circle_is_left_out(
+def test_every_tile_that_reaches_into_a_circle_is_found(
     chosen: list[WCS], place: tuple[float, float], radius: float, seed: int
 ) -> None:
     ra, dec = some_positions(chosen, seed)
@@ -183,7 +183,7 @@ def des_centres() -> NDArray[np.float64]:
     """RA and Dec of the centres of DES's 10,000 tiles, deg."""
     path = DATA / "des_dr2_tiles.csv"
     if not path.is_file():
-        pytest.skip(f"there is no {path}")
+        pytest.skip(f"{path} is missing")
     table = Table.read(path, format="ascii.csv", delimiter=";")
     low, high = np.asarray(table["rall"]), np.asarray(table["raur"])
     ra = low + ((high - low) % 360) / 2

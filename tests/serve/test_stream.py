@@ -151,7 +151,7 @@ def test_batches_of_a_large_archive_mix_tiles_and_rows(monkeypatch: pytest.Monke
         assert neighbours < 0.05
 
 
-def test_shuffled_stream_goes_through_tiles_group_by_group(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shuffled_stream_reads_tiles_group_by_group(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streaming, "BUFFER_BYTES", 4 * 160)
     survey = Tiles([400] * 32)
     for _ in BatchStream(survey, 1, 16, 1):

@@ -243,7 +243,7 @@ def test_fits_file_without_a_table_is_refused(tmp_path: Path) -> None:
     assert complaint(tmp_path / "image.fits").startswith("holds no table")
 
 
-def test_table_is_found_behind_another(tmp_path: Path) -> None:
+def test_catalogue_is_found_behind_another_table(tmp_path: Path) -> None:
     # SExtractor's FITS_LDAC has such a first table.
     head = fits.BinTableHDU.from_columns([fits.Column("Field Header Card", "80A", array=["x"])], name="LDAC_IMHEAD")
     fits.HDUList([fits.PrimaryHDU(), head, fits.table_to_hdu(Table(columns()))]).writeto(tmp_path / "cat.fits")

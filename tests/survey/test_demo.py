@@ -319,7 +319,7 @@ def test_noise_differs_between_tiles_and_within_a_tile(survey):
 
 
 def test_noise_is_correlated_with_the_next_pixel_but_not_beyond_the_kernel(survey):
-    # In Y the noise buries nearly every source; brighter pixels are left out.
+    # In Y the noise buries nearly every source; pixels of 3 times the noise or more are left out.
     image = pixels(first_tile(survey), "Y") * np.sqrt(pixels(first_tile(survey), "Y", "WGT"))
     image[~(np.abs(image) < 3.0)] = np.nan
 

@@ -278,7 +278,7 @@ def test_a_mistyped_line_gives_a_valid_recipe_or_a_recipe_error(folder: Path, li
 
 def test_schema_file_equals_the_codes_schema() -> None:
     assert json.loads(SCHEMA.read_text(encoding="utf-8")) == recipe_schema(), (
-        f"{SCHEMA} is out of date; make it again with: python -c "
+        f"{SCHEMA} is out of date: write the file again: python -c "
         "'import json; from archive_builder.survey.recipe import recipe_schema as schema; "
         f"print(json.dumps(schema(), indent=2))' > {SCHEMA}"
     )
