@@ -1,10 +1,10 @@
-"""Imports of the streams: PyTorch is optional."""
+"""What is imported with the streams, and what is not."""
 
 import subprocess
 import sys
 
 
-def test_error_without_torch_explains_how_to_install_it() -> None:
+def test_without_torch_the_data_sets_say_how_to_get_it() -> None:
     program = "import sys; sys.modules['torch'] = None; import archive_builder.training.torch"
     failed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     last = failed.stderr.splitlines()[-1]
