@@ -81,7 +81,7 @@ _MODULES = {
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())
 
-if not TYPE_CHECKING:  # a type checker that sees this function takes any name for a good one
+if not TYPE_CHECKING:  # with this function in view, a type checker would accept any name
 
     def __getattr__(name: str) -> object:
         """Import a public name when it is first used."""

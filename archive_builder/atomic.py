@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and on the disk when they must be."""
+"""Writing a file whole or not at all, and flushing the file to the disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lists of bands as people write them."""
+"""Lists of bands in every accepted form."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def band_names(bands: str | Iterable[str], known: Sequence[str], owner: str = "t
     """
     names = _split(bands, known) if isinstance(bands, str) else tuple(str(band) for band in bands)
     if not names:
-        raise RequestError(f"no band was asked for: {owner} has {', '.join(known)}")
+        raise RequestError(f"no band is given: {owner} has {', '.join(known)}")
     for name in names:
         if name not in known:
             raise RequestError(f"{owner} has no band {name!r}: it has {', '.join(known)}")

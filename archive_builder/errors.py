@@ -12,8 +12,8 @@ class ArchiveBuilderError(Exception):
     """Base of all errors raised on purpose."""
 
     def __str__(self) -> str:
-        """Return the message on one line, whatever a foreign file put into it."""
-        # Not super(): in a subclass that is a KeyError too, that would quote the message.
+        """Return the message on one line, with control characters escaped."""
+        # Not super(): in a subclass that is also a KeyError, super() would quote the message.
         return printable(Exception.__str__(self))
 
 
@@ -51,7 +51,7 @@ class DuplicateObjectError(ArchiveBuilderError):
     Attributes
     ----------
     object_id : int or None
-        The ID; None if it is not known which one.
+        The ID; None if unknown.
     tile : str
         The tile that cannot be indexed.
     other : str
@@ -62,7 +62,7 @@ class DuplicateObjectError(ArchiveBuilderError):
         self.object_id, self.tile, self.other = object_id, tile, other
         what = "an object" if object_id is None else f"object {object_id}"
         super().__init__(
-            f"{what} of tile {tile} belongs to tile {other} already: an ID may stand in one tile's catalogue only"
+            f"{what} of tile {tile} belongs to tile {other} already: list an ID in one tile's catalogue only"
         )
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -122,7 +122,7 @@ class PositionOutsideError(RequestError):
 
 
 class TableError(ArchiveBuilderError):
-    """A table cannot be read. The message names no file: the reader of the catalogue or list adds that."""
+    """A table cannot be read. The message names no file: the reader of the catalogue or list adds the name."""
 
 
 class CutoutTooLargeError(RequestError):
@@ -130,10 +130,10 @@ class CutoutTooLargeError(RequestError):
 
 
 def printable(text: str) -> str:
-    """Return a text as a terminal shows it on one line.
+    """Return a text in the form of one line on a terminal.
 
-    A foreign file may put anything into a message: control characters are escaped, and a text longer than `LONGEST`
-    loses its middle.
+    A message may quote a foreign file: control characters are escaped, and a text longer than `LONGEST` loses its
+    middle.
     """
     if len(text) > LONGEST:
         text = f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"

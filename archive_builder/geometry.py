@@ -108,7 +108,7 @@ def parse_shape(size: Size, pixel_scale: float) -> Shape:
 
 def _side(length: Length, pixel_scale: float) -> int:
     """Return one side in pixels."""
-    if type(length) is int and length > 0:  # most are, and this is asked for every object
+    if type(length) is int and length > 0:  # the usual case; this runs for every object
         return length
     value, unit = parse_length(length)
     pixels = float(np.rint(value / pixel_scale)) if unit == "arcsec" else value

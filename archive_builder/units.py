@@ -80,7 +80,7 @@ def parse_length(length: Length) -> tuple[float, Literal["px", "arcsec"]]:
     >>> parse_length("0.5arcmin")
     (30.0, 'arcsec')
     """
-    if type(length) is int:  # most lengths are, and a Quantity takes its time
+    if type(length) is int:  # the usual case; creating a Quantity is slow
         return length, "px"
     from astropy import units as u
 

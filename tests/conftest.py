@@ -1,4 +1,4 @@
-"""A small survey and its archive, made once, for all tests."""
+"""Shared fixtures: a small survey and its archive, made once."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from archive_builder.builder.driver import build
 from archive_builder.maintain.verify import verify
 from archive_builder.survey.demo import make_survey
 
-assert hdf5plugin.version  # h5py reads Bitshuffle once it is imported
+assert hdf5plugin.version  # importing hdf5plugin registers Bitshuffle with h5py
 
-# Machines are shared: no example may fail for being slow.
+# Machines are shared: an example must not fail for being slow.
 settings.register_profile("shared", deadline=None)
 settings.load_profile("shared")
 
-# The same for builds: one worker, unless a test asks for more.
+# Builds share the machine too: one worker by default.
 os.environ["SLURM_CPUS_PER_TASK"] = "1"
 
 
 @pytest.fixture(scope="session")
 def demo_survey(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a survey of two tiles with 60 objects each, some in noise or over the hole; not to be changed."""
+    """Folder of a survey of two tiles with 60 objects each, some in noise or over the hole. Do not change it."""
     folder = tmp_path_factory.mktemp("demo") / "survey"
     make_survey(folder, tiles=2, tile_size=500, objects=60, seed=2)
     return folder
@@ -40,11 +40,11 @@ def demo_survey(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def demo_archive(demo_survey: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of the archive of `demo_survey`; not to be changed."""
+    """Folder of the archive of `demo_survey`. Do not change it."""
     archive = tmp_path_factory.mktemp("demo") / "archive"
     report = build(demo_survey / "survey.toml", archive, workers=1)
     assert (report.built, report.failures) == (2, {})
-    # Loops over its objects, stored and skipped, are about something.
+    # Tests loop over these objects, stored and skipped: the loops must not be empty.
     assert report.stored + sum(report.skipped.values()) == 120
     assert min(report.stored, report.skipped["noise"], report.skipped["blank"]) > 0
     return archive
@@ -52,13 +52,13 @@ def demo_archive(demo_survey: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture
 def survey_copy(demo_survey: Path, tmp_path: Path) -> Path:
-    """Folder of a copy of `demo_survey` for one test to change."""
+    """Folder of a copy of `demo_survey` that the test may change."""
     return Path(shutil.copytree(demo_survey, tmp_path / "survey"))
 
 
 @pytest.fixture(scope="session")
 def same_archives() -> Callable[[Path, Path], None]:
-    """Asserts that an archive is whole, and to the last value what another is."""
+    """Return a function that asserts that an archive is whole and equal to another in every value."""
     return assert_same_archives
 
 
@@ -79,7 +79,7 @@ def assert_same_archives(archive: Path, other: Path) -> None:
 
 
 def _rows(archive: Path) -> dict[int, Any]:
-    """Return where the index has every object: tile, row, status."""
+    """Return tile, row and status of every object in the index."""
     question = "SELECT object_id, name, row, status FROM objects JOIN tiles USING (tile_id)"
     with closing(sqlite3.connect(archive / "index.sqlite")) as index:
         return {object_id: where for object_id, *where in index.execute(question)}

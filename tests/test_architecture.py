@@ -1,4 +1,4 @@
-"""The structure of the package: who imports whom."""
+"""Structure of the package: imports follow the layers."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ LAYERS = (
     ("exporting", "training"),
     ("cli",),
 )
-"""Folders and modules of the package; each imports only from itself and from those of earlier rows."""
+"""Folders and modules of the package by layer. A module imports only from its own row and from earlier rows."""
 
 STRANGERS = ({"builder", "maintain", "forecast"}, {"serve", "exporting", "training"})
-"""Two groups that know nothing of each other: they share the archive on disk."""
+"""Two groups that do not import each other: they share the archive on disk."""
 
 
 def modules() -> dict[str, ast.Module]:
-    """Return the syntax trees of the package's modules by their names."""
+    """Return the syntax tree of each module of the package, by module name."""
     found = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
@@ -45,7 +45,7 @@ MODULES = modules()
 
 
 def imports(name: str) -> Iterator[str]:
-    """Yield the modules of the package that a module imports, inside functions and for types too."""
+    """Yield the modules of the package that a module imports, including imports inside functions and for types."""
     for node in ast.walk(MODULES[name]):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "archive_builder":
             for alias in node.names:
@@ -67,7 +67,7 @@ def test_modules_are_found() -> None:
 
 @pytest.mark.parametrize("name", sorted(MODULES))
 def test_a_module_imports_only_from_its_own_layer_and_from_lower_ones(name: str) -> None:
-    if room(name) in ("", "__main__"):  # the public face and the command may import everything
+    if room(name) in ("", "__main__"):  # the public interface and the command may import everything
         return
     rank = {member: number for number, row in enumerate(LAYERS) for member in row}
     assert room(name) in rank, f"{name} is in no layer"
@@ -76,7 +76,7 @@ def test_a_module_imports_only_from_its_own_layer_and_from_lower_ones(name: str)
         assert is_own or rank[room(imported)] < rank[room(name)], f"{name} imports {imported}"
 
 
-def test_building_and_serving_know_nothing_of_each_other() -> None:
+def test_building_and_serving_do_not_import_each_other() -> None:
     wrong = [
         (name, imported)
         for name in MODULES
@@ -95,7 +95,7 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
     assert sorted(graph) == []
 
 
-def test_no_top_level_name_is_that_of_a_public_function_or_of_an_output_folder() -> None:
+def test_no_top_level_name_equals_a_public_function_or_an_output_folder() -> None:
     taken = {"build", "plan", "export", "verify", "reindex", "dist", "env"}
     names = {path.stem for path in PACKAGE.iterdir()}
     assert "builder" in names

@@ -1,4 +1,4 @@
-"""Lists of bands in every form that people write."""
+"""Lists of bands in every accepted form."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HUBBLE = ("F160W", "F606W", "F814W")
 
 
 @given(st.lists(st.sampled_from(LETTERS), min_size=1))
-def test_every_form_of_a_list_of_letters_is_the_same_list(bands: list[str]) -> None:
+def test_every_form_of_a_list_of_letters_gives_the_same_list(bands: list[str]) -> None:
     expected = tuple(bands)
     assert band_names("".join(bands), LETTERS) == expected
     assert band_names(",".join(bands), LETTERS) == expected
@@ -40,7 +40,7 @@ def test_names_of_any_length_work_with_commas_and_as_a_list(known: list[str], da
     assert band_names(bands[0], known) == (bands[0],)
 
 
-def test_text_that_is_a_known_name_is_that_band_even_if_its_letters_are_bands_too() -> None:
+def test_known_name_is_one_band_even_if_its_letters_are_bands_too() -> None:
     assert band_names("gri", ("g", "r", "i", "gri")) == ("gri",)
     assert band_names("F814W", HUBBLE) == ("F814W",)
     assert band_names("F160W,F814W,F606W", HUBBLE) == ("F160W", "F814W", "F606W")
@@ -60,7 +60,7 @@ def test_text_that_is_a_known_name_is_that_band_even_if_its_letters_are_bands_to
         ("F160WF814W", HUBBLE, "F160WF814W"),
     ],
 )
-def test_unknown_band_is_named_and_the_known_ones_listed(bands: str, known: tuple[str, ...], unknown: str) -> None:
+def test_error_names_an_unknown_band_and_lists_the_known_ones(bands: str, known: tuple[str, ...], unknown: str) -> None:
     with pytest.raises(RequestError) as caught:
         band_names(bands, known, "the archive a/b")
     assert str(caught.value) == f"the archive a/b has no band {unknown!r}: it has {', '.join(known)}"
@@ -68,5 +68,5 @@ def test_unknown_band_is_named_and_the_known_ones_listed(bands: str, known: tupl
 
 @pytest.mark.parametrize("bands", ["", "  ", (), [], np.array([], dtype=str)])
 def test_request_without_a_band_is_refused(bands: str) -> None:
-    with pytest.raises(RequestError, match=r"^no band was asked for: the archive has g, r, i, z, Y$"):
+    with pytest.raises(RequestError, match=r"^no band is given: the archive has g, r, i, z, Y$"):
         band_names(bands, LETTERS)

@@ -1,4 +1,4 @@
-"""Every test file on disk is run: pytest's rules for folders and names leave none out."""
+"""pytest collects every test file on disk: its rules for folders and names leave none out."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 OPTIONAL = {"tests/training/test_torch.py": "torch"}
-"""Test files that skip themselves whole without a package, and that package."""
+"""Test files that pytest skips entirely without a package, and that package."""
 
 Names = dict[str, set[str]]
-"""Names of the test functions of each file; files relative to the root."""
+"""Names of the test functions by file; paths are relative to the root."""
 
 
 def skipped_here() -> dict[str, str]:
-    """Return the files of `OPTIONAL` whose package is not installed."""
+    """Return the files of `OPTIONAL` without their package installed."""
     return {path: package for path, package in OPTIONAL.items() if find_spec(package) is None}
 
 
 @pytest.fixture(scope="module")
 def report() -> str:
-    """Output of pytest's collection from the root of the repository, with the project's own configuration."""
+    """Output of pytest's collection at the root of the repository, with the project's own configuration."""
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-rs", "-p", "no:cacheprovider"]
-    # Options of the run that includes this test must not choose what is collected.
+    # Options of the current run must not select the collected tests.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -48,7 +48,7 @@ def collected(report: str) -> Names:
 
 @pytest.fixture(scope="module")
 def on_disk() -> Names:
-    """Test functions of every test file below ``tests``, by their source."""
+    """Return the test functions of every test file below ``tests``, from the source."""
     found: Names = {}
     for path in sorted((ROOT / "tests").rglob("test_*.py")):
         nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
@@ -68,7 +68,7 @@ def test_every_test_function_on_disk_is_collected(collected: Names, on_disk: Nam
     assert {path: names for path, names in lost.items() if names} == {}
 
 
-def test_a_file_that_is_skipped_whole_is_known_and_has_tests(report: str, on_disk: Names) -> None:
+def test_every_entirely_skipped_file_is_known_and_has_tests(report: str, on_disk: Names) -> None:
     skipped = re.findall(r"^SKIPPED \[1\] (tests/\S+\.py):\d+: could not import '(\w+)'", report, re.MULTILINE)
     assert dict(skipped) == skipped_here()
     assert report.count("SKIPPED") == len(skipped)

@@ -1,4 +1,4 @@
-"""Errors: one line, caught as Python programmers catch them, sent between processes."""
+"""Errors: one line, caught as usual Python exceptions, sent between processes."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ EXAMPLES = [
 every_error = pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(error).__name__)
 
 
-def test_examples_are_all_errors_there_are() -> None:
+def test_examples_cover_every_error_class() -> None:
     there = {kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)}
     assert {type(error) for error in EXAMPLES} == there
 
 
 @every_error
-def test_message_is_the_plain_line(error: ArchiveBuilderError) -> None:
+def test_message_is_the_unquoted_line(error: ArchiveBuilderError) -> None:
     assert str(error) == error.args[0]
     assert "\n" not in str(error)
 

@@ -1,4 +1,4 @@
-"""The rule of the cut, against astropy's own cutouts."""
+"""The rule of the cut, compared with astropy's cutouts."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ sides = st.integers(1, 40)
 
 
 @given(x=positions, y=positions, ny=sides, nx=sides)
-def test_window_is_the_one_cutout2d_takes_around_the_nearest_pixel(x: float, y: float, ny: int, nx: int) -> None:
+def test_window_equals_cutout2ds_around_the_nearest_pixel(x: float, y: float, ny: int, nx: int) -> None:
     image = np.arange(100.0 * 101).reshape(100, 101)
     x0, y0 = geometry.window_origin(x, y, (ny, nx))
     padded = np.pad(image, 300, constant_values=np.nan)
@@ -57,7 +57,7 @@ def test_recrop_equals_direct_cut_of_the_tile(
         ([3, 4], (3, 4)),
     ],
 )
-def test_size_becomes_pixels(size: geometry.Size, shape: geometry.Shape) -> None:
+def test_size_is_converted_to_pixels(size: geometry.Size, shape: geometry.Shape) -> None:
     assert geometry.parse_shape(size, SCALE) == shape
 
 
@@ -79,7 +79,7 @@ def test_size_becomes_pixels(size: geometry.Size, shape: geometry.Shape) -> None
         True + 0.5,
     ],
 )
-def test_senseless_size_is_refused_in_one_line(size: geometry.Size) -> None:
+def test_invalid_size_is_refused_in_one_line(size: geometry.Size) -> None:
     with pytest.raises(RequestError) as caught:
         geometry.parse_shape(size, SCALE)
     assert "\n" not in str(caught.value)
@@ -96,7 +96,7 @@ def tan(ra: float, dec: float, n: int = 1000) -> WCS:
 
 
 @pytest.mark.parametrize(("ra", "dec"), [(54, -28), (0.0, 10), (359.99, -89.95), (12, 90)])
-def test_positions_on_the_image_are_found_wherever_it_lies_on_the_sky(ra: float, dec: float) -> None:
+def test_positions_on_the_image_are_found_anywhere_on_the_sky(ra: float, dec: float) -> None:
     wcs, shape = tan(ra, dec), (1000, 1000)
     x, y = np.random.default_rng(0).uniform(-0.5, 999.5, (2, 200))
     sky = wcs.all_pix2world(x, y, 0)
@@ -106,7 +106,7 @@ def test_positions_on_the_image_are_found_wherever_it_lies_on_the_sky(ra: float,
 
 def test_the_far_side_of_the_sky_is_not_on_the_image() -> None:
     wcs = tan(54, -28)
-    # The antipode of the tangent point projects onto it, if one lets it.
+    # Without a check, the antipode of the tangent point would project onto the tangent point.
     x, y = geometry.sky_to_pixel(wcs, (1000, 1000), np.array([234.0, 3.6, 54.0]), np.array([28.0, -28.0, 62.0]))
     assert np.isnan(x).all()
     assert np.isnan(y).all()

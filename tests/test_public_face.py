@@ -1,4 +1,4 @@
-"""The names that `archive_builder` offers: quick to import, and what they say whatever was imported before."""
+"""Public names of `archive_builder`: quick to import, and correct after any other imports."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ EXTRAS = {
     "archive_builder.run.parsl_engine": "parsl",
     "archive_builder.training.torch": "PyTorch",
 }
-"""Modules that need an extra, and its name in the error without it."""
+"""Modules that need an extra, and the extra's name in the error."""
 
 USE_ALL = """
 import importlib, json, pkgutil, sys
@@ -96,14 +96,14 @@ def test_public_functions_work_after_every_module_is_imported(demo_survey: Path,
     assert answer["asked"] == answer["done"] == answer["stored"] > 50
 
 
-def test_no_module_bears_the_name_of_a_public_function() -> None:
+def test_no_module_has_the_name_of_a_public_function() -> None:
     names = {path.stem for path in Path(archive_builder.__file__).parent.iterdir()}
     assert len(names) > 10
     assert names.isdisjoint(FUNCTIONS)
     assert all(callable(getattr(archive_builder, name)) for name in FUNCTIONS)
 
 
-def test_every_public_name_is_there_and_has_its_own_module() -> None:
+def test_every_public_name_exists_and_has_its_own_name() -> None:
     assert archive_builder.__all__ == sorted(archive_builder.__all__)
     assert set(archive_builder.__all__) <= set(dir(archive_builder))
     for name in archive_builder.__all__:
@@ -112,7 +112,7 @@ def test_every_public_name_is_there_and_has_its_own_module() -> None:
     assert len(archive_builder.__all__) > 20
 
 
-def test_type_checkers_see_the_names_that_python_sees() -> None:
+def test_type_checkers_see_the_same_names_as_python() -> None:
     tree = ast.parse(Path(archive_builder.__file__).read_text(encoding="utf-8"))
     (block,) = [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
     places = {name.name: node.module for node in block.body if isinstance(node, ast.ImportFrom) for name in node.names}
@@ -169,7 +169,7 @@ def test_python_started_in_the_checkout_reads_the_schema() -> None:
     assert schema == "True True"
 
 
-def test_training_offers_its_data_sets_or_says_how_to_install_pytorch() -> None:
+def test_training_offers_its_data_sets_or_explains_how_to_install_pytorch() -> None:
     assert {"CutoutDataset", "CutoutStream"} <= set(dir(training))
     try:
         import torch  # noqa: F401

@@ -1,4 +1,4 @@
-"""README, held to the code: its commands and Python examples run in order, and their output is compared."""
+"""The README's commands and Python examples run in order, and their output is compared."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def run_examples(step: Step, names: dict[str, object]) -> int:
     return result.attempted
 
 
-def test_commands_and_examples_of_the_readme_run_in_order_and_print_what_it_shows(
+def test_commands_and_examples_of_the_readme_print_the_shown_output(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -113,13 +113,13 @@ def test_commands_and_examples_of_the_readme_run_in_order_and_print_what_it_show
     assert (tmp_path / "galaxy.png").stat().st_size > 0
 
 
-def test_every_file_that_the_readme_links_to_is_there() -> None:
+def test_every_file_linked_in_the_readme_exists() -> None:
     links = re.findall(r"\]\(([^)#]+)", README.read_text(encoding="utf-8"))
     assert len(links) >= 8
     assert [link for link in links if "://" not in link and not (README.parent / link).is_file()] == []
 
 
-def test_the_recipe_of_the_readme_can_be_read(tmp_path: Path) -> None:
+def test_the_recipe_of_the_readme_is_valid(tmp_path: Path) -> None:
     from archive_builder.survey.recipe import load_recipe
 
     recipes = [content for language, content in BLOCK.findall(README.read_text(encoding="utf-8")) if language == "toml"]

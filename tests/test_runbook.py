@@ -1,4 +1,4 @@
-"""The runbook's table of error lines, held to the code."""
+"""The runbook's table of error lines agrees with the code."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def quoted_lines() -> list[str]:
 
 
 def messages() -> list[str]:
-    """Return every text of the package, with ``...`` for the values that are put in."""
+    """Return every text of the package, with ``...`` for inserted values."""
     found = []
     for path in sorted((ROOT / "archive_builder").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

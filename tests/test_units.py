@@ -15,7 +15,7 @@ SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
 
 
 @given(st.floats(1, 9e17))
-def test_size_is_within_a_hundredth_of_what_it_says_and_short(number: float) -> None:
+def test_printed_size_is_short_and_within_a_hundredth_of_the_number(number: float) -> None:
     text = units.size(number)
     value, unit = text.split()
     assert float(value.replace(",", "")) * UNITS[unit] == pytest.approx(number, rel=0.01, abs=0.5)
@@ -23,7 +23,7 @@ def test_size_is_within_a_hundredth_of_what_it_says_and_short(number: float) -> 
 
 
 @given(st.floats(0.1, 1e8))
-def test_duration_is_within_a_twentieth_of_what_it_says_in_two_units_at_most(seconds: float) -> None:
+def test_printed_duration_has_two_units_at_most_and_is_within_a_twentieth(seconds: float) -> None:
     parts = re.findall(r"([\d.]+) (\w+)", units.duration(seconds))
     assert 1 <= len(parts) <= 2
     assert sum(float(value) * SECONDS[unit] for value, unit in parts) == pytest.approx(seconds, rel=0.05, abs=0.06)
@@ -41,7 +41,7 @@ def test_duration_is_within_a_twentieth_of_what_it_says_in_two_units_at_most(sec
         (140400, "1 d 15 h"),
     ],
 )
-def test_duration_carries_over_into_the_next_unit(seconds: float, text: str) -> None:
+def test_duration_carries_into_the_next_unit(seconds: float, text: str) -> None:
     assert units.duration(seconds) == text
 
 
@@ -50,7 +50,7 @@ def test_counts_are_spelled_out_to_ten_million() -> None:
     assert units.count(399_234_567) == "399.2 M"
 
 
-def test_share_of_nothing_is_no_number() -> None:
+def test_share_of_zero_is_not_a_number() -> None:
     assert units.share(1, 8) == "12.5 %"
     assert units.share(0, 0) == "-"
 
@@ -59,12 +59,12 @@ def test_share_of_nothing_is_no_number() -> None:
     ("text", "expected"),
     [("2GB", 2e9), ("8GiB", 2**33), ("500 mb", 5e8), ("1.5G", 1.5 * 2**30), ("2000000000", 2e9), ("7B", 7)],
 )
-def test_amounts_of_memory_are_read_as_people_write_them(text: str, expected: float) -> None:
+def test_amounts_of_memory_are_read_in_all_usual_forms(text: str, expected: float) -> None:
     assert units.parse_memory(text) == expected
 
 
 @pytest.mark.parametrize("text", ["", "much", "-2GB", "0", "2 quarts", "nan", "2GBB"])
-def test_other_texts_are_no_amount_of_memory(text: str) -> None:
+def test_invalid_amounts_of_memory_are_refused(text: str) -> None:
     with pytest.raises(RequestError, match="give it as 2GB"):
         units.parse_memory(text)
 
@@ -88,7 +88,7 @@ def test_length_is_pixels_or_arcsec(length: units.Length, expected: tuple[float,
 
 
 @pytest.mark.parametrize("length", ["big", "", "1 kg", None, [5] * 3, "3 m"])
-def test_other_texts_are_no_length(length: units.Length) -> None:
+def test_invalid_lengths_are_refused(length: units.Length) -> None:
     with pytest.raises(RequestError, match=r"size .* (cannot be read|is neither pixels nor an angle)"):
         units.parse_length(length)
 
@@ -100,6 +100,6 @@ def test_radius_is_the_same_in_every_unit(degrees: float) -> None:
 
 
 @pytest.mark.parametrize("radius", ["1 kg", "wide", "-1 arcsec", "181 deg", "nan deg", 5 * u.m])
-def test_other_values_are_no_radius(radius: u.Quantity | str) -> None:
+def test_invalid_radii_are_refused(radius: u.Quantity | str) -> None:
     with pytest.raises(RequestError, match=r"radius .* (is no angle|is not between 0 and 180 deg)"):
         units.to_degrees(radius)

@@ -17,7 +17,7 @@ from archive_builder.survey.recipe import Recipe
 
 @dataclass(frozen=True)
 class Decision:
-    """What a build does, by the state of the survey and of the archive."""
+    """Work of a build, decided from the survey and the archive."""
 
     changes: Changes
     """Tiles to build, unchanged tiles, and tiles gone from the survey."""

@@ -77,7 +77,7 @@ class BuildReport:
     """Tiles of the archive that the survey no longer has."""
 
     pruned: bool = False
-    """True if the tiles that are gone were removed from the archive."""
+    """True if these tiles were removed from the archive."""
 
     retried: int = 0
     """Retries after a worker died."""
@@ -127,7 +127,7 @@ def build(
     memory : int, optional
         Memory of all processes on this machine together, bytes (default: the free memory, less a margin).
     engine : Engine, optional
-        Where to build tiles instead of on this machine; see :func:`archive_builder.run.engines.choose_engine`. The
+        Engine for the tiles, instead of this machine; see :func:`archive_builder.run.engines.choose_engine`. The
         engine's own configuration sets the number of workers and their memory.
     retries : int
         Retries of a tile after its worker dies.
@@ -163,8 +163,8 @@ def build(
     end_if_starting()
     if engine is not None and memory is not None:
         raise RequestError(
-            "--memory is for workers of this machine: elsewhere the batch job's own request says how much there is, "
-            "and Parsl's configuration or mpiexec how many workers share it"
+            "--memory is for workers of this machine: elsewhere the batch job's request sets the memory, "
+            "and Parsl's configuration or mpiexec sets the number of workers"
         )
     archive, options = Path(archive), _Options(workers, memory, retries, contents, prune)
     with engine or nullcontext():
@@ -199,7 +199,7 @@ def plan_changes(
     force: bool = False,
     contents: bool = False,
 ) -> Changes:
-    """Return what :func:`build` would do; nothing is written.
+    """Return the changes that :func:`build` would make; nothing is written.
 
     Parameters
     ----------
@@ -245,7 +245,7 @@ class _Build:
         self._report = BuildReport()
 
     def run(self, decision: Decision, engine: Engine, load: Load | None) -> BuildReport:
-        """Build and commit the tiles, and remove those that are gone if asked to."""
+        """Build and commit the tiles; with ``prune``, remove the tiles that the survey no longer has."""
         changes = decision.changes
         self._report.unchanged, self._report.gone = len(changes.unchanged), changes.gone
         self._index.record_fingerprints(changes.touched)
@@ -309,11 +309,11 @@ class _Build:
         report.skipped = {reason: report.skipped.get(reason, 0) + n for reason, n in counts.items()}
 
     def _prune(self, decision: Decision) -> None:
-        """Remove the tiles that are gone: from the index first, then their shards."""
+        """Remove the tiles that the survey no longer has: from the index first, then their shards."""
         for name in decision.changes.gone:
             tile = decision.known.get(name)
             if tile is None:
-                continue  # a whole rebuild does not take the tile over
+                continue  # a whole rebuild does not copy the tile
             path = self._archive / tile.shard if tile.shard else None
             self._index.remove_tile(tile.tile_id, objects_of_shard(path))
             if path is not None:

@@ -37,7 +37,7 @@ DRIVER = 300_000_000
 """Memory of the process that hands out and commits the tiles, and of its resource tracker, bytes."""
 
 LOWEST_STRIP = 16
-"""Lowest strip, rows: with lower ones, reading takes half as long again."""
+"""Lowest strip, rows: with lower strips, reading takes 1.5 times as long."""
 
 TRIED = 10
 """Tiles that are tried for the first that can be read."""
@@ -54,7 +54,7 @@ class Load:
     """Maximum memory of each worker, bytes."""
 
     fewer: bool = False
-    """True if fewer workers fit than were asked for."""
+    """True if fewer workers fit than requested."""
 
 
 def worker_memory(shape: Shape, recipe: Recipe, size: int, strip_rows: int, picture_rows: int = 0) -> int:

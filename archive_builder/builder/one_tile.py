@@ -280,7 +280,7 @@ def _cut(job: TileJob, tile: Tile) -> Cut:
     """
     recipe, scale = job.recipe, geometry.pixel_scale(tile.wcs)
     wanted = geometry.parse_shape(recipe.cutout.size, scale)[0]
-    # A distortion changes the scale of a tile a little, and with it the rounding of an angle: the archive's size holds.
+    # A distortion changes the scale of a tile a little, and so the rounding of an angle: the archive's size applies.
     if abs(wanted - job.size) > 1:
         raise TileError(
             f'cutout.size {recipe.cutout.size} is {wanted} px at its pixel scale of {scale:.4f}", but the '

@@ -22,7 +22,7 @@ A rebuild takes four steps:
 
 A kill, or a failed tile, leaves this:
 
-- Before step 1 is complete: the archive as it was, and perhaps a temporary file.
+- Before step 1 is complete: the unchanged archive, and perhaps a temporary file.
 - During step 2: both indexes, the old shards, and the new shards so far. The archive serves its old cutouts. The next
   rebuild with the same settings continues: a tile in ``index.next.sqlite`` counts as built. Any other build
   abandons the rebuild: it removes ``index.next.sqlite`` (`abandon_rebuild`), and the new shards are leftovers.
@@ -124,7 +124,7 @@ def replace_with_next(archive: Path, failures: Mapping[str, str]) -> None:
     """
     if lost := sorted(read_index(archive).tiles_with_shard() & failures.keys()):
         raise ArchiveError(
-            f"archive {archive}: stays as it was: {len(lost)} of its tiles cannot be built with the new settings "
+            f"archive {archive}: is unchanged: {len(lost)} of its tiles cannot be built with the new settings "
             f"({lost[0]}: {failures[lost[0]]}): correct them and run build --force again to continue"
         )
     replace_index(archive / NEXT_INDEX_NAME, archive / INDEX_NAME)
@@ -143,7 +143,7 @@ def refuse_to_lose(archive: Path, lost: Collection[str]) -> None:
     Raises
     ------
     ArchiveError
-        There is a tile to lose.
+        The rebuild would drop a tile.
     """
     if lost:
         raise ArchiveError(

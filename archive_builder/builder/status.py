@@ -55,7 +55,7 @@ class BuildState:
     """Built and failed tiles per hour; None before the first tile."""
 
     seconds_left: float | None
-    """Time left at this speed, s; None if the build is not at work, and before the first tile."""
+    """Time left at this speed, s; None if the build is not running, and before the first tile."""
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ def _build_state(index: Index, tiles: Sequence[TileRow], lock: Holder | None, re
 
 
 def _end(build: BuildRow, built: Sequence[TileRow], is_at_work: bool) -> datetime:
-    """Return the time until which a build has been at work."""
+    """Return the present time for a running build, else the time of its last known work."""
     if is_at_work:
         return datetime.now(UTC)
     times = [build.finished] if build.finished else [tile.built_at for tile in built if tile.built_at]

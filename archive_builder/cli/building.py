@@ -107,7 +107,7 @@ def build_command(
     if dry_run:
         _show_changes(plan_changes(recipe, archive, **{k: options[k] for k in ("tiles", "force", "contents")}), as_json)
         return
-    # So that batch jobs are given back, as they are after Ctrl-C.
+    # SIGTERM ends the build like Ctrl-C, so the engine cancels its batch jobs.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     after_interrupt(CONTINUES)
     with Meter(sys.stderr, "tile", verbosity=verbosity) as meter:
@@ -174,7 +174,7 @@ class _News:
 
 
 def _show_changes(changes: Changes, as_json: bool) -> None:
-    """Print what a build would do."""
+    """Print the plan of a build."""
     if as_json:
         build_for = {task.files.tile: task.reason for task in changes.tasks}
         answer = {"build": build_for, "unchanged": len(changes.unchanged), "incomplete": dict(changes.incomplete)}

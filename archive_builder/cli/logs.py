@@ -48,7 +48,7 @@ class StderrHandler(logging.Handler):
         self._verbose = verbosity is Verbosity.VERBOSE
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Return False for what the command itself prints."""
+        """Return False for messages that the command prints itself."""
         shown_elsewhere = record.name.startswith(OWN) and (record.levelno > logging.INFO or not self._verbose)
         return not shown_elsewhere
 
@@ -87,7 +87,7 @@ class JsonHandler(logging.Handler):
             self._file.write((json.dumps(json_fields(record), default=str) + "\n").encode())
         except OSError as error:
             self._file.close()
-            click.echo(f"warning: log {self._path}: ends here, it cannot be written ({one_line(error)})", err=True)
+            click.echo(f"warning: log {self._path}: ends here: cannot be written ({one_line(error)})", err=True)
 
     def close(self) -> None:
         """Close the file."""

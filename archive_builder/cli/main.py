@@ -19,7 +19,7 @@ WRONG_REQUESTS = (errors.RecipeError, errors.RequestError, errors.NoArchiveError
 
 
 class Commands(click.Group):
-    """A group whose commands end with one line on stderr and an exit status, whatever goes wrong."""
+    """Group of commands: every error ends with one line on stderr and an exit status."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of the commands in the order of their use."""
@@ -50,8 +50,8 @@ class Commands(click.Group):
 def main() -> None:
     """Build and use the cutout archive of a sky survey.
 
-    An archive holds a cutout of every object in the survey's catalogues, in all bands. A recipe, survey.toml, says
-    where the survey's files are and which objects to keep.
+    An archive holds a cutout of every object in the survey's catalogues, in all bands. A recipe, survey.toml,
+    names the survey's files and selects the objects.
     """
 
 

@@ -30,7 +30,7 @@ CONTINUES = "run the same command again to continue from here"
 """The state that Ctrl-C leaves, in words."""
 
 INTERRUPT_KEY = "archive_builder.interrupt"
-"""Where click's context keeps this text."""
+"""Key of this text in click's context."""
 
 a_path = click.Path(path_type=Path)
 """A file or folder, given to the command as `Path`."""
@@ -65,7 +65,7 @@ def plot_option(subject: str) -> Callable[[Command], Command]:
 
 
 def picture_options(command: Command) -> Command:
-    """Add the options that say how a PNG or TIFF looks; they are the fields of `Style`."""
+    """Add the options for the look of a PNG or TIFF; they are the fields of `Style`."""
     usual = USUAL_STYLE
     options = (
         click.option(
@@ -74,7 +74,7 @@ def picture_options(command: Command) -> Command:
             default=usual.color,
             show_default=True,
             help="Colours of a PNG or TIFF: the survey's own picture, Lupton's composite of three bands, or the "
-            "first of the two that is there.",
+            "first of these that is available.",
         ),
         click.option("--rgb", metavar="BANDS", help="Bands of the composite, red first: irg, or F160W,F814W,F606W."),
         click.option(
@@ -109,7 +109,7 @@ def picture_options(command: Command) -> Command:
             help="Compression of a TIFF.",
         ),
     )
-    for option in reversed(options):  # as decorators would be applied
+    for option in reversed(options):  # in the order of decorators
         command = option(command)
     return command
 

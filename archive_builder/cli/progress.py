@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Meter:
-    """Shows how much of the work is done; leaving its context leaves the terminal as it was.
+    """Shows how much of the work is done; leaving its context restores the terminal.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ class Meter:
         return self.rate(self._done + more, f"{self._unit}s")
 
     def rate(self, done: int, unit: str) -> str:
-        """Return a number of things done as a rate per second."""
+        """Return a number of finished units as a rate per second."""
         seconds = self.seconds
         return f"{done / seconds if seconds else 0.0:,.0f} {unit}/s"
 

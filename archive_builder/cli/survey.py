@@ -53,7 +53,7 @@ def demo_command(directory: Path, tiles: int, tile_size: int, objects: int, seed
     """Make a synthetic survey in DES's file layout, with its recipe DIRECTORY/survey.toml."""
     from archive_builder.survey.demo import make_survey
 
-    after_interrupt(f"{directory} is incomplete, remove it and run the command again")
+    after_interrupt(f"{directory} is incomplete: remove it and run the command again")
     try:
         recipe = make_survey(directory, tiles=tiles, tile_size=tile_size, objects=objects, seed=seed)
     except (ValueError, OSError) as error:

@@ -42,7 +42,7 @@ def write_manifest(plan: Plan) -> None:
     """
     schema = _schema(plan)
     with ExitStack() as stack:
-        # Contexts end in reverse order: manifest.csv, which says that the export is complete, gets its name last.
+        # Contexts end in reverse order: manifest.csv, the sign of a complete export, gets its name last.
         as_csv, as_parquet = (
             stack.enter_context(whole_file(plan.output.directory / name, durable=True)) for name in reversed(MANIFESTS)
         )

@@ -12,7 +12,7 @@ from archive_builder.run.pool import run_jobs
 from archive_builder.survey.recipe import StorageSection
 
 WAYS = (("mosaic", 4.0), ("mosaic", 16.0), ("mosaic", "lossless"), ("stamps", 4.0), ("stamps", 16.0))
-"""Layout and quantization of the alternatives. Lossless stamps are none: a full-size tile would take 35 GB."""
+"""Layout and quantization of the alternatives, without lossless stamps: a full-size tile would take 35 GB."""
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,7 @@ def reindex(
     Raises
     ------
     ArchiveError
-        The folder has no readable shards, or a build is at work; the index is unchanged.
+        The folder has no readable shards, or a build is running; the index is unchanged.
     RequestError
         The call starts processes and is not under ``if __name__ == "__main__"``.
     """
@@ -151,8 +151,7 @@ def _nothing_readable(archive: Path, report: ReindexReport) -> ArchiveError:
     """Return the error of an archive without a readable shard."""
     first = f" (the first: {next(iter(report.left_out.values()))})" if report.left_out else ""
     return ArchiveError(
-        f"archive {archive}: none of its shards can be read{first}, so there is no index to make: "
-        "move the folder away, and build the archive again"
+        f"archive {archive}: none of its shards can be read{first}: move the folder away, and build the archive again"
     )
 
 

@@ -67,6 +67,6 @@ def _of_groups(groups: Path, system: Path) -> Iterator[int]:
 
 
 def _number(environment: Mapping[str, str], name: str) -> int | None:
-    """Return an environment variable as a number; None if it is no whole number."""
+    """Return an environment variable as a number; None if the value is not a whole number."""
     text = environment.get(name, "")
     return int(text) if text.isdecimal() else None

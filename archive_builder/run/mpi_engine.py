@@ -14,7 +14,7 @@ from archive_builder.run.engine import Engine, Lost, run_on_executor
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
-assert mpi4py  # importing mpi4py.MPI starts MPI: not before it is needed
+assert mpi4py  # importing mpi4py.MPI starts MPI, so that import comes later
 
 
 class MpiEngine(Engine):

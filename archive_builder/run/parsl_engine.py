@@ -109,7 +109,7 @@ class ParslEngine(Engine):
         Raises
         ------
         EngineError
-            The failure is not the job's, nor its worker's alone.
+            The failure concerns more than the job and its worker.
         """
         error = future.exception()
         if error is None:

@@ -137,7 +137,7 @@ class Archive:
         object_id : int
         size : int, str, Quantity, or a pair ``(ny, nx)`` of them, optional
             Pixels or an angle (default: the archived size). A ``stamps`` archive serves no larger size; a ``mosaic``
-            archive serves any size of which it has the pixels, up to the whole tile.
+            archive serves any size for which it has the pixels, up to the whole tile.
         bands : str, sequence or array of str, optional
             Bands in the order wanted: ``"gri"``, ``"g,r"`` or ``["g", "r"]`` (default: all). An empty tuple reads no
             pixels: a picture in the survey's own colours needs none.

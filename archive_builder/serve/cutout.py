@@ -307,9 +307,9 @@ class Cutout:
         name = [] if self.object_id is None else [Card("OBJECT", str(self.object_id), "Object ID of the survey")]
         return [
             *name,
-            Card("OBJ_RA", self.ra, "[deg] Position asked for, ICRS"),
-            Card("OBJ_DEC", self.dec, "[deg] Position asked for, ICRS"),
-            Card("TILE", self.tile, "Tile this was cut from"),
+            Card("OBJ_RA", self.ra, "[deg] Requested position, ICRS"),
+            Card("OBJ_DEC", self.dec, "[deg] Requested position, ICRS"),
+            Card("TILE", self.tile, "Tile of the cutout"),
             Card("ARCHGEN", self.generation, "Generation of the tile in the archive"),
             Card("CUTX0", self.origin[0], "Tile column of the first pixel, from 0"),
             Card("CUTY0", self.origin[1], "Tile row of the first pixel, from 0"),

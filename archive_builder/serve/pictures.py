@@ -62,7 +62,7 @@ def lupton_rgb(
         np.nan_to_num(data[bands.index(band)] * (GALAXY.get(band, 1.0) * unit), nan=style.minimum)
         for band in _three_bands(bands, style.rgb)
     ]
-    with np.errstate(invalid="ignore"):  # astropy divides by the intensity first and asks whether it is 0 after
+    with np.errstate(invalid="ignore"):  # astropy divides by the intensity before it checks for 0
         composite = make_lupton_rgb(*images, minimum=style.minimum, stretch=style.stretch, Q=style.softening)
     return np.asarray(composite)[::-1]
 

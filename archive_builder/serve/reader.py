@@ -28,7 +28,7 @@ ATTEMPTS = 5
 
 
 def _answered(question: Callable[Concatenate[Snapshot, P], R]) -> Callable[Concatenate[ArchiveReader, P], R]:
-    """Return a method that answers a question about a snapshot."""
+    """Return a method that runs a lookup on a snapshot."""
 
     @wraps(question)
     def ask(self: ArchiveReader, /, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -157,7 +157,7 @@ class ArchiveReader:
             self._drop()
 
     def _answer(self, question: Callable[Concatenate[Snapshot, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Answer a question from the archive as it is now; repeat it if a build replaced a shard meanwhile."""
+        """Run a lookup on the current snapshot; repeat the lookup if a build replaced a shard meanwhile."""
         with self._lock:
             self._refresh()
             for _ in range(ATTEMPTS - 1):

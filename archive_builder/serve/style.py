@@ -10,7 +10,7 @@ from typing import Literal, get_args
 from archive_builder.errors import RequestError
 
 Color = Literal["auto", "survey", "lupton"]
-"""Source of a picture's colours: the survey's own picture, Lupton's composite, or the first of them that is there."""
+"""Source of a picture's colours: the survey's own picture, Lupton's composite, or the first available of the two."""
 
 Compression = Literal["jpeg", "lzw", "none"]
 """Compression of a TIFF."""

@@ -92,7 +92,7 @@ class Contents:
 
     def dataset(self, path: str) -> h5py.Dataset:
         """Return a dataset by its path from the root."""
-        return h5py.Dataset(self._datasets[path].id, readonly=True)  # which remembers its shape and type
+        return h5py.Dataset(self._datasets[path].id, readonly=True)  # the copy caches its shape and type
 
     def pixel_attributes(self, path: str) -> dict[str, Any]:
         """Return the attributes of a dataset of pixels that are in the format."""

@@ -288,7 +288,7 @@ def tile_depth(tile: TileRecord) -> dict[str, float | None]:
 
 @dataclass(frozen=True)
 class Places:
-    """Places of objects in an archive; parallel arrays in the order of the IDs asked for."""
+    """Places of objects in an archive; parallel arrays in the order of the requested IDs."""
 
     tile_id: NDArray[np.int64]
     """Tile, (N,); -1 for an ID that is not in the index."""

@@ -40,8 +40,8 @@ A list of virtual windows is 60 times as large in memory as on disk. HDF5's defa
 class ShardWriter:
     """Writer of a shard under a temporary name, the draft. :func:`place_shard` renames a finished draft.
 
-    No other process ever writes to the draft's name, on any host. A worker that was wrongly taken for dead and goes on
-    harms neither its successor on the tile nor a later build.
+    No other process ever writes to the draft's name, on any host. A worker wrongly believed dead may continue: it harms
+    neither its successor on the tile nor a later build.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Silence for astropy: a file that is read makes no line on the terminal."""
+"""Suppression of astropy's warnings: reading a file prints nothing on the terminal."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from astropy.utils.exceptions import AstropyWarning
 def quiet_astropy() -> Iterator[None]:
     """Keep astropy's warnings off stderr, and the remarks of its log (SIP without -SIP, for example) off stdout.
 
-    One warning becomes an error: a header that astropy cannot parse at all. Otherwise astropy goes on with a
-    corrupted HDU, and in a gzipped file finds the same HDU without end.
+    One warning becomes an error: a header that astropy cannot parse at all. Otherwise astropy continues with a
+    corrupted HDU, and in a gzipped file finds the same HDU again and again.
     """
     level = log.level
     log.setLevel("WARNING")

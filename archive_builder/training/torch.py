@@ -2,7 +2,7 @@
 
 Pixels without data are NaN; ``transform=torch.nan_to_num`` makes them 0. Both data sets work in the workers of a
 `torch.utils.data.DataLoader`, forked or spawned: each worker opens the archive's files for itself. For spawned workers
-the transform must be picklable: a function of a module, no lambda.
+the transform must be picklable: a function of a module, not a lambda.
 """
 
 from __future__ import annotations
@@ -215,7 +215,7 @@ def _opened(archive: str | Path | Archive) -> Archive:
 
 
 def _names(archive: Archive, size: Size | None, bands: Bands | None) -> tuple[str, ...]:
-    """Return the names of the bands, once the size and the bands are known to be right."""
+    """Return the names of the bands, after a check of the size and the bands."""
     _, numbers = archive.reader.common_form(size, bands)
     return tuple(archive.bands[number] for number in numbers)
 

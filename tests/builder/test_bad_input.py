@@ -1,4 +1,4 @@
-"""A tile whose files are no good fails by itself, says why on one line, and is built once they are mended."""
+"""A tile with bad files fails alone, with a reason on one line, and is built after the files are repaired."""
 
 from __future__ import annotations
 
@@ -41,23 +41,23 @@ def errors(result: Result) -> list[str]:
 
 
 def shards(archive: Path) -> list[str]:
-    """Every file in the shards' folder, hidden ones too."""
+    """Return the names of all files in the folder of shards, hidden ones too."""
     return sorted(path.name for path in (archive / "shards").iterdir())
 
 
 def fetch(archive: Path, shard: str, out: Path) -> Any:
-    """The cutout of a shard's first object, as the program gives it."""
+    """Return the cutout of a shard's first object, written by the command `get`."""
     with h5py.File(archive / "shards" / shard) as file:
         object_id = int(file["objects/object_id"][0])
     assert run("get", archive, object_id, "-o", out).exit_code == 0
     return np.load(out)
 
 
-# ---- what can be wrong with a tile
+# ---- kinds of damage to a tile
 
 
 def edit_catalogue(change: Callable[[Table], Table | None]) -> Callable[[Path], None]:
-    """Damage that is a change of the catalogue."""
+    """Return a damage that changes the catalogue."""
 
     def damage(tile: Path) -> None:
         table = Table.read(catalogue(tile))
@@ -113,7 +113,7 @@ def shift_the_wcs(tile: Path) -> None:
 
 
 def spoil_the_heap(tile: Path) -> None:
-    """Overwrite the compressed pixels themselves; their headers and tables stay."""
+    """Overwrite the compressed pixels; the headers and tables stay."""
     with fits.open(band(tile), disable_image_compression=True) as hdus:
         cards, length = hdus["SCI"].header, hdus["SCI"].header["PCOUNT"]
         start = hdus["SCI"].fileinfo()["datLoc"] + cards["NAXIS1"] * cards["NAXIS2"]
@@ -153,7 +153,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
 
 
 @pytest.mark.parametrize("what", DAMAGE)
-def test_bad_tile_fails_alone_and_is_built_once_mended(
+def test_a_bad_tile_fails_alone_and_is_built_after_its_repair(
     demo_survey: Path, survey_copy: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], what: str
 ) -> None:
     damage, reason = DAMAGE[what]
@@ -179,10 +179,10 @@ def test_bad_tile_fails_alone_and_is_built_once_mended(
     assert fetch(archive, shards(archive)[1], tmp_path / "bad.npy").shape == (5, 228, 228)
     told = json.loads(run("status", archive, "--json").stdout)
     assert (told["built"], told["stored"] + told["skipped"], told["failures"]) == (2, 120, {})
-    assert capfd.readouterr() == ("", "")  # nor did a worker say anything
+    assert capfd.readouterr() == ("", "")  # the workers printed nothing either
 
 
-def test_ids_above_2_to_the_53_are_kept_apart(survey_copy: Path, tmp_path: Path) -> None:
+def test_ids_above_2_to_the_53_stay_distinct(survey_copy: Path, tmp_path: Path) -> None:
     for tile, offset in ((GOOD, 0), (BAD, 60)):
         table = Table.read(catalogue(survey_copy / tile))
         table["COADD_OBJECT_ID"] = BIG_ID + offset + np.arange(60)
@@ -196,7 +196,7 @@ def test_ids_above_2_to_the_53_are_kept_apart(survey_copy: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_flipped_bytes_never_cost_more_than_their_tile(
+def test_flipped_bytes_fail_their_own_tile_at_most(
     survey_copy: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
@@ -206,7 +206,7 @@ def test_flipped_bytes_never_cost_more_than_their_tile(
             content[place] ^= rng.integers(1, 256)
         path.write_bytes(content)
     result = run("build", survey_copy / "survey.toml", tmp_path / "archive")
-    # Some damage decodes to other pixels, which nothing can tell.
+    # Some damage decodes to other pixels. Nothing can detect that.
     assert result.exit_code == len(errors(result)) <= 1
     assert all(line.startswith(f"error: tile {BAD}: ") for line in errors(result))
     assert not re.search("Traceback|bug:|worker process died", result.output)

@@ -1,4 +1,4 @@
-"""From a survey to an archive: what is in it, and what building again does."""
+"""Builds of an archive from a survey: the archive's contents, and the effect of a second build."""
 
 import json
 import os
@@ -31,11 +31,11 @@ from archive_builder.store.shard_reader import Shard
 from archive_builder.survey.discovery import discover
 from archive_builder.survey.recipe import load_recipe
 
-assert hdf5plugin.version  # h5py reads Bitshuffle once it is imported
+assert hdf5plugin.version  # importing hdf5plugin registers Bitshuffle with h5py
 
 
 def edit(survey: Path, **values: str) -> Path:
-    """Change keys of a recipe; values as TOML has them. Return the recipe's path."""
+    """Change keys of a recipe, with values in TOML syntax; return the recipe's path."""
     recipe = survey / "survey.toml"
     text = recipe.read_text()
     for key, value in values.items():
@@ -50,7 +50,7 @@ def images(survey: Path, tile: str) -> dict[str, np.ndarray]:
 
 
 def datasets(path: Path) -> dict[str, np.ndarray]:
-    """Return all that is in a shard."""
+    """Return all datasets of a shard."""
     found = {}
     with h5py.File(path) as file:
         file.visititems(lambda name, item: found.update({name: item[...]} if isinstance(item, h5py.Dataset) else {}))
@@ -104,7 +104,7 @@ def test_step_is_the_tiles_median_noise_over_q(demo_survey: Path, demo_archive: 
                 image = images(demo_survey, shard.info.tile)[band].astype(np.float32)
                 hole = np.isnan(image)
                 rms = sep.Background(np.nan_to_num(image), mask=hole, bw=128, bh=128).globalrms
-                # The step is rounded down by up to a sixteenth.
+                # The step is rounded down, by at most a sixteenth.
                 assert 0.9 * rms / 16 < step < 1.05 * rms / 16
                 compared += 1
     assert compared == 2 * 5
@@ -120,14 +120,14 @@ def test_layouts_hold_the_same_cutouts_in_the_same_order(survey_copy: Path, tmp_
 
 @settings(max_examples=4)
 @given(strip_rows=st.integers(1, 600))
-def test_nothing_depends_on_the_strip_height(
+def test_shards_do_not_depend_on_the_strip_height(
     demo_survey: Path, tmp_path_factory: pytest.TempPathFactory, strip_rows: int
 ) -> None:
     folder = tmp_path_factory.mktemp("strips")
     assert_equal_shards(run_job(demo_survey, folder / "a.h5"), run_job(demo_survey, folder / "b.h5", strip_rows))
 
 
-def test_nothing_depends_on_workers_or_the_order_of_tiles(
+def test_shards_do_not_depend_on_workers_or_on_the_order_of_tiles(
     demo_survey: Path, demo_archive: Path, tmp_path: Path
 ) -> None:
     tiles = sorted(path.name for path in demo_survey.iterdir() if path.is_dir())
@@ -141,7 +141,7 @@ def test_nothing_depends_on_workers_or_the_order_of_tiles(
         assert_equal_shards(shard, tmp_path / "b/shards" / shard.name)
 
 
-def test_next_build_removes_the_index_that_a_killed_one_was_making(
+def test_next_build_removes_the_unfinished_index_of_a_killed_build(
     demo_survey: Path, demo_archive: Path, tmp_path: Path
 ) -> None:
     archive = shutil.copytree(demo_archive, tmp_path / "archive")
@@ -152,9 +152,7 @@ def test_next_build_removes_the_index_that_a_killed_one_was_making(
     assert {path.name for path in archive.iterdir()} == whole
 
 
-def test_every_catalogued_object_is_stored_or_skipped_for_a_reason_that_holds(
-    demo_survey: Path, demo_archive: Path
-) -> None:
+def test_every_catalogued_object_is_stored_or_skipped_for_a_true_reason(demo_survey: Path, demo_archive: Path) -> None:
     recipe = load_recipe(demo_survey / "survey.toml")
     reasons = set()
     for path in (demo_archive / "shards").iterdir():
@@ -182,8 +180,8 @@ def test_every_catalogued_object_is_stored_or_skipped_for_a_reason_that_holds(
 def test_objects_off_the_tile_are_recorded_as_outside(survey_copy: Path, tmp_path: Path) -> None:
     path = next(iter(sorted(survey_copy.glob("*/*_cat.fits"))))
     catalog = Table.read(path)
-    catalog["ALPHAWIN_J2000"][0] += 0.5  # half a degree: near the tile, and off it
-    catalog["DELTAWIN_J2000"][1] = 80.0  # nowhere near
+    catalog["ALPHAWIN_J2000"][0] += 0.5  # half a degree: near the tile, but outside
+    catalog["DELTAWIN_J2000"][1] = 80.0  # far away
     catalog.write(path, overwrite=True)
     with Shard(run_job(survey_copy, tmp_path / "t.h5")) as shard:
         outside = shard.skipped.take(np.flatnonzero(shard.reason == 3))
@@ -192,7 +190,7 @@ def test_objects_off_the_tile_are_recorded_as_outside(survey_copy: Path, tmp_pat
 
 
 @pytest.mark.parametrize("value", [0.0, 41.5, np.nan])
-def test_band_that_is_constant_or_blank_is_kept_as_it_is(survey_copy: Path, tmp_path: Path, value: float) -> None:
+def test_constant_or_blank_band_is_stored_exactly(survey_copy: Path, tmp_path: Path, value: float) -> None:
     path = next(iter(sorted(survey_copy.glob("*/*_z.fits.fz"))))
     with fits.open(path) as hdus:
         flat = fits.PrimaryHDU(np.full(hdus["SCI"].shape, value, dtype=np.float32), hdus["SCI"].header)
@@ -206,7 +204,9 @@ def test_band_that_is_constant_or_blank_is_kept_as_it_is(survey_copy: Path, tmp_
         np.testing.assert_array_equal(out, np.full_like(out, value))
 
 
-def test_pixel_too_bright_for_an_integer_fails_the_tile_with_the_remedy(survey_copy: Path, tmp_path: Path) -> None:
+def test_pixel_too_bright_for_an_integer_fails_its_tile_and_the_error_names_the_remedy(
+    survey_copy: Path, tmp_path: Path
+) -> None:
     path = next(iter(sorted(survey_copy.glob("*/*_g.fits.fz"))))
     with fits.open(path) as hdus:
         image, header = hdus["SCI"].data, hdus["SCI"].header
@@ -218,14 +218,14 @@ def test_pixel_too_bright_for_an_integer_fails_the_tile_with_the_remedy(survey_c
     assert report.built == 1
 
 
-def test_building_again_does_nothing(demo_survey: Path, demo_archive: Path) -> None:
+def test_second_build_of_an_unchanged_survey_does_nothing(demo_survey: Path, demo_archive: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in (demo_archive / "shards").iterdir()}
     report = build(demo_survey / "survey.toml", demo_archive)
     assert (report.built, report.unchanged, report.failures) == (0, 2, {})
     assert {path: path.stat().st_mtime_ns for path in (demo_archive / "shards").iterdir()} == before
 
 
-def test_changed_tile_is_built_again_and_its_old_shard_goes(survey_copy: Path, tmp_path: Path) -> None:
+def test_changed_tile_is_rebuilt_and_its_old_shard_is_removed(survey_copy: Path, tmp_path: Path) -> None:
     archive = tmp_path / "archive"
     build(survey_copy / "survey.toml", archive)
     path = sorted(survey_copy.glob("*/*_cat.fits"))[0]
@@ -241,7 +241,7 @@ def test_changed_tile_is_built_again_and_its_old_shard_goes(survey_copy: Path, t
         assert (index.find(ids).tile_id >= 0).tolist() == [False] + [True] * (len(ids) - 1)
 
 
-def test_only_the_tiles_asked_for_are_built_and_forced(demo_survey: Path, tmp_path: Path) -> None:
+def test_only_the_named_tiles_are_built_or_forced(demo_survey: Path, tmp_path: Path) -> None:
     tile = sorted(path.name for path in demo_survey.iterdir() if path.is_dir())[1]
     for generation, force in ((1, False), (2, True)):
         report = build(demo_survey / "survey.toml", tmp_path / "a", tiles=[tile], force=force)
@@ -251,7 +251,9 @@ def test_only_the_tiles_asked_for_are_built_and_forced(demo_survey: Path, tmp_pa
         build(demo_survey / "survey.toml", tmp_path / "a", tiles=["NOWHERE"])
 
 
-def test_recipe_that_would_make_unlike_shards_is_refused_with_the_difference(survey_copy: Path, tmp_path: Path) -> None:
+def test_recipe_with_other_settings_is_refused_and_the_error_names_the_differences(
+    survey_copy: Path, tmp_path: Path
+) -> None:
     archive = tmp_path / "archive"
     build(survey_copy / "survey.toml", archive)
     edit(survey_copy, quantization="4", size='"30 arcsec"')
@@ -261,7 +263,7 @@ def test_recipe_that_would_make_unlike_shards_is_refused_with_the_difference(sur
         build(survey_copy / "survey.toml", archive)
 
 
-def test_worker_that_dies_at_a_tile_costs_that_tile_only(demo_survey: Path, tmp_path: Path) -> None:
+def test_worker_that_dies_on_a_tile_fails_only_that_tile(demo_survey: Path, tmp_path: Path) -> None:
     killed: list[int] = []
 
     def kill_first_writer() -> None:
@@ -281,7 +283,7 @@ def test_worker_that_dies_at_a_tile_costs_that_tile_only(demo_survey: Path, tmp_
     assert (report.built, report.unchanged, report.failures) == (1, 1, {})
 
 
-def test_worker_that_dies_between_tiles_costs_nothing(demo_survey: Path, tmp_path: Path) -> None:
+def test_worker_that_dies_between_tiles_fails_no_tile(demo_survey: Path, tmp_path: Path) -> None:
     def kill_idle_worker(event: BuildEvent) -> None:
         (worker,) = multiprocess.active_children()
         os.kill(worker.pid, signal.SIGKILL)
@@ -291,7 +293,7 @@ def test_worker_that_dies_between_tiles_costs_nothing(demo_survey: Path, tmp_pat
     assert (report.built, report.failures) == (2, {})
 
 
-def test_command_line_reports_and_exits_as_promised(survey_copy: Path, tmp_path: Path) -> None:
+def test_command_line_prints_its_report_and_exits_with_the_documented_status(survey_copy: Path, tmp_path: Path) -> None:
     run = CliRunner().invoke
     recipe, archive = str(survey_copy / "survey.toml"), str(tmp_path / "archive")
     built = run(main, ["build", recipe, archive, "--json"])

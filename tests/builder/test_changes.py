@@ -1,4 +1,4 @@
-"""What a build does and why: the survey as it is against the archive as the last build left it."""
+"""Decisions of a build: the present survey is compared with the archive of the last build."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ A, B, C = "DEM033600-280000", "DEM033600-275910", "DEM033604-280000"
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with a survey of three small tiles, its archive, and one whose files' contents have been hashed."""
+    """Folder with a survey of three small tiles, and its archive."""
     folder = tmp_path_factory.mktemp("changes")
     recipe = make_survey(folder / "survey", tiles=3, tile_size=256, objects=20, seed=2)
     text = re.sub(r"(?m)^(color|max_background_rms|min_depth|max_blank_fraction) .*\n", "", recipe.read_text())
@@ -50,7 +50,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def survey(place: Path, tmp_path: Path) -> Iterator[Path]:
-    """The survey's folder, put back as it was afterwards: a copy elsewhere would have other paths."""
+    """The survey's folder, restored after the test. A copy would have other paths."""
     shutil.copytree(place / "survey", tmp_path / "kept")
     yield place / "survey"
     shutil.rmtree(place / "survey")
@@ -59,12 +59,12 @@ def survey(place: Path, tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def archive(place: Path, tmp_path: Path) -> Path:
-    """A copy of the archive for one test to change."""
+    """Copy of the archive that the test may change."""
     return Path(shutil.copytree(place / "archive", tmp_path / "archive"))
 
 
 def recipe_of(survey: Path, **values: str) -> Path:
-    """Change keys of the recipe; values as TOML has them."""
+    """Change keys of the recipe, with values in TOML syntax; return the recipe's path."""
     recipe = survey / "survey.toml"
     for key, value in values.items():
         text, n = re.subn(rf"(?m)^{key} = .*$", f"{key} = {value}", recipe.read_text())
@@ -78,7 +78,7 @@ def run(*arguments: object) -> Result:
 
 
 def plan(survey: Path, archive: Path, *options: str) -> dict[str, Any]:
-    """What the program says it would do."""
+    """Return the plan that ``build --dry-run --json`` prints."""
     result = run("build", survey / "survey.toml", archive, "--dry-run", "--json", *options)
     assert result.exit_code == 0, result.stderr
     return dict(json.loads(result.stdout))
@@ -89,14 +89,14 @@ def nothing_to_do(n: int = 3) -> dict[str, Any]:
 
 
 def generations(archive: Path) -> dict[str, int]:
-    """Tile to generation, by the files' names."""
+    """Return each tile's generation, from the names of the files."""
     names = [path.name.rsplit(".", 2) for path in (archive / "shards").iterdir()]
     assert len({name for name, *_ in names}) == len(names)
     return {name: int(generation) for name, generation, _ in names}
 
 
 def everything_below(folder: Path) -> dict[str, tuple[int, str]]:
-    """Every file below a folder: when it was written, and what is in it."""
+    """Return the modification time and a checksum of every file below a folder."""
     return {
         str(path.relative_to(folder)): (
             path.stat().st_mtime_ns,
@@ -153,7 +153,7 @@ def rename_image(survey: Path) -> None:
 
 
 def change_contents_secretly(survey: Path) -> None:
-    """Change an object's position, and put the file's time back."""
+    """Change an object's position, then restore the file's modification time."""
     path = catalogue(survey, B)
     stat = path.stat()
     table = Table.read(path)
@@ -164,7 +164,7 @@ def change_contents_secretly(survey: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [shrink_catalogue, touch_image, rename_image])
-def test_tile_with_a_file_of_other_size_time_or_name_is_built_and_no_other(
+def test_only_the_tile_with_a_file_of_other_size_time_or_name_is_built(
     survey: Path, archive: Path, change: Any
 ) -> None:
     change(survey)
@@ -177,7 +177,7 @@ def test_tile_with_a_file_of_other_size_time_or_name_is_built_and_no_other(
     sound(archive)
 
 
-def test_tile_that_is_new_is_built_and_the_reason_told(survey: Path, tmp_path: Path) -> None:
+def test_new_tile_is_built_and_the_plan_names_the_reason(survey: Path, tmp_path: Path) -> None:
     archive = tmp_path / "new"
     assert plan(survey, archive)["build"] == dict.fromkeys([A, B, C], "new")
     assert build(survey / "survey.toml", archive, tiles=[A, C]).built == 2
@@ -188,7 +188,7 @@ def test_tile_that_is_new_is_built_and_the_reason_told(survey: Path, tmp_path: P
     assert generations(archive) == {A: 1, B: 1, C: 1}
 
 
-def test_contents_changed_behind_the_same_size_and_time_are_noticed_with_hash_only(survey: Path, archive: Path) -> None:
+def test_changed_contents_of_equal_size_and_time_are_noticed_only_with_hash(survey: Path, archive: Path) -> None:
     first = build(survey / "survey.toml", archive, contents=True)
     assert (first.built, first.unchanged) == (0, 3)
     assert all(len(row[0]) == 16 for row in query(archive, "SELECT input_hash FROM tiles"))
@@ -204,7 +204,7 @@ def test_contents_changed_behind_the_same_size_and_time_are_noticed_with_hash_on
         assert dec in np.concatenate([shard["objects/dec"][...], shard["skipped/dec"][...]])
 
 
-def test_touched_files_of_equal_contents_build_nothing_with_hash_and_their_times_are_kept(
+def test_hash_builds_nothing_for_touched_files_of_equal_contents_and_records_their_times(
     survey: Path, archive: Path
 ) -> None:
     build(survey / "survey.toml", archive, contents=True)
@@ -219,7 +219,7 @@ def test_touched_files_of_equal_contents_build_nothing_with_hash_and_their_times
     sound(archive)
 
 
-def test_tile_that_failed_before_is_tried_again(survey: Path, archive: Path) -> None:
+def test_failed_tile_is_retried_by_the_next_build(survey: Path, archive: Path) -> None:
     kept = image(survey, B).read_bytes()
     stat = image(survey, B).stat()
     image(survey, B).write_bytes(kept[: len(kept) // 2])
@@ -240,7 +240,9 @@ def test_tile_without_its_shard_is_built(survey: Path, archive: Path) -> None:
     sound(archive)
 
 
-def test_force_builds_what_is_unchanged_and_tile_keeps_it_to_some(survey: Path, archive: Path) -> None:
+def test_force_rebuilds_unchanged_tiles_and_tile_limits_the_build_to_the_named_ones(
+    survey: Path, archive: Path
+) -> None:
     assert plan(survey, archive, "--force")["build"] == dict.fromkeys([A, B, C], "forced")
     assert plan(survey, archive, "--force", "--tile", B, "--tile", C)["build"] == dict.fromkeys([B, C], "forced")
     assert plan(survey, archive, "--tile", B) == nothing_to_do(1)
@@ -252,10 +254,10 @@ def test_force_builds_what_is_unchanged_and_tile_keeps_it_to_some(survey: Path, 
     sound(archive)
 
 
-# ---- tiles that are gone or incomplete
+# ---- missing or incomplete tiles
 
 
-def test_tile_gone_from_the_survey_is_reported_and_kept_until_pruned(survey: Path, archive: Path) -> None:
+def test_tile_missing_from_the_survey_is_reported_and_kept_until_pruned(survey: Path, archive: Path) -> None:
     ids = {tile: ids_of(survey, tile) for tile in (A, B, C)}
     shutil.rmtree(survey / C)
     assert plan(survey, archive) == {**nothing_to_do(2), "gone": [C]}
@@ -291,7 +293,7 @@ def test_prune_of_some_tiles_removes_nothing(survey: Path, archive: Path) -> Non
     assert generations(archive) == {A: 1, B: 1, C: 1}
 
 
-def test_incomplete_tile_keeps_its_good_shard_and_stays_servable(survey: Path, archive: Path) -> None:
+def test_incomplete_tile_keeps_its_good_shard_and_is_still_served(survey: Path, archive: Path) -> None:
     ids = ids_of(survey, B)
     with Archive(archive) as opened:
         before = opened.get_many(ids)
@@ -308,10 +310,10 @@ def test_incomplete_tile_keeps_its_good_shard_and_stays_servable(survey: Path, a
     sound(archive)
 
 
-# ---- asking what would be done
+# ---- dry runs
 
 
-def test_dry_run_touches_nothing(survey: Path, archive: Path, tmp_path: Path) -> None:
+def test_dry_run_changes_no_file(survey: Path, archive: Path, tmp_path: Path) -> None:
     shrink_catalogue(survey)
     image(survey, A).unlink()
     before = everything_below(tmp_path), everything_below(survey)
@@ -326,7 +328,7 @@ def test_dry_run_touches_nothing(survey: Path, archive: Path, tmp_path: Path) ->
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_dry_run_refuses_what_a_build_refuses(survey: Path, archive: Path, tmp_path: Path) -> None:
+def test_dry_run_refuses_the_requests_that_a_build_refuses(survey: Path, archive: Path, tmp_path: Path) -> None:
     for arguments in ([archive, "--tile", "NOWHERE"], [tmp_path / "new", "--tile", "NOWHERE"]):
         result = run("build", survey / "survey.toml", *arguments, "--dry-run")
         assert result.exit_code == 2
@@ -345,7 +347,7 @@ def test_dry_run_refuses_what_a_build_refuses(survey: Path, archive: Path, tmp_p
 # ---- other settings
 
 
-def test_other_settings_are_refused_with_the_difference_spelled_out(survey: Path, archive: Path) -> None:
+def test_other_settings_are_refused_and_the_error_lists_the_differences(survey: Path, archive: Path) -> None:
     before = everything_below(archive)
     recipe_of(survey, size="48", quantization='"lossless"', zero_point="31.5")
     for options in ({}, {"tiles": [A], "force": True}, {"contents": True, "prune": True}):
@@ -364,7 +366,7 @@ def test_other_settings_are_refused_with_the_difference_spelled_out(survey: Path
 
 
 def sizes(archive: Path) -> set[int]:
-    """The cutouts' sizes of the shards that the index leads to, by h5py."""
+    """Return the cutout sizes of the shards in the index, read with h5py."""
     found = set()
     for (shard,) in query(archive, "SELECT shard FROM tiles"):
         with h5py.File(archive / shard) as file:
@@ -372,7 +374,9 @@ def sizes(archive: Path) -> set[int]:
     return found
 
 
-def test_whole_rebuild_with_other_settings_switches_the_archive_at_once_at_its_end(survey: Path, archive: Path) -> None:
+def test_rebuild_with_other_settings_switches_the_whole_archive_in_one_step_at_its_end(
+    survey: Path, archive: Path
+) -> None:
     ids = all_ids(survey)
     recipe_of(survey, size="48")
     seen = []
@@ -395,14 +399,12 @@ def test_whole_rebuild_with_other_settings_switches_the_archive_at_once_at_its_e
     assert plan(survey, archive) == nothing_to_do()
 
 
-def test_whole_rebuild_that_cannot_end_leaves_the_archive_as_it_was_and_is_gone_on_with(
-    survey: Path, archive: Path
-) -> None:
+def test_rebuild_with_a_failed_tile_leaves_the_archive_unchanged_and_can_continue(survey: Path, archive: Path) -> None:
     ids, kept = all_ids(survey), catalogue(survey, C).read_bytes()
     recipe_of(survey, size="48")
     catalogue(survey, C).write_bytes(b"no catalogue")
     with pytest.raises(
-        ArchiveError, match=rf"stays as it was: 1 of its tiles cannot be built with the new settings \({C}: "
+        ArchiveError, match=rf"is unchanged: 1 of its tiles cannot be built with the new settings \({C}: "
     ):
         build(survey / "survey.toml", archive, force=True)
     assert sizes(archive) == {32}
@@ -419,7 +421,7 @@ def test_whole_rebuild_that_cannot_end_leaves_the_archive_as_it_was_and_is_gone_
 
 
 def start_and_kill_at(survey: Path, archive: Path, fifo: Path, shards: int) -> None:
-    """Start a forced build that comes to a stop at a FIFO, and kill it once the folder holds so many shards."""
+    """Start a forced build that blocks on a FIFO, and kill it when the folder holds ``shards`` shards."""
     fifo.unlink()
     os.mkfifo(fifo)
     command = [sys.executable, "-c", "from archive_builder.cli.main import main; main()", "build", "--force"]
@@ -430,7 +432,7 @@ def start_and_kill_at(survey: Path, archive: Path, fifo: Path, shards: int) -> N
     process.wait()
 
 
-def test_whole_rebuild_that_was_killed_is_gone_on_with_or_given_up(survey: Path, archive: Path, tmp_path: Path) -> None:
+def test_killed_rebuild_is_continued_or_abandoned(survey: Path, archive: Path, tmp_path: Path) -> None:
     ids, stat, kept = all_ids(survey), catalogue(survey, C).stat(), catalogue(survey, C).read_bytes()
     recipe_of(survey, size="48")
     start_and_kill_at(survey, archive, catalogue(survey, C), shards=5)
@@ -439,7 +441,7 @@ def test_whole_rebuild_that_was_killed_is_gone_on_with_or_given_up(survey: Path,
     os.utime(catalogue(survey, C), ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert sizes(archive) == {32}
     sound(archive, orphans=2)
-    # Killed as it was, it may or may not have noted its second tile.
+    # The killed build may or may not have recorded its second tile.
     copy = Path(shutil.copytree(archive, tmp_path / "copy"))
 
     report = build(survey / "survey.toml", archive, force=True)
@@ -458,11 +460,11 @@ def test_whole_rebuild_that_was_killed_is_gone_on_with_or_given_up(survey: Path,
     sound(copy)
 
 
-def test_whole_rebuild_begun_with_settings_no_longer_wanted_begins_again(survey: Path, archive: Path) -> None:
+def test_unfinished_rebuild_with_outdated_settings_starts_again(survey: Path, archive: Path) -> None:
     kept = catalogue(survey, C).read_bytes()
     recipe_of(survey, size="48")
     catalogue(survey, C).write_bytes(b"no catalogue")
-    with pytest.raises(ArchiveError, match="stays as it was"):
+    with pytest.raises(ArchiveError, match="is unchanged"):
         build(survey / "survey.toml", archive, force=True)
     catalogue(survey, C).write_bytes(kept)
     recipe_of(survey, size="40")
@@ -473,7 +475,7 @@ def test_whole_rebuild_begun_with_settings_no_longer_wanted_begins_again(survey:
     sound(archive)
 
 
-def test_whole_rebuild_lets_no_tile_go_that_is_gone_from_the_survey_unless_pruned(survey: Path, archive: Path) -> None:
+def test_rebuild_removes_tiles_that_the_survey_lost_only_with_prune(survey: Path, archive: Path) -> None:
     before = everything_below(archive / "shards")
     recipe_of(survey, size="48")
     shutil.rmtree(survey / C)
@@ -490,7 +492,7 @@ def test_whole_rebuild_lets_no_tile_go_that_is_gone_from_the_survey_unless_prune
     sound(archive)
 
 
-def test_folder_among_the_shards_is_told_with_what_to_do(survey: Path, archive: Path) -> None:
+def test_folder_among_the_shards_is_an_error_that_names_the_remedy(survey: Path, archive: Path) -> None:
     folder = archive / "shards/old.1.h5"
     folder.mkdir()
     result = run("build", survey / "survey.toml", archive)
@@ -504,9 +506,7 @@ def test_folder_among_the_shards_is_told_with_what_to_do(survey: Path, archive: 
 # ---- a lost index
 
 
-def test_lost_index_beside_its_shards_is_refused_naming_reindex_and_nothing_is_removed(
-    survey: Path, archive: Path
-) -> None:
+def test_build_without_an_index_beside_shards_names_reindex_and_removes_nothing(survey: Path, archive: Path) -> None:
     (archive / "index.sqlite").unlink()
     before = everything_below(archive / "shards")
     for options in ((), ("--force",), ("--tile", A), ("--prune",)):

@@ -1,4 +1,4 @@
-"""Whatever happens to a survey and its builds, the archive holds what the last good build of each tile put there."""
+"""After any changes, builds and kills, an archive holds each tile of its last successful build."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from archive_builder.maintain.verify import verify
 TILES = ("A", "B")
 SIDE, SIZE = 256, 16
 NUMBERS = frozenset(range(100, 120)) | frozenset(range(200, 205))
-"""Every object that there may ever be."""
+"""IDs of all objects that a test may create."""
 
 FULL = os.environ.get("ARCHIVE_BUILDER_FAULTS") == "full"
 
@@ -55,7 +55,7 @@ quantization = "lossless"
 
 @dataclass(frozen=True)
 class Content:
-    """What a tile is made of: the version of its pixels, and its objects with their pixels (x, y)."""
+    """Contents of a tile: the version of its pixels, and its objects with their pixel positions (x, y)."""
 
     version: int
     objects: dict[int, tuple[int, int]] = field(default_factory=dict)
@@ -68,7 +68,7 @@ def image(tile: str, version: int) -> np.ndarray:
 
 
 def sky() -> WCS:
-    """Both tiles lie on the same sky, so that an object can move from the one to the other."""
+    """Return the WCS of both tiles: they cover the same sky, so an object can move from one to the other."""
     wcs = WCS(naxis=2)
     wcs.wcs.ctype, wcs.wcs.crval, wcs.wcs.crpix = ["RA---TAN", "DEC--TAN"], [50, -30], [SIDE / 2] * 2
     wcs.wcs.cdelt = [-0.263 / 3600, 0.263 / 3600]
@@ -82,7 +82,7 @@ def first_contents() -> dict[str, Content]:
 
 
 class Survey:
-    """The survey's files; every change has a time of its own."""
+    """Files of the survey; every write gives a new modification time."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.clock = folder, 1_700_000_000
@@ -114,7 +114,7 @@ class Survey:
 
 @pytest.fixture(scope="module", autouse=True)
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The archive that every life begins with."""
+    """Folder of the survey and the archive at the start of every run."""
     folder = tmp_path_factory.mktemp("life")
     survey = Survey(folder)
     survey.recipe.write_text(RECIPE)
@@ -126,7 +126,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Life(RuleBasedStateMachine):
-    """An archive and its survey, and beside them in plain dictionaries what must be in both."""
+    """State machine of a survey and its archive; plain dictionaries hold the expected contents of both."""
 
     template: Path
 
@@ -149,10 +149,10 @@ class Life(RuleBasedStateMachine):
         if hasattr(self, "folder"):
             shutil.rmtree(self.folder)
 
-    # ---- the survey changes
+    # ---- changes of the survey
 
     def rewrite(self, tile: str, content: Content) -> None:
-        """Give a tile other contents; files that are away or broken get them when they come back."""
+        """Change a tile's contents; absent or broken files receive them when they are restored."""
         old, self.source[tile] = self.source[tile], content
         if tile in self.absent:
             return
@@ -167,7 +167,7 @@ class Life(RuleBasedStateMachine):
 
     @rule(tile=st.sampled_from(TILES), number=st.integers(200, 204), x=st.integers(SIZE, SIDE - SIZE))
     def change_catalog(self, tile: str, number: int, x: int) -> None:
-        """Add an object, or move it on the sky, or remove it."""
+        """Add, move or remove an object."""
         if any(number in self.source[other].objects for other in TILES if other != tile):
             return
         objects = dict(self.source[tile].objects)
@@ -179,7 +179,7 @@ class Life(RuleBasedStateMachine):
 
     @rule(old=st.sampled_from(TILES), choice=st.integers(0, 30), back=st.booleans())
     def move_objects(self, old: str, choice: int, back: bool) -> None:
-        """Move an object from one tile's catalogue to the other's, and perhaps another one the other way."""
+        """Move an object to the other tile's catalogue, and with ``back`` one in the other direction."""
         new = TILES[1 - TILES.index(old)]
         for one, other in ((old, new), (new, old)) if back else ((old, new),):
             objects = dict(self.source[one].objects)
@@ -212,10 +212,10 @@ class Life(RuleBasedStateMachine):
             self.broken.discard(tile)
             self.survey.remove(tile)
 
-    # ---- the archive changes
+    # ---- changes of the archive
 
     def outcome(self, prune: bool) -> dict[str, Content]:
-        """What must be in the archive after a build."""
+        """Return the expected contents of the archive after a build."""
         able = {tile for tile in TILES if tile not in self.absent | self.broken}
         while blocked := {tile for tile in able if self.is_blocked(tile, able)}:
             able -= blocked
@@ -223,7 +223,7 @@ class Life(RuleBasedStateMachine):
         return {tile: content for tile, content in kept.items() if not (prune and tile in self.absent)}
 
     def is_blocked(self, tile: str, able: set[str]) -> bool:
-        """Tell whether another tile's shard, which stays, has an object of this one."""
+        """Return True if the shard of another tile stays and holds an object of this tile."""
         return any(
             not self.source[tile].objects.keys().isdisjoint(content.objects)
             for other, content in self.kept.items()
@@ -262,11 +262,11 @@ class Life(RuleBasedStateMachine):
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         self.orphans = True
-        # Each tile was committed or it was not.
+        # Each tile was either committed or not.
         self.kept = {tile: content for tile in TILES if (content := self.found(tile, after)) is not None}
 
     def found(self, tile: str, after: dict[str, Content]) -> Content | None:
-        """Which of two contents a tile has; that it has either is for the invariants to say."""
+        """Return the new contents if the archive's tile has them, else the old; the invariants check the result."""
         old, new = self.kept.get(tile), after.get(tile)
         is_new = new is not None and self.objects_on(tile) == set(new.objects) and self.fault(tile, new) is None
         return new if is_new else old
@@ -280,7 +280,7 @@ class Life(RuleBasedStateMachine):
         return found
 
     def fault(self, tile: str, content: Content) -> str | None:
-        """Say where the archive's tile is not of this content."""
+        """Return the first difference between the archive's tile and ``content``; None if they agree."""
         with Archive(self.archive) as opened:
             for number, (x, y) in content.objects.items():
                 try:
@@ -304,7 +304,7 @@ class Life(RuleBasedStateMachine):
         assert (report.tiles, report.left_out) == (len(self.kept), {})
         assert report.objects == sum(len(content.objects) for content in self.kept.values())
 
-    # ---- what holds at all times
+    # ---- invariants
 
     @invariant()
     def archive_is_what_it_says(self) -> None:
@@ -328,13 +328,13 @@ TestLife.settings = settings(
     max_examples=100 if FULL else 8,
     stateful_step_count=30 if FULL else 10,
     deadline=None,
-    # A kill is a matter of time: what made it fail cannot be found again in a smaller example.
+    # A kill depends on timing: a smaller example would not reproduce the failure.
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
     suppress_health_check=list(HealthCheck),
 )
 
 
-def test_killing_before_anything_was_built_leaves_no_archive_or_a_whole_one(tmp_path: Path) -> None:
+def test_a_kill_during_the_first_build_leaves_no_archive_or_a_whole_one(tmp_path: Path) -> None:
     survey = Survey(tmp_path)
     survey.recipe.write_text(RECIPE)
     for tile, content in first_contents().items():

@@ -1,4 +1,4 @@
-"""One build of an archive at a time: who is refused, who may go on, and who does not notice."""
+"""The lock of an archive: one build at a time; readers are not affected."""
 
 from __future__ import annotations
 
@@ -59,23 +59,23 @@ def wait_for(condition: Callable[[], object]) -> None:
         if condition():
             return
         time.sleep(0.01)
-    raise AssertionError("it never came")
+    raise AssertionError("the condition never became true")
 
 
 def refusal(result: Result) -> str:
-    """The one line of a command that could not begin."""
+    """Return the single error line of a command that was refused."""
     assert result.exit_code == 1
     assert result.stderr.startswith("error: ")
     assert result.stderr.count("\n") == 1
     return result.stderr
 
 
-# ---- a build that is at work
+# ---- a running build
 
 
 @pytest.fixture(scope="module")
 def held(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
-    """A real build of a copy of the archive, stopped at a FIFO in place of a catalogue; and the copy."""
+    """A running build of a copy of the archive, blocked on a FIFO instead of a catalogue; and the copy."""
     folder = tmp_path_factory.mktemp("held")
     archive = Path(shutil.copytree(place / "archive", folder / "archive"))
     survey = Path(shutil.copytree(place / "survey", folder / "survey"))
@@ -92,12 +92,12 @@ def held(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tupl
 
 
 def workers_of(pid: int) -> list[int]:
-    """Its children that build, by /proc."""
+    """Return the worker processes of a build, from /proc."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return [int(n) for n in children if b"spawn_main" in Path(f"/proc/{n}/cmdline").read_bytes()]
 
 
-def test_second_build_is_refused_with_who_has_the_lock_and_since_when(
+def test_second_build_is_refused_and_the_error_names_the_holder_and_the_start_time(
     held: tuple[subprocess.Popen[bytes], Path], recipe: Path
 ) -> None:
     process, archive = held
@@ -115,7 +115,7 @@ def test_second_build_is_refused_with_who_has_the_lock_and_since_when(
     assert process.poll() is None
 
 
-def test_readers_and_dry_runs_do_not_mind_a_build(held: tuple[subprocess.Popen[bytes], Path], recipe: Path) -> None:
+def test_readers_and_dry_runs_work_during_a_build(held: tuple[subprocess.Popen[bytes], Path], recipe: Path) -> None:
     _, archive = held
     with Archive(archive) as opened:
         assert sum(len(batch.object_id) for batch in opened.batches()) == 20
@@ -124,22 +124,22 @@ def test_readers_and_dry_runs_do_not_mind_a_build(held: tuple[subprocess.Popen[b
     assert run("build", recipe, archive, "--dry-run").exit_code == 0
 
 
-def test_lock_of_a_killed_build_is_taken_over_and_its_workers_are_gone(
+def test_next_build_takes_the_lock_of_a_killed_build_after_its_workers_end(
     held: tuple[subprocess.Popen[bytes], Path], recipe: Path
 ) -> None:
     process, archive = held
     (worker,) = workers_of(process.pid)
-    os.kill(process.pid, signal.SIGKILL)  # the build alone, as the system does when memory runs out
+    os.kill(process.pid, signal.SIGKILL)  # the driver alone, like the kernel when memory runs out
     process.wait()
     assert json.loads((archive / "build.lock").read_text())["pid"] == process.pid
-    # A worker that went on could put its shard in the place of the next build's.
+    # A surviving worker could put its shard in place of the next build's shard.
     wait_for(lambda: not Path(f"/proc/{worker}").exists() or "State:\tZ" in Path(f"/proc/{worker}/status").read_text())
     assert build(recipe, archive).failures == {}
     assert (archive / "build.lock").read_bytes() == b""
     assert list(verify(archive, deep=True)) == []
 
 
-# ---- locks held otherwise
+# ---- other holders of a lock
 
 
 def hold(folder: Path, ready: object, over: object) -> None:
@@ -148,7 +148,7 @@ def hold(folder: Path, ready: object, over: object) -> None:
         over.wait()  # type: ignore[attr-defined]
 
 
-def test_lock_is_of_one_process_and_free_once_that_is_done(archive: Path) -> None:
+def test_one_process_holds_the_lock_and_frees_it_at_its_end(archive: Path) -> None:
     context = multiprocessing.get_context("fork")
     ready, over = context.Event(), context.Event()
     process = context.Process(target=hold, args=(archive, ready, over))
@@ -164,7 +164,7 @@ def test_lock_is_of_one_process_and_free_once_that_is_done(archive: Path) -> Non
         pass
 
 
-def test_lock_of_two_archives_are_two(archive: Path, tmp_path: Path) -> None:
+def test_two_archives_have_separate_locks(archive: Path, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     with BuildLock(archive), BuildLock(tmp_path / "other"):
         for locked in (archive, tmp_path / "other"):
@@ -172,13 +172,13 @@ def test_lock_of_two_archives_are_two(archive: Path, tmp_path: Path) -> None:
                 BuildLock(locked)
 
 
-def test_failed_build_gives_the_lock_back(archive: Path, recipe: Path) -> None:
+def test_failed_build_releases_the_lock(archive: Path, recipe: Path) -> None:
     result = run("build", recipe, archive, "--tile", "NOWHERE")
     assert result.exit_code == 2
     assert run("build", recipe, archive).exit_code == 0
 
 
-def test_lock_left_by_another_host_is_not_taken_and_the_file_to_remove_is_named(archive: Path, recipe: Path) -> None:
+def test_lock_of_another_host_is_refused_and_the_error_names_the_file_to_remove(archive: Path, recipe: Path) -> None:
     lock = archive / "build.lock"
     said = json.dumps({"host": "elsewhere.example", "pid": 4711, "since": "2026-01-02T03:04:05+00:00"})
     lock.write_text(said)
@@ -200,7 +200,7 @@ def test_lock_left_by_another_host_is_not_taken_and_the_file_to_remove_is_named(
     [b"", b"\n", b"not JSON", b"\xff\xfe\x00", b"[1, 2]", b"null", b"[" * 5000, b'{"host": "' + b"x" * 10_000],
     ids=["empty", "newline", "text", "bytes", "list", "null", "nested", "cut off"],
 )
-def test_lock_file_with_garbage_is_taken(archive: Path, garbage: bytes) -> None:
+def test_build_takes_a_lock_file_with_garbage(archive: Path, garbage: bytes) -> None:
     lock = archive / "build.lock"
     lock.write_bytes(garbage)
     with BuildLock(archive):
@@ -208,13 +208,13 @@ def test_lock_file_with_garbage_is_taken(archive: Path, garbage: bytes) -> None:
     assert lock.read_bytes() == b""
 
 
-def test_lock_file_whose_holder_has_strange_values_is_refused_in_one_line(archive: Path) -> None:
+def test_lock_file_with_invalid_values_is_refused_in_one_line(archive: Path) -> None:
     (archive / "build.lock").write_text(json.dumps({"host": "a\nb\x1b[31m", "pid": [1], "since": None}))
-    assert refusal(run("reindex", archive)).isprintable() is False  # the newline at its end
+    assert refusal(run("reindex", archive)).isprintable() is False  # because of the newline at the end
     assert refusal(run("reindex", archive))[:-1].isprintable()
 
 
-def test_lock_that_is_a_link_to_another_file_is_refused_and_that_file_stays(
+def test_lock_that_links_to_another_file_is_refused_and_that_file_stays(
     archive: Path, recipe: Path, tmp_path: Path
 ) -> None:
     precious = tmp_path / "precious"
@@ -226,7 +226,7 @@ def test_lock_that_is_a_link_to_another_file_is_refused_and_that_file_stays(
     assert precious.read_text() == "a year's work"
 
 
-def test_archive_that_cannot_be_locked_is_named(tmp_path: Path, recipe: Path) -> None:
+def test_error_names_an_archive_that_cannot_be_locked(tmp_path: Path, recipe: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     assert f"archive {tmp_path / 'file'}" in refusal(run("build", recipe, tmp_path / "file"))
     (tmp_path / "archive/build.lock").mkdir(parents=True)

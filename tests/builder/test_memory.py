@@ -1,4 +1,4 @@
-"""A build keeps to its memory: what a worker takes is known beforehand, and so is how many fit."""
+"""Memory of a build: the forecast of a worker's peak, and the number of workers that fit."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from archive_builder.survey.discovery import discover
 from archive_builder.survey.recipe import Recipe, load_recipe
 
 
-def test_smallest_limit_counts(tmp_path: Path) -> None:
+def test_smallest_memory_limit_applies(tmp_path: Path) -> None:
     def limits(group: str, version: str, **environment: str) -> int:
         (tmp_path / "proc/self").mkdir(parents=True, exist_ok=True)
         (tmp_path / "proc/meminfo").write_text("MemTotal: 9000000 kB\nMemAvailable:    8000000 kB\n")
@@ -41,7 +41,7 @@ def test_smallest_limit_counts(tmp_path: Path) -> None:
     assert limits("max", "0::", SLURM_MEM_PER_NODE="0") == 8_192_000_000
 
 
-def test_cpus_are_those_allocated() -> None:
+def test_cpu_count_is_the_allocated_one() -> None:
     assert available_cpus({}) == len(os.sched_getaffinity(0))
     assert available_cpus({"SLURM_CPUS_PER_TASK": "1"}) == 1
 
@@ -55,7 +55,7 @@ def recipe_with(survey: Path, tmp_path: Path, layout: str, quantization: str, pl
 
 @pytest.fixture(scope="module")
 def wide_survey(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a survey whose pixels outweigh what a worker takes at rest."""
+    """Folder of a survey with tiles large enough to outweigh the memory of an idle worker."""
     folder = tmp_path_factory.mktemp("wide")
     make_survey(folder, tiles=2, tile_size=2500, objects=300)
     return folder
@@ -65,11 +65,11 @@ def wide_survey(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("layout", "quantization", "planes"),
     [("mosaic", "16", '["WGT", "MSK"]'), ("stamps", '"lossless"', "[]")],
 )
-def test_worker_takes_no_more_than_is_foretold(
+def test_worker_takes_at_most_the_forecast_memory(
     wide_survey: Path, tmp_path: Path, layout: str, quantization: str, planes: str
 ) -> None:
     path = recipe_with(wide_survey, tmp_path, layout, quantization, planes)
-    # By a process of its own: this one has the memory of other tests.
+    # In a process of its own: this process holds the memory of other tests.
     command = [sys.executable, "-m", "archive_builder", "build", path, tmp_path / "archive", "--workers", "1", "--json"]
     report = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     assert (report["built"], report["failures"]) == (2, {})
@@ -77,7 +77,7 @@ def test_worker_takes_no_more_than_is_foretold(
     assert 0.5 * foretold < report["peak_memory"] < foretold
 
 
-def test_workers_follow_from_the_budget(demo_survey: Path) -> None:
+def test_memory_budget_limits_the_workers(demo_survey: Path) -> None:
     recipe = load_recipe(demo_survey / "survey.toml")
     tiles = discover(recipe).tiles
 
@@ -93,7 +93,7 @@ def test_workers_follow_from_the_budget(demo_survey: Path) -> None:
         workers(2e8)
 
 
-def test_strips_are_lower_where_memory_is_scarce(demo_survey: Path) -> None:
+def test_strips_are_lower_when_memory_is_short(demo_survey: Path) -> None:
     usual = load_recipe(demo_survey / "survey.toml")
     recipe: Recipe = usual.model_copy(update={"quality": usual.quality.model_copy(update={"background_mesh": 16})})
     shape = (10_000, 40_000)
@@ -105,7 +105,7 @@ def test_strips_are_lower_where_memory_is_scarce(demo_survey: Path) -> None:
         strip_that_fits(shape, recipe, 228, 10**8)
 
 
-def test_command_line_keeps_to_the_memory_and_says_so(demo_survey: Path, tmp_path: Path) -> None:
+def test_command_line_keeps_the_memory_limit_and_prints_the_reduced_workers(demo_survey: Path, tmp_path: Path) -> None:
     def run(memory: str, archive: str) -> object:
         arguments = ["build", str(demo_survey / "survey.toml"), str(tmp_path / archive), "--workers", "2"]
         return CliRunner().invoke(main, [*arguments, "--memory", memory])
@@ -120,7 +120,7 @@ def test_command_line_keeps_to_the_memory_and_says_so(demo_survey: Path, tmp_pat
 
 
 def count_threads(_: object) -> tuple[int, int, int]:
-    """Return a worker's threads, Arrow's own allocator's left out, and the sizes of Arrow's pools."""
+    """Return a worker's number of threads, without those of jemalloc, and the sizes of Arrow's pools."""
     import numpy as np
 
     np.ones((200, 200)) @ np.ones((200, 200))
@@ -129,7 +129,7 @@ def count_threads(_: object) -> tuple[int, int, int]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="Linux only")
-def test_worker_has_one_thread_that_works(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_worker_has_one_working_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
     monkeypatch.setenv("OPENBLAS_NUM_THREADS", "4")
     code = "import numpy, os; print(len(os.listdir('/proc/self/task')))"
@@ -137,5 +137,5 @@ def test_worker_has_one_thread_that_works(monkeypatch: pytest.MonkeyPatch) -> No
     if int(free.stdout) == 1:
         pytest.skip("numpy starts no threads here")
     ((threads, cpu, io),) = run_jobs(count_threads, [1], 1, lambda job, cause: pytest.fail(cause))
-    assert (threads, cpu, io) == (2, 1, 1)  # the other one waits for the parent's end
+    assert (threads, cpu, io) == (2, 1, 1)  # the second thread waits for the parent's end
     assert os.environ["OMP_NUM_THREADS"] == "4"

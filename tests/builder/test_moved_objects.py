@@ -1,4 +1,4 @@
-"""Objects that move from one tile's catalogue to another's: they arrive, or the old state stays whole."""
+"""Objects that move to another tile's catalogue: the move succeeds, or the old state stays whole."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from archive_builder.maintain.verify import verify
 from archive_builder.survey.demo import make_survey
 
 Catalogs = dict[str, dict[int, tuple[float, float]]]
-"""Tile to object to RA and Dec."""
+"""RA and Dec of each object of each tile."""
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for letter, tile in zip("ABC", sorted(survey.glob("DEM*")), strict=True):
         next(tile.glob("*_r.fits.fz")).rename(survey / f"{letter}.fits.fz")
         shutil.rmtree(tile)
-    # In the corner that all three tiles share.
+    # All objects lie in the corner that the three tiles share.
     write(
         survey,
         {
@@ -64,7 +64,7 @@ def read(survey: Path) -> Catalogs:
 
 @pytest.fixture
 def survey(place: Path, tmp_path: Path) -> Iterator[Path]:
-    """The survey's folder, put back as it was afterwards."""
+    """The survey's folder, restored after the test."""
     shutil.copytree(place / "survey", tmp_path / "kept")
     yield place / "survey"
     shutil.rmtree(place / "survey")
@@ -86,7 +86,7 @@ def shards(archive: Path) -> list[str]:
 
 
 def owners(archive: Path) -> dict[int, str]:
-    """Object to tile, by bare SQLite; and no shard says otherwise."""
+    """Return each object's tile from SQLite, after a check that the shards agree."""
     connection = sqlite3.connect(archive / "index.sqlite")
     try:
         rows = connection.execute("SELECT object_id, name, row, status, shard FROM objects JOIN tiles USING (tile_id)")
@@ -110,7 +110,7 @@ def run(survey: Path, archive: Path, **options: object) -> BuildReport:
 
 
 @pytest.mark.parametrize("moves", [[(10, "A", "B")], [(20, "B", "A")], [(10, "A", "B"), (20, "B", "A")]])
-def test_moved_object_arrives_whichever_tile_is_built_first(
+def test_moved_object_arrives_in_either_build_order(
     survey: Path, archive: Path, moves: list[tuple[int, str, str]]
 ) -> None:
     catalogs = read(survey)
@@ -127,7 +127,7 @@ def test_moved_object_arrives_whichever_tile_is_built_first(
 
 
 @pytest.mark.parametrize("way", ["ABC", "CBA"])
-def test_three_tiles_can_pass_their_objects_round(survey: Path, archive: Path, way: str) -> None:
+def test_three_tiles_can_exchange_objects_in_a_circle(survey: Path, archive: Path, way: str) -> None:
     catalogs = read(survey)
     first = {"A": 10, "B": 20, "C": 30}
     move(catalogs, *((first[old], old, new) for old, new in zip(way, way[1:] + way[0], strict=True)))
@@ -138,7 +138,7 @@ def test_three_tiles_can_pass_their_objects_round(survey: Path, archive: Path, w
     assert shards(archive) == ["A.2.h5", "B.2.h5", "C.2.h5"]
 
 
-def test_all_objects_of_two_tiles_can_change_places(survey: Path, archive: Path) -> None:
+def test_two_tiles_can_exchange_all_their_objects(survey: Path, archive: Path) -> None:
     catalogs = read(survey)
     catalogs["A"], catalogs["C"] = catalogs["C"], catalogs["A"]
     write(survey, catalogs)
@@ -146,20 +146,18 @@ def test_all_objects_of_two_tiles_can_change_places(survey: Path, archive: Path)
     assert owners(archive) == expected(catalogs)
 
 
-def test_object_that_its_old_tile_still_has_fails_the_new_one_by_name_and_the_old_shard_stays(
-    survey: Path, archive: Path
-) -> None:
+def test_object_still_on_its_old_tile_fails_the_new_tile_and_the_old_shard_stays(survey: Path, archive: Path) -> None:
     before, catalogs = expected(read(survey)), read(survey)
     catalogs["B"][13] = catalogs["A"][13]
     write(survey, {"B": catalogs["B"]})
     report = run(survey, archive)
     assert (report.built, report.unchanged) == (0, 2)
     assert report.failures == {
-        "B": "object 13 of tile B belongs to tile A already: an ID may stand in one tile's catalogue only"
+        "B": "object 13 of tile B belongs to tile A already: list an ID in one tile's catalogue only"
     }
     assert owners(archive) == before
     assert shards(archive) == ["A.1.h5", "B.1.h5", "C.1.h5"]
-    # Once A has let go of it, B is built without being asked for.
+    # When A no longer lists the object, the next build builds B.
     del catalogs["A"][13]
     write(survey, {"A": catalogs["A"]})
     assert run(survey, archive).failures == {}
@@ -167,13 +165,13 @@ def test_object_that_its_old_tile_still_has_fails_the_new_one_by_name_and_the_ol
 
 
 @pytest.mark.parametrize(("old", "new"), ["AB", "BA"])
-def test_object_in_both_catalogues_stays_where_it_was_though_both_are_built(
+def test_object_in_both_catalogues_stays_on_its_old_tile_when_both_are_built(
     survey: Path, archive: Path, old: str, new: str
 ) -> None:
     before, catalogs = expected(read(survey)), read(survey)
     n = min(catalogs[old])
     catalogs[new][n] = catalogs[old][n]
-    write(survey, {tile: catalogs[tile] for tile in "AB"})  # both have another time now
+    write(survey, {tile: catalogs[tile] for tile in "AB"})  # both files have a new modification time
     report = run(survey, archive)
     assert list(report.failures) == [new]
     assert f"object {n} of tile {new} belongs to tile {old} already" in report.failures[new]
@@ -194,7 +192,7 @@ def test_new_object_in_two_catalogues_goes_to_one_and_fails_the_other(survey: Pa
 
 
 @pytest.mark.parametrize(("old", "new"), ["AB", "BA"])
-def test_when_the_old_tile_cannot_be_built_the_new_one_fails_too_and_all_stays_as_it_was(
+def test_failure_of_the_old_tile_fails_the_new_tile_and_the_archive_stays_unchanged(
     survey: Path, archive: Path, old: str, new: str
 ) -> None:
     before, catalogs = expected(read(survey)), read(survey)
@@ -215,7 +213,7 @@ def test_when_the_old_tile_cannot_be_built_the_new_one_fails_too_and_all_stays_a
     assert owners(archive) == expected(catalogs)
 
 
-def test_when_only_one_of_a_chain_cannot_be_built_those_that_wait_for_it_fail_and_no_object_is_lost(
+def test_one_failed_tile_of_a_chain_fails_the_tiles_that_depend_on_it_and_no_object_is_lost(
     survey: Path, archive: Path
 ) -> None:
     before, catalogs = expected(read(survey)), read(survey)
@@ -229,7 +227,7 @@ def test_when_only_one_of_a_chain_cannot_be_built_those_that_wait_for_it_fail_an
     assert shards(archive) == ["A.1.h5", "B.1.h5", "C.1.h5"]
 
 
-def test_object_may_move_to_a_tile_that_is_new(survey: Path, archive: Path) -> None:
+def test_object_can_move_to_a_new_tile(survey: Path, archive: Path) -> None:
     catalogs = read(survey)
     shutil.copy(survey / "C.fits.fz", survey / "D.fits.fz")
     catalogs["D"] = {}
@@ -239,9 +237,7 @@ def test_object_may_move_to_a_tile_that_is_new(survey: Path, archive: Path) -> N
     assert owners(archive) == expected(catalogs)
 
 
-def test_object_of_a_tile_gone_from_the_survey_is_taken_over_once_that_tile_is_pruned(
-    survey: Path, archive: Path
-) -> None:
+def test_object_of_a_tile_missing_from_the_survey_moves_after_that_tile_is_pruned(survey: Path, archive: Path) -> None:
     catalogs = read(survey)
     move(catalogs, (30, "C", "A"))
     del catalogs["C"]

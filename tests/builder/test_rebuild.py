@@ -1,4 +1,4 @@
-"""A whole rebuild with other settings: which unfinished one it continues, and what its dry run says."""
+"""Whole rebuilds with other settings: conditions for their continuation, and their dry runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from archive_builder.maintain.verify import verify
 
 @pytest.fixture
 def archive(demo_archive: Path, tmp_path: Path) -> Path:
-    """A copy of the archive for one test to change."""
+    """Copy of the archive that the test may change."""
     return Path(shutil.copytree(demo_archive, tmp_path / "archive"))
 
 
@@ -33,22 +33,22 @@ def with_other_settings(survey: Path) -> Path:
 
 
 def interrupt_rebuild(recipe: Path, archive: Path, broken: str) -> None:
-    """Leave a whole rebuild in which one tile has failed; the survey is as before afterwards."""
+    """Leave an unfinished whole rebuild with one failed tile, then restore the survey."""
     (catalog,) = recipe.parent.glob(f"{broken}/*_cat.fits")
     content = catalog.read_bytes()
     catalog.write_bytes(b"no catalogue")
-    with pytest.raises(ArchiveError, match=rf"stays as it was: 1 of its tiles .*\({broken}: "):
+    with pytest.raises(ArchiveError, match=rf"is unchanged: 1 of its tiles .*\({broken}: "):
         build(recipe, archive, force=True)
     catalog.write_bytes(content)
 
 
 def tile_states(index: Path) -> dict[str, str]:
-    """Tile to state, by bare SQLite."""
+    """Return each tile's state, from SQLite."""
     with closing(sqlite3.connect(index)) as connection:
         return dict(connection.execute("SELECT name, state FROM tiles"))
 
 
-def test_rebuild_begun_in_another_format_is_not_continued(survey_copy: Path, archive: Path) -> None:
+def test_unfinished_rebuild_in_another_format_is_not_continued(survey_copy: Path, archive: Path) -> None:
     recipe, broken = with_other_settings(survey_copy), min(tile_states(archive / "index.sqlite"))
     interrupt_rebuild(recipe, archive, broken)
     assert sorted(tile_states(archive / "index.next.sqlite").values()) == ["built", "failed"]
@@ -61,7 +61,7 @@ def test_rebuild_begun_in_another_format_is_not_continued(survey_copy: Path, arc
     assert list(verify(archive, deep=True)) == []
 
 
-def test_tile_that_only_the_rebuild_has_and_the_survey_lost_is_reported_and_kept(
+def test_tile_only_in_the_rebuild_and_missing_from_the_survey_is_reported_and_kept(
     survey_copy: Path, tmp_path: Path
 ) -> None:
     archive = tmp_path / "archive"
@@ -89,7 +89,7 @@ def test_unfinished_index_and_its_journal_are_removed_and_no_other_journal(demo_
 # ---- paths and workers
 
 
-def test_paths_may_be_text_and_workers_are_as_many_as_the_cpus(
+def test_paths_may_be_text_and_the_default_is_one_worker_per_cpu(
     demo_survey: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "2")

@@ -1,4 +1,4 @@
-"""What `status` tells of an archive and of a build at work, against the shards, SQLite and the process itself."""
+"""Status of an archive and of a running build, compared with the shards, SQLite and the process."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def execute(archive: Path, statement: str) -> list[tuple]:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with a survey of two small tiles in two bands, some of whose objects are skipped, and its archive."""
+    """Folder with a survey of two small tiles in two bands, with some skipped objects, and its archive."""
     folder = tmp_path_factory.mktemp("status")
     recipe = make_survey(folder / "survey", tiles=2, tile_size=400, objects=40, seed=2)
     lines = [line for line in recipe.read_text().splitlines() if not line.startswith("color ")]
@@ -61,10 +61,10 @@ def archive(place: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(place / "archive", tmp_path / "archive"))
 
 
-# ---- what is in it
+# ---- contents
 
 
-def test_counts_and_depth_are_those_of_the_shards(place: Path) -> None:
+def test_counts_and_depth_equal_those_of_the_shards(place: Path) -> None:
     stored, reasons, depth = 0, {1: 0, 2: 0, 3: 0}, []
     for path in (place / "archive/shards").glob("*.h5"):
         with h5py.File(path) as shard:
@@ -81,14 +81,14 @@ def test_counts_and_depth_are_those_of_the_shards(place: Path) -> None:
     np.testing.assert_allclose([answer["depth"][band] for band in "ri"], np.median(depth, axis=0), atol=1e-3)
 
 
-def test_depth_is_as_deep_as_the_survey_was_made(place: Path) -> None:
-    """By the noise of the images, without this package's measure of it."""
+def test_depth_agrees_with_the_noise_of_the_images(place: Path) -> None:
+    """Compare with the noise of the images, measured without this package."""
     answer = told(place / "archive")
     for band in "ri":
         differences = []
         for path in sorted((place / "survey").glob(f"*/*_{band}.fits.fz")):
             image = fits.getdata(path, "SCI").astype(float)
-            steps = (image[:, 4:] - image[:, :-4])[:, ::2]  # far enough apart to be independent
+            steps = (image[:, 4:] - image[:, :-4])[:, ::2]  # 4 px apart, so independent
             spread = np.nanpercentile(steps, [16, 84])
             differences.append((spread[1] - spread[0]) / 2 / math.sqrt(2))
         rough = 30.0 - 2.5 * math.log10(5 * np.mean(differences) * math.sqrt(math.pi) * 1.95 / 2 / 0.263)
@@ -101,7 +101,7 @@ def test_status_does_not_read_the_objects(archive: Path) -> None:
     assert archive_status(archive) == before
 
 
-def test_finished_build_is_told_with_its_speed(place: Path) -> None:
+def test_status_shows_a_finished_build_with_its_speed(place: Path) -> None:
     state = told(place / "archive")["build"]
     counts = {key: state[key] for key in ("state", "rebuild", "planned", "built", "failed", "left")}
     assert counts == {
@@ -118,13 +118,13 @@ def test_finished_build_is_told_with_its_speed(place: Path) -> None:
         assert state["tiles_per_hour"] == pytest.approx(7200 / state["seconds"])
 
 
-def test_build_that_had_nothing_to_do_is_not_the_last_one(place: Path, archive: Path) -> None:
+def test_build_without_work_is_not_recorded_as_the_last_build(place: Path, archive: Path) -> None:
     before = archive_status(archive).build
     assert build(place / "survey/survey.toml", archive).unchanged == 2
     assert archive_status(archive).build == before
 
 
-def test_failures_and_slowest_tiles_are_named(place: Path, tmp_path: Path) -> None:
+def test_status_names_failures_and_the_slowest_tiles(place: Path, tmp_path: Path) -> None:
     survey = Path(shutil.copytree(place / "survey", tmp_path / "survey"))
     bad = sorted(path.name for path in survey.iterdir() if path.is_dir())[0]
     next(survey.glob(f"{bad}/*_r.fits.fz")).unlink()
@@ -141,7 +141,7 @@ def test_failures_and_slowest_tiles_are_named(place: Path, tmp_path: Path) -> No
     assert any(line.startswith(f"slowest: {good} ") for line in lines)
 
 
-def test_index_made_anew_tells_the_same_but_for_the_builds(place: Path, archive: Path) -> None:
+def test_status_after_reindex_is_the_same_except_for_the_builds(place: Path, archive: Path) -> None:
     (archive / "index.sqlite").unlink()
     assert run("reindex", archive).exit_code == 0
     old, new = told(place / "archive"), told(archive)
@@ -151,7 +151,7 @@ def test_index_made_anew_tells_the_same_but_for_the_builds(place: Path, archive:
         assert new[key] == old[key]
 
 
-def test_index_of_an_older_version_is_made_anew_as_the_error_says(place: Path, archive: Path) -> None:
+def test_index_of_an_older_version_is_refused_and_reindex_repairs_it(place: Path, archive: Path) -> None:
     execute(archive, "ALTER TABLE tiles DROP COLUMN depth")
     result = run("status", archive)
     assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
@@ -175,7 +175,7 @@ def test_index_of_an_older_version_is_made_anew_as_the_error_says(place: Path, a
         "build_id = 'last'",
     ],
 )
-def test_tile_that_says_nonsense_is_an_error_of_one_line(archive: Path, change: str) -> None:
+def test_invalid_values_of_a_tile_are_an_error_on_one_line(archive: Path, change: str) -> None:
     execute(archive, f"UPDATE tiles SET {change}")
     with pytest.raises(DamagedIndexError, match="reindex the archive"):
         archive_status(archive)
@@ -185,13 +185,13 @@ def test_tile_that_says_nonsense_is_an_error_of_one_line(archive: Path, change: 
 @pytest.mark.parametrize(
     "change", ["started = 'then'", "started = '2026-01-01'", "finished = 7", "planned = -1", "planned = 'all'"]
 )
-def test_build_that_says_nonsense_is_an_error_of_one_line(archive: Path, change: str) -> None:
+def test_invalid_values_of_a_build_are_an_error(archive: Path, change: str) -> None:
     execute(archive, f"UPDATE builds SET {change}")
     with pytest.raises(DamagedIndexError, match="reindex the archive"):
         archive_status(archive)
 
 
-# ---- a build at work
+# ---- a running build
 
 
 def wait_for(condition: Callable[[], object]) -> None:
@@ -199,12 +199,12 @@ def wait_for(condition: Callable[[], object]) -> None:
         if condition():
             return
         time.sleep(0.01)
-    raise AssertionError("it never came")
+    raise AssertionError("the condition never became true")
 
 
 @pytest.fixture
 def at_work(place: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], Path, Path]]:
-    """A real build that has built one of its two tiles and waits at a FIFO in place of the other's catalogue."""
+    """A build with one of two tiles built, blocked on a FIFO instead of the other tile's catalogue."""
     survey, archive = Path(shutil.copytree(place / "survey", tmp_path / "survey")), tmp_path / "archive"
     catalog = sorted(survey.glob("*/*_cat.fits"))[1]
     catalog.rename(tmp_path / "catalogue")
@@ -218,7 +218,7 @@ def at_work(place: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[byte
         process.wait()
 
 
-def test_build_at_work_is_told_with_who_works_and_what_is_left(
+def test_status_shows_the_process_and_the_remaining_work_of_a_running_build(
     at_work: tuple[subprocess.Popen[bytes], Path, Path],
 ) -> None:
     process, archive, _ = at_work
@@ -228,14 +228,14 @@ def test_build_at_work_is_told_with_who_works_and_what_is_left(
     state = status.build
     assert (state.state, state.planned, state.built, state.failed, state.left) == ("at work", 2, 1, 0, 1)
     assert state.objects_per_second == pytest.approx(40 / state.seconds)
-    assert state.seconds_left == pytest.approx(state.seconds)  # as much again
+    assert state.seconds_left == pytest.approx(state.seconds)  # the second tile takes as long as the first
     text = run("status", archive).stdout
     assert f"a build is running: process {process.pid} on {HOST} since {status.lock.since}\n" in text
     assert "  2 tiles to build: 1 built, 0 failed, 1 left (" in text
     assert process.poll() is None
 
 
-def test_killed_build_is_told_as_interrupted_and_the_next_as_finished(
+def test_status_shows_a_killed_build_as_interrupted_and_the_next_as_finished(
     at_work: tuple[subprocess.Popen[bytes], Path, Path],
 ) -> None:
     process, archive, survey = at_work
@@ -253,13 +253,15 @@ def test_killed_build_is_told_as_interrupted_and_the_next_as_finished(
     assert (status.lock, status.build.state, status.build.planned, status.build.left) == (None, "finished", 1, 0)
 
 
-def test_whole_rebuild_is_told_while_the_archive_stays_as_it_was(place: Path, archive: Path, tmp_path: Path) -> None:
+def test_status_shows_an_unfinished_rebuild_and_the_unchanged_archive(
+    place: Path, archive: Path, tmp_path: Path
+) -> None:
     survey = Path(shutil.copytree(place / "survey", tmp_path / "survey"))
     recipe = survey / "survey.toml"
     recipe.write_text(recipe.read_text().replace("quantization = 16", "quantization = 4"))
     catalog = next(survey.glob("*/*_cat.fits"))
     catalog.write_bytes(b"")
-    with pytest.raises(ArchiveError, match="stays as it was"):
+    with pytest.raises(ArchiveError, match="is unchanged"):
         build(recipe, archive, force=True)
     status = archive_status(archive)
     assert (status.built, status.stored) == (2, archive_status(place / "archive").stored)
@@ -271,7 +273,7 @@ def test_whole_rebuild_is_told_while_the_archive_stays_as_it_was(place: Path, ar
 # ---- the lock
 
 
-def test_nobody_holds_a_lock_that_is_free_or_not_there(archive: Path, tmp_path: Path) -> None:
+def test_a_free_missing_or_invalid_lock_has_no_holder(archive: Path, tmp_path: Path) -> None:
     assert holder_of(archive) is None
     assert holder_of(tmp_path) is None
     for strange in (b"[]", b"{", b'{"host": 1, "pid": 2, "since": "3"}', b'{"host": "h", "pid": -1, "since": "s"}'):
@@ -279,15 +281,15 @@ def test_nobody_holds_a_lock_that_is_free_or_not_there(archive: Path, tmp_path: 
         assert holder_of(archive) is None
 
 
-def test_process_that_only_has_the_number_of_a_dead_build_is_not_taken_for_it(archive: Path) -> None:
+def test_another_process_with_the_pid_of_a_dead_build_is_not_the_holder(archive: Path) -> None:
     said = {"host": HOST, "pid": os.getpid(), "since": "2026-01-01T00:00:00+00:00"}
     (archive / "build.lock").write_text(json.dumps(said))
     assert holder_of(archive).alive is False
-    with BuildLock(archive):  # nor does the question keep the lock
+    with BuildLock(archive):  # the query does not keep the lock
         assert holder_of(archive).alive is True
 
 
-def test_lock_of_another_host_is_believed(archive: Path) -> None:
+def test_lock_of_another_host_is_reported(archive: Path) -> None:
     said = {"host": "elsewhere.example", "pid": 1, "since": "2026-01-01T00:00:00+00:00"}
     (archive / "build.lock").write_text(json.dumps(said))
     execute(archive, "UPDATE builds SET finished = NULL")

@@ -61,7 +61,7 @@ def wide_survey() -> np.ndarray:
 
 
 @given(st.lists(st.floats(0, 359.99), min_size=1, max_size=20), st.floats(0, 360))
-def test_middle_is_that_of_the_shortest_arc_wherever_it_lies(offsets: list[float], turn: float) -> None:
+def test_middle_is_the_middle_of_the_shortest_arc_at_any_ra(offsets: list[float], turn: float) -> None:
     ra = (np.array(offsets) / 3 + turn) % 360  # within 120 deg
     away = (ra - middle_ra(ra) + 180) % 360 - 180
     assert away.max() == pytest.approx(-away.min(), abs=1e-6)
@@ -145,7 +145,7 @@ def figure(request: pytest.FixtureRequest, survey: Path, demo_archive: Path) -> 
 
 
 def texts(figure: Any) -> list[Any]:
-    """Return the visible texts of a figure, without matplotlib's hidden labels of ticks beyond the ends of an axis."""
+    """Return the visible texts of a figure, without matplotlib's hidden tick labels beyond the ends of an axis."""
     unseen = set()
     for axis in figure.findobj(Axis):
         low, high = sorted(axis.get_view_interval())
@@ -156,7 +156,7 @@ def texts(figure: Any) -> list[Any]:
     return [text for text in written if text not in unseen]
 
 
-def test_nothing_written_lies_over_anything_else_or_off_the_page(figure: Any) -> None:
+def test_no_text_overlaps_another_or_leaves_the_page(figure: Any) -> None:
     boxes = [(text.get_text(), text.get_window_extent()) for text in texts(figure)]
     assert len(boxes) > 30
     page = figure.bbox
@@ -189,7 +189,7 @@ def test_every_map_has_all_tiles(figure: Any, request: pytest.FixtureRequest) ->
         assert all(left < x.min() < x.max() < right for x in drawn)
 
 
-def test_thresholds_stand_where_the_recipe_has_them_in_their_bands_colour(figure: Any, survey: Path) -> None:
+def test_thresholds_are_drawn_at_the_recipes_values_in_their_bands_colours(figure: Any, survey: Path) -> None:
     noise = [axes for axes in figure.axes if axes.get_xlabel() == "background RMS (image units)"]
     if not noise:
         pytest.skip("the picture has no thresholds")
@@ -199,33 +199,35 @@ def test_thresholds_stand_where_the_recipe_has_them_in_their_bands_colour(figure
 
 
 @given(st.lists(st.text(min_size=1, max_size=4), min_size=1, max_size=9, unique=True))
-def test_bands_have_colours_of_their_own(bands: list[str]) -> None:
+def test_up_to_six_bands_have_distinct_colours(bands: list[str]) -> None:
     colors = band_colors(bands)
     assert list(colors) == bands
     if len(bands) <= 6:
         assert len(set(colors.values())) == len(bands)
 
 
-def test_usual_bands_look_the_same_whichever_others_there_are() -> None:
+def test_colour_of_a_usual_band_does_not_depend_on_the_other_bands() -> None:
     assert band_colors(["r"])["r"] == band_colors(["g", "r", "Y"])["r"] == band_colors(list("ugrizy"))["r"]
 
 
 @pytest.mark.parametrize(("ending", "begins"), [("png", b"\x89PNG\r\n"), ("pdf", b"%PDF-"), ("svg", b"<?xml")])
-def test_picture_is_of_the_kind_its_name_says(demo_archive: Path, tmp_path: Path, ending: str, begins: bytes) -> None:
+def test_picture_has_the_format_of_its_file_name(
+    demo_archive: Path, tmp_path: Path, ending: str, begins: bytes
+) -> None:
     path = tmp_path / f"picture.{ending}"
     result = run("status", demo_archive, "--plot", path)
     assert (result.exit_code, result.stderr) == (0, "")
     assert path.read_bytes().startswith(begins)
 
 
-def test_plan_draws_beside_what_it_tells(survey: Path, tmp_path: Path) -> None:
+def test_plan_draws_and_also_prints_the_forecast(survey: Path, tmp_path: Path) -> None:
     result = run("plan", survey / "survey.toml", "--sample", 1, "--plot", tmp_path / "plan.pdf")
     assert result.exit_code == 0
     assert result.stdout.startswith("Demo: 2 tiles, ")
     assert (tmp_path / "plan.pdf").stat().st_size > 10_000
 
 
-def test_tiles_that_are_left_or_never_had_a_shard_are_told(demo_survey: Path, tmp_path: Path) -> None:
+def test_picture_counts_the_failed_tiles_without_a_shard(demo_survey: Path, tmp_path: Path) -> None:
     survey = Path(shutil.copytree(demo_survey, tmp_path / "survey"))
     next(survey.glob("*/*_cat.fits")).unlink()
     from archive_builder.builder.driver import build
@@ -237,7 +239,7 @@ def test_tiles_that_are_left_or_never_had_a_shard_are_told(demo_survey: Path, tm
     assert any("not drawn: 1 that failed and never had a shard" in text.get_text() for text in texts(figure))
 
 
-# ---- what may go wrong
+# ---- errors
 
 
 @pytest.mark.parametrize("command", ["plan", "status"])
@@ -248,7 +250,7 @@ def test_tiles_that_are_left_or_never_had_a_shard_are_told(demo_survey: Path, tm
         ("nowhere/x.png", "nowhere does not exist: create it"),
     ],
 )
-def test_picture_that_cannot_be_written_is_refused_before_the_work(
+def test_picture_that_cannot_be_written_is_refused_before_the_command_runs(
     demo_survey: Path, demo_archive: Path, tmp_path: Path, command: str, name: str, words: str
 ) -> None:
     what = demo_survey / "survey.toml" if command == "plan" else demo_archive
@@ -258,7 +260,7 @@ def test_picture_that_cannot_be_written_is_refused_before_the_work(
 
 
 @pytest.mark.parametrize("command", ["plan", "status"])
-def test_missing_matplotlib_is_one_line_with_the_remedy(
+def test_missing_matplotlib_is_an_error_on_one_line_with_the_remedy(
     demo_survey: Path, demo_archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)

@@ -1,4 +1,4 @@
-"""Ctrl-C: one line that says how to go on, the status 130, and an archive that is whole."""
+"""Ctrl-C: one line that says how to continue, exit status 130, and a whole archive."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ CONTINUES = "interrupted: run the same command again to continue from here"
 
 
 def interrupt(arguments: list[object], ready: Callable[[], bool]) -> tuple[int, str, str]:
-    """Run a command, press Ctrl-C when it is ready; return its status, stdout and stderr."""
+    """Run a command and press Ctrl-C when ``ready`` is true; return exit status, stdout and stderr."""
     process = subprocess.Popen(
         [sys.executable, "-m", "archive_builder", *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        # Who starts the tests in the background has them ignore Ctrl-C, which is inherited.
+        # A background shell ignores Ctrl-C, and its child processes inherit that.
         preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
     while not ready():
@@ -46,7 +46,7 @@ def messages(log: Path) -> list[str]:
     return [json.loads(line)["message"] for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
-def test_interrupted_build_says_how_to_continue_and_does(
+def test_interrupted_build_prints_how_to_continue_and_continues(
     tmp_path: Path, same_archives: Callable[[Path, Path], None]
 ) -> None:
     recipe = make_survey(tmp_path / "survey", tiles=3, tile_size=400, objects=30, seed=5)
@@ -70,7 +70,7 @@ def test_interrupted_build_says_how_to_continue_and_does(
     same_archives(archive, whole)
 
 
-def test_interrupted_export_says_how_to_continue_and_does(demo_archive: Path, tmp_path: Path) -> None:
+def test_interrupted_export_prints_how_to_continue_and_continues(demo_archive: Path, tmp_path: Path) -> None:
     from archive_builder import Archive
 
     with Archive(demo_archive) as archive:
@@ -91,7 +91,7 @@ def test_interrupted_export_says_how_to_continue_and_does(demo_archive: Path, tm
     assert report["kept"] >= 1
 
 
-def test_interrupted_plan_leaves_nothing(demo_survey: Path, tmp_path: Path) -> None:
+def test_interrupted_plan_leaves_no_files(demo_survey: Path, tmp_path: Path) -> None:
     work, log = tmp_path / "work", tmp_path / "log"
     work.mkdir()
     command: list[object] = ["plan", demo_survey / "survey.toml", "--work", work, "--log-json", log]
@@ -105,7 +105,7 @@ def test_interrupted_plan_leaves_nothing(demo_survey: Path, tmp_path: Path) -> N
     ("options", "text"),
     [([], "interrupted: nothing was changed"), (["--repair"], CONTINUES)],
 )
-def test_interrupted_verify_says_whether_it_changed_anything(
+def test_interrupted_verify_prints_whether_the_archive_changed(
     options: list[str], text: str, demo_archive: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from archive_builder.maintain import repair

@@ -1,4 +1,4 @@
-"""``-q``, ``-v`` and ``--log-json`` of the commands that take long."""
+"""``-q``, ``-v`` and ``--log-json`` of long-running commands."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_failed_tile_is_one_error_line_at_every_verbosity(
 
 
 @pytest.mark.parametrize("command", ["plan", "verify", "reindex", "export"])
-def test_other_long_commands_have_the_options_too(
+def test_other_long_commands_have_the_same_options(
     command: str, demo_survey: Path, demo_archive: Path, tmp_path: Path
 ) -> None:
     archive = shutil.copytree(demo_archive, tmp_path / "archive")
@@ -91,7 +91,7 @@ def test_other_long_commands_have_the_options_too(
         "reindex": [archive, "--workers", 1],
         "export": [archive, wanted, "-o", tmp_path / "out"],
     }
-    status = 1 if command == "export" else 0  # its object is not there
+    status = 1 if command == "export" else 0  # the list names an unknown object
     log = tmp_path / "log.jsonl"
     told = run(command, *arguments[command], "-v", "--log-json", log, "--json")
     assert told.exit_code == status, told.stderr
@@ -125,10 +125,10 @@ def test_log_that_cannot_be_opened_is_a_wrong_request(demo_archive: Path, tmp_pa
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
-def test_full_disk_ends_the_log_and_not_the_command(demo_archive: Path) -> None:
+def test_full_disk_ends_the_log_but_not_the_command(demo_archive: Path) -> None:
     result = run("verify", demo_archive, "--workers", 1, "--log-json", "/dev/full")
     assert (result.exit_code, result.stdout) == (0, "all is well\n")
-    assert result.stderr == "warning: log /dev/full: ends here, it cannot be written (No space left on device)\n"
+    assert result.stderr == "warning: log /dev/full: ends here: cannot be written (No space left on device)\n"
 
 
 def test_handlers_are_removed_after_the_command(demo_archive: Path, tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_handlers_are_removed_after_the_command(demo_archive: Path, tmp_path: Pa
     assert (package.level, package.handlers) == before
 
 
-def test_any_value_can_be_a_field(tmp_path: Path) -> None:
+def test_log_accepts_any_value_as_a_field(tmp_path: Path) -> None:
     handler = JsonHandler(tmp_path / "log")
     log = logging.getLogger("a test of its own")
     log.addHandler(handler)

@@ -1,4 +1,4 @@
-"""Bands on the command line, in an archive whose bands have names of several letters."""
+"""Bands on the command line, in an archive with band names of several letters."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def run(*arguments: object) -> Result:
 
 @pytest.fixture(scope="module")
 def hubble(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Archive of the demo survey with Hubble's names for its bands, and no colour pictures."""
+    """Archive of the demo survey with Hubble's band names, without colour pictures."""
     folder = tmp_path_factory.mktemp("hubble")
     recipe = make_survey(folder / "survey", tiles=1, tile_size=400, objects=20, seed=3)
     for band, name in NAMES.items():
@@ -45,7 +45,7 @@ def object_id(hubble: Path) -> int:
         return int(next(archive.batches(size=8)).object_id[0])
 
 
-def test_get_takes_names_with_commas_or_one_name(hubble: Path, object_id: int, tmp_path: Path) -> None:
+def test_get_accepts_names_with_commas_or_one_name(hubble: Path, object_id: int, tmp_path: Path) -> None:
     with Archive(hubble) as archive:
         whole = archive.get(object_id).data
     names = list(NAMES.values())
@@ -57,7 +57,7 @@ def test_get_takes_names_with_commas_or_one_name(hubble: Path, object_id: int, t
         np.testing.assert_array_equal(np.load(tmp_path / "c.npy"), whole[[names.index(band) for band in wanted]])
 
 
-def test_composite_takes_names_with_commas(hubble: Path, object_id: int, tmp_path: Path) -> None:
+def test_composite_accepts_names_with_commas(hubble: Path, object_id: int, tmp_path: Path) -> None:
     rgb = ("F160W", "F814W", "F606W")
     done = run("get", hubble, object_id, "--rgb", ",".join(rgb), "-o", tmp_path / "c.png")
     assert done.exit_code == 0, done.stderr
@@ -69,7 +69,7 @@ def test_composite_takes_names_with_commas(hubble: Path, object_id: int, tmp_pat
     assert Style(rgb=np.array(rgb)) == Style(rgb=list(rgb)) == Style(rgb=rgb)
 
 
-def test_export_takes_names_with_commas(hubble: Path, object_id: int, tmp_path: Path) -> None:
+def test_export_accepts_names_with_commas(hubble: Path, object_id: int, tmp_path: Path) -> None:
     wanted = tmp_path / "list.csv"
     wanted.write_text(f"ID\n{object_id}\n")
     options = ("--format", "npy", "--format", "png", "--bands", "F606W,F160W,F814W", "--rgb", "F160W,F814W,F606W")
@@ -100,7 +100,7 @@ def test_unknown_band_is_a_wrong_request(
 
 
 @pytest.mark.parametrize("pack", [[], ["--pack", "webdataset"]])
-def test_wrong_composite_is_the_reason_of_its_rows_and_no_failure_to_write(
+def test_wrong_composite_is_reported_as_the_reason_of_its_rows(
     pack: list[str], hubble: Path, object_id: int, tmp_path: Path
 ) -> None:
     wanted = tmp_path / "list.csv"

@@ -14,12 +14,12 @@ from archive_builder.cli.main import main
 COMMANDS = sorted(main.commands)
 
 
-def test_commands_are_the_agreed_ones() -> None:
+def test_commands_are_the_documented_ones() -> None:
     assert {"build", "demo", "export", "get", "plan", "reindex", "status", "verify"} <= set(COMMANDS)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_says_what_a_command_does_with_an_example_and_a_text_for_every_option(command: str) -> None:
+def test_help_describes_the_command_with_an_example_and_every_option(command: str) -> None:
     for option in ("-h", "--help"):
         page = CliRunner().invoke(main, [command, option], terminal_width=80)
         assert page.exit_code == 0
@@ -49,7 +49,7 @@ def test_help_says_what_a_command_does_with_an_example_and_a_text_for_every_opti
         (KeyboardInterrupt(), 130, "interrupted: nothing was changed"),
     ],
 )
-def test_error_is_one_line_and_an_exit_status(
+def test_error_gives_one_line_and_its_exit_status(
     raised: BaseException, status: int, line: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def fail(**options: object) -> None:

@@ -1,4 +1,4 @@
-"""Progress of a command on a terminal, on other files, and at every verbosity."""
+"""Progress of a command on a terminal, in a file, and at every verbosity."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Terminal(StringIO):
         return True
 
 
-def test_every_advance_is_a_line() -> None:
+def test_every_advance_prints_a_line() -> None:
     stream = StringIO()
     with Meter(stream, "tile") as meter:
         meter.start(2)
@@ -25,7 +25,7 @@ def test_every_advance_is_a_line() -> None:
     assert [line.split(" (")[0] for line in stream.getvalue().splitlines()] == ["[1/2] one", "[2/2] two"]
 
 
-def test_short_work_leaves_no_line_and_long_work_a_line_each_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_short_work_prints_no_line_and_long_work_prints_one_each_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr(progress.time, "monotonic", lambda: now)
     stream = StringIO()
@@ -59,7 +59,7 @@ def shown(stream: StringIO, verbosity: Verbosity) -> str:
     return stream.getvalue()
 
 
-def test_terminal_gets_a_bar_with_urgent_news_above() -> None:
+def test_terminal_shows_a_bar_with_urgent_news_above() -> None:
     text = shown(Terminal(), Verbosity.USUAL)
     assert "2/2" in text
     assert "urgent news\n" in text

@@ -1,4 +1,4 @@
-"""Bulk requests: every row answered, files and packs that other programs read, and repeats that only add."""
+"""Bulk exports: an answer for every row, files and packs for other programs, and repeats that only add files."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from archive_builder.store.shard_reader import Shard
 
 
 def objects(archive: Path) -> dict[str, list[int]]:
-    """Return the archive's object IDs by what became of them, as SQLite has them."""
+    """Return the archive's object IDs by status, read from SQLite."""
     with sqlite3.connect(archive / "index.sqlite") as index:
         rows = index.execute("SELECT status, object_id FROM objects ORDER BY object_id").fetchall()
     kinds = ("stored", "noise", "blank", "outside")
@@ -53,7 +53,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 def manifest(folder: Path) -> list[dict[str, str]]:
-    """Return the manifest's rows as its CSV has them, once it is known that its Parquet has the same."""
+    """Return the rows of manifest.csv, after a check that manifest.parquet has the same rows."""
     with (folder / "manifest.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     other = parquet.read_table(folder / "manifest.parquet").to_pylist()
@@ -71,7 +71,7 @@ def run(*arguments: object) -> Result:
 
 @pytest.fixture(scope="module")
 def mixed(demo_archive: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path, Path, Result]:
-    """Rows of a list with everything that can be in one, the list, and its export."""
+    """A list with every kind of row: its rows, its path, its export and the result of the command."""
     folder = tmp_path_factory.mktemp("mixed")
     kinds = objects(demo_archive)
     stored = [f"{object_id},," for object_id in kinds["stored"]]
@@ -119,7 +119,7 @@ def test_every_row_is_answered_in_the_order_of_the_list(mixed: Any, demo_archive
         assert answer["tile"] or object_id not in expected or reason == "not a size"
 
 
-def test_a_failed_row_makes_exit_status_one_and_one_line_of_counts(mixed: Any) -> None:
+def test_a_failed_row_gives_exit_status_one_and_one_line_of_counts(mixed: Any) -> None:
     rows, _, folder, result = mixed
     answers = manifest(folder)
     failed = [answer for answer in answers if answer["status"] == "failed"]
@@ -130,7 +130,7 @@ def test_a_failed_row_makes_exit_status_one_and_one_line_of_counts(mixed: Any) -
     assert f"{len(rows) - len(failed)} of {len(rows)} rows served" in result.stdout
 
 
-def test_files_hold_the_pixels_of_their_object_at_the_size_asked(mixed: Any, demo_archive: Path) -> None:
+def test_files_hold_the_pixels_of_their_object_at_the_requested_size(mixed: Any, demo_archive: Path) -> None:
     rows, _, folder, _ = mixed
     with Archive(demo_archive) as archive:
         compared = 0
@@ -157,7 +157,7 @@ def test_rows_of_one_object_share_a_file_only_at_the_same_size(mixed: Any, demo_
     for row, answer in zip(rows, manifest(folder), strict=True):
         files.setdefault(row, set()).add(answer["file"])
     home = f"{a // 1000}/{a}"
-    assert files[f"{a},,"] == {f"{home}.fits"}  # of two rows
+    assert files[f"{a},,"] == {f"{home}.fits"}  # two rows share this file
     assert files[f"{a},0.2,0.1"] == {f"{home}_46x23.fits"}
     assert files[f"{a},0.1,"] == files[f"{a},,0.1"] == {f"{home}_23x23.fits"}
     assert files[f"{b},0.1,0.1"] == {f"{b // 1000}/{b}_23x23.fits"}
@@ -165,7 +165,7 @@ def test_rows_of_one_object_share_a_file_only_at_the_same_size(mixed: Any, demo_
     assert there == {name for names in files.values() for name in names} - {""}
 
 
-def test_a_repeat_makes_what_is_missing_and_leaves_the_same_tree(
+def test_a_repeat_writes_the_missing_files_and_gives_the_same_tree(
     mixed: Any, demo_archive: Path, tmp_path: Path
 ) -> None:
     _, path, folder, _ = mixed
@@ -173,7 +173,7 @@ def test_a_repeat_makes_what_is_missing_and_leaves_the_same_tree(
     first, second, third = [copy / answer["file"] for answer in manifest(folder)[:3]]
     untouched = third.stat().st_mtime_ns
     first.unlink()
-    second.write_bytes(b"")  # what a power failure leaves
+    second.write_bytes(b"")  # a power failure can leave an empty file
     (copy / "manifest.csv").unlink()
     (first.parent / f".{first.name}.0123456789abcdef.123.part").write_bytes(b"half")
     again = run(demo_archive, path, "-o", copy, "--size", "40px", "--bands", "ig", "--json")
@@ -226,7 +226,7 @@ def test_a_repeat_with_another_list_is_refused(mixed: Any, demo_archive: Path, t
         (["gone.csv"], "gone.csv"),
     ],
 )
-def test_a_wrong_request_makes_exit_status_two_and_no_folder(
+def test_a_wrong_request_gives_exit_status_two_and_no_folder(
     demo_archive: Path, tmp_path: Path, arguments: list[str], says: str
 ) -> None:
     path = write_list(tmp_path / "list.csv", "ID", [1])
@@ -236,14 +236,14 @@ def test_a_wrong_request_makes_exit_status_two_and_no_folder(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_of_something_else_is_left_alone(demo_archive: Path, tmp_path: Path) -> None:
+def test_a_folder_that_is_no_export_is_refused_and_stays_unchanged(demo_archive: Path, tmp_path: Path) -> None:
     path = write_list(tmp_path / "list.csv", "ID", [1])
     with pytest.raises(RequestError, match=r"holds list\.csv and is no export"):
         export(demo_archive, path, tmp_path)
     assert os.listdir(tmp_path) == ["list.csv"]
 
 
-def test_two_exports_do_not_work_in_one_folder(demo_archive: Path, tmp_path: Path) -> None:
+def test_a_second_export_into_the_same_folder_is_refused(demo_archive: Path, tmp_path: Path) -> None:
     path = write_list(tmp_path / "list.csv", "ID", [1])
     (tmp_path / "out").mkdir()
     descriptor = os.open(tmp_path / "out", os.O_RDONLY)
@@ -253,7 +253,7 @@ def test_two_exports_do_not_work_in_one_folder(demo_archive: Path, tmp_path: Pat
     os.close(descriptor)
 
 
-def test_a_list_that_is_served_whole_makes_exit_status_zero_in_every_format(demo_archive: Path, tmp_path: Path) -> None:
+def test_a_completely_served_list_gives_exit_status_zero_in_every_format(demo_archive: Path, tmp_path: Path) -> None:
     ids = objects(demo_archive)["stored"][:3]
     assert len(ids) == 3
     path = write_list(tmp_path / "list.csv", "ID", ids)
@@ -276,7 +276,7 @@ def test_a_list_that_is_served_whole_makes_exit_status_zero_in_every_format(demo
                 assert (picture.size, picture.mode) == ((30, 30), "RGB")
 
 
-def test_an_hdf5_pack_has_every_cutout_once_and_the_manifest_tells_where(demo_archive: Path, tmp_path: Path) -> None:
+def test_an_hdf5_pack_has_every_cutout_once_at_the_place_in_the_manifest(demo_archive: Path, tmp_path: Path) -> None:
     ids = objects(demo_archive)["stored"]
     path = write_list(tmp_path / "list.csv", "ID", [*ids[::-1], ids[3], 5])
     report = export(demo_archive, path, tmp_path / "out", size=(20, 30), pack="hdf5", prefix="p")
@@ -301,7 +301,7 @@ def test_an_hdf5_pack_has_every_cutout_once_and_the_manifest_tells_where(demo_ar
     assert tree(tmp_path / "out") == before
 
 
-def test_one_damaged_cutout_of_an_hdf5_pack_costs_no_other(demo_archive: Path, tmp_path: Path) -> None:
+def test_one_damaged_cutout_of_an_hdf5_pack_leaves_the_others_readable(demo_archive: Path, tmp_path: Path) -> None:
     archive_path = tmp_path / "archive"
     shutil.copytree(demo_archive, archive_path)
     ids = objects(demo_archive)["stored"]
@@ -360,7 +360,7 @@ def test_positions_are_cut_named_and_packed_like_objects(demo_archive: Path, tmp
     answers = manifest(tmp_path / "out")
     assert [answer["reason"] for answer in answers] == reasons
     assert [answer["ra"] for answer in answers] == [row.split(",")[0] for row in rows]
-    assert answers[2]["file"] == answers[0]["file"]  # a turn further
+    assert answers[2]["file"] == answers[0]["file"]  # RA minus 360 deg
     for answer, place, data in zip(answers, places, cutouts, strict=False):
         np.testing.assert_array_equal(np.load(tmp_path / "out" / answer["file"]), data)
         hours, sign = place[0] / 15, "-" if place[1] < 0 else "+"
@@ -372,7 +372,7 @@ def test_positions_are_cut_named_and_packed_like_objects(demo_archive: Path, tmp
 
 def test_an_hdf5_pack_of_positions_has_the_pixels_at_each_position(demo_archive: Path, tmp_path: Path) -> None:
     with Archive(demo_archive) as archive:
-        assert archive.has_color  # a picture in the survey's colours needs no pixels; an HDF5 pack does
+        assert archive.has_color  # a picture in the survey's colours needs no pixels, but an HDF5 pack needs them
         sky = [(archive.get(i).ra, archive.get(i).dec) for i in objects(demo_archive)["stored"][:3]]
         cutouts = {position: archive.at(position, size=24).data for position in sky}
     path = write_list(tmp_path / "list.csv", "RA,DEC", [f"{ra!r},{dec!r}" for ra, dec in sky])
@@ -386,7 +386,7 @@ def test_an_hdf5_pack_of_positions_has_the_pixels_at_each_position(demo_archive:
 
 
 def check_tar(folder: Path, cutouts: list[np.ndarray]) -> None:
-    """Read a WebDataset as its readers do: a sample is the run of files with the same name up to the first dot."""
+    """Compare a WebDataset, read like its usual readers: files with one name up to the first dot form a sample."""
     samples: dict[str, dict[str, bytes]] = {}
     with tarfile.open(folder / "00000.tar") as piece:
         for member in piece:
@@ -407,7 +407,7 @@ def check_tar(folder: Path, cutouts: list[np.ndarray]) -> None:
         assert (described["ra"], described["dec"]) == pytest.approx((float(answer["ra"]), float(answer["dec"])))
 
 
-def test_a_broken_shard_costs_its_rows_until_it_is_mended(demo_archive: Path, tmp_path: Path) -> None:
+def test_a_broken_shard_fails_its_rows_until_it_is_restored(demo_archive: Path, tmp_path: Path) -> None:
     archive = shutil.copytree(demo_archive, tmp_path / "archive")
     ids = objects(archive)["stored"]
     path = write_list(tmp_path / "list.csv", "ID", ids)
@@ -428,7 +428,7 @@ def test_a_broken_shard_costs_its_rows_until_it_is_mended(demo_archive: Path, tm
     assert (report.failures, report.made, report.kept) == ({}, len(lost), len(ids) - len(lost))
 
 
-def test_positions_are_refused_by_an_archive_that_keeps_stamps_only(demo_survey: Path, tmp_path: Path) -> None:
+def test_an_archive_of_stamps_refuses_positions(demo_survey: Path, tmp_path: Path) -> None:
     recipe = (demo_survey / "survey.toml").read_text().replace('root = "."', f'root = "{demo_survey}"')
     changed = re.sub(r"(?m)^layout\s*=.*$", 'layout = "stamps"', recipe)
     assert changed != recipe
@@ -439,7 +439,7 @@ def test_positions_are_refused_by_an_archive_that_keeps_stamps_only(demo_survey:
     assert (result.exit_code, "give object IDs" in result.stderr) == (2, True)
 
 
-def test_a_picture_of_too_few_bands_is_a_failure_that_the_manifest_explains(demo_archive: Path, tmp_path: Path) -> None:
+def test_a_picture_of_too_few_bands_fails_with_a_reason_in_the_manifest(demo_archive: Path, tmp_path: Path) -> None:
     path = write_list(tmp_path / "list.csv", "ID", objects(demo_archive)["stored"][:1])
     options = {"formats": ["fits", "png"], "bands": "gi", "size": 8, "style": Style(color="lupton")}
     assert export(demo_archive, path, tmp_path / "out", **options).failures == {"failed": 1}
@@ -447,7 +447,7 @@ def test_a_picture_of_too_few_bands_is_a_failure_that_the_manifest_explains(demo
     assert set(tree(tmp_path / "out")) == {"export.json", "manifest.csv", "manifest.parquet"}
 
 
-def test_an_empty_list_is_served_whole(demo_archive: Path, tmp_path: Path) -> None:
+def test_an_empty_list_gives_exit_status_zero_and_an_empty_manifest(demo_archive: Path, tmp_path: Path) -> None:
     result = run(demo_archive, write_list(tmp_path / "list.csv", "ID", []), "-o", tmp_path / "out")
     assert result.exit_code == 0
     assert manifest(tmp_path / "out") == []
@@ -457,7 +457,7 @@ def test_an_empty_list_is_served_whole(demo_archive: Path, tmp_path: Path) -> No
 @given(
     tiles=st.lists(st.lists(st.sampled_from([1, 2, 30, 700, 2500]), min_size=1, max_size=8), max_size=12),
 )
-def test_jobs_keep_the_rows_of_an_object_together_and_are_neither_huge_nor_tiny(tiles: list[list[int]]) -> None:
+def test_jobs_keep_the_rows_of_an_object_together_and_have_similar_sizes(tiles: list[list[int]]) -> None:
     counts = [(number, count) for number, objects in enumerate(tiles) for count in objects]
     tile = np.repeat([number for number, _ in counts], [count for _, count in counts]).astype(np.int32)
     place = np.repeat(np.arange(len(counts)), [count for _, count in counts])

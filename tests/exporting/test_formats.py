@@ -1,4 +1,4 @@
-"""Every format of a cutout, read back with other people's libraries: fitsio, Pillow, tifffile, numpy."""
+"""Every file format of a cutout, read back by other libraries: fitsio, Pillow, tifffile, numpy."""
 
 import re
 import resource
@@ -34,7 +34,7 @@ TAN = "CTYPE1  = 'RA---TAN'\nCTYPE2  = 'DEC--TAN'\nCRVAL1  = 54.0\nCRVAL2  = -28
 
 @pytest.fixture(scope="module")
 def survey(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a survey of one tile, whose recipe keeps all planes."""
+    """Folder of a survey of one tile; its recipe keeps all planes."""
     folder = tmp_path_factory.mktemp("formats") / "survey"
     recipe = make_survey(folder, tiles=1, tile_size=400, objects=60, seed=3)
     recipe.write_text(recipe.read_text() + 'planes = ["WGT", "MSK"]\n')
@@ -50,25 +50,25 @@ def archive(survey: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 def stored(archive: Archive) -> list[int]:
-    """Return all IDs that have a cutout, the most central first."""
+    """Return the IDs of all objects with a cutout, the most central first."""
     table = archive.cone_search(CENTRE, "1 deg")
     return [int(object_id) for object_id in table["object_id"][table["status"] == "stored"]]
 
 
 @pytest.fixture
 def cutout(archive: Archive) -> Cutout:
-    """A cutout that is not square, of bands out of order."""
+    """A non-square cutout with bands in an unusual order."""
     return archive.get(stored(archive)[0], size=(60, 81), bands="Yir")
 
 
 def source(survey: Path, band: str, plane: str) -> tuple[NDArray, fitsio.FITSHDR]:
-    """Return an image of the tile and its header, as cfitsio unpacks it."""
+    """Return an image of the tile and its header, as cfitsio decompresses them."""
     (path,) = survey.glob(f"*/*_{band}.fits.fz")
     return fitsio.read(str(path), ext=plane, header=True)
 
 
 def window(image: NDArray, cutout: Cutout, off: float) -> NDArray:
-    """Cut a padded tile."""
+    """Cut the window of a cutout out of a padded tile."""
     margin = 300
     y, x = cutout.origin[1] + margin, cutout.origin[0] + margin
     ny, nx = cutout.shape
@@ -76,7 +76,7 @@ def window(image: NDArray, cutout: Cutout, off: float) -> NDArray:
 
 
 def same_bits(one: NDArray, other: NDArray) -> bool:
-    """Tell whether float32 arrays are equal bit by bit, whatever their byte order."""
+    """Return True if float32 arrays are equal bit by bit, in any byte order."""
     bits = [np.ascontiguousarray(array, dtype=np.float32).view(np.uint32) for array in (one, other)]
     return np.array_equal(*bits)
 
@@ -100,7 +100,9 @@ def test_fitsio_reads_every_image_of_a_fits_file(
             np.testing.assert_allclose(weight, true_weight, rtol=0.0101, atol=0)
 
 
-def test_header_says_in_fitsio_what_the_cutout_is(archive: Archive, survey: Path, tmp_path: Path) -> None:
+def test_fitsio_reads_the_description_of_the_cutout_from_its_header(
+    archive: Archive, survey: Path, tmp_path: Path
+) -> None:
     some = stored(archive)[::20]
     assert len(some) == 3
     for object_id in some:
@@ -131,7 +133,7 @@ def test_qstep_and_bkgrms_of_a_header_hold_for_its_pixels(archive: Archive, tmp_
         pixels, header = fitsio.read(str(tmp_path / "c.fits"), ext=f"SCI_{band}", header=True)
         steps = pixels[np.isfinite(pixels)] / header["QSTEP"]
         np.testing.assert_array_equal(steps, np.rint(steps))
-        below = np.nanmedian(pixels) - np.nanpercentile(pixels, 16)  # of Gaussian noise, one RMS
+        below = np.nanmedian(pixels) - np.nanpercentile(pixels, 16)  # one RMS of Gaussian noise
         assert header["BKGRMS"] == pytest.approx(below, rel=0.25)
         assert header["BKGRMS"] / 24 < header["QSTEP"] < header["BKGRMS"] / 8
 
@@ -153,19 +155,19 @@ def test_one_band_files_hold_the_images_of_the_whole_file(cutout: Cutout, tmp_pa
 
 
 def cut_header(cards: str, origin: tuple[int, int] = (100, 20)) -> fits.Header:
-    """Return the header of a cutout of a tile that has some further cards."""
+    """Return the header of a cutout of a tile with further cards."""
     template = TileHeaders({"g": f"{TAN}\n{cards}"}).template("g")
     return fits.Header.fromstring(template.fill([], origin, []))
 
 
-def test_alternate_wcs_moves_along_with_the_cut_whether_or_not_it_names_its_pixel() -> None:
+def test_alternate_wcs_moves_with_the_cut_with_and_without_its_own_crpix() -> None:
     linear = "CTYPE1A = 'LINEAR'\nCTYPE2A = 'LINEAR'\nCRVAL1A = 4000.0\nCRVAL2A = 8000.0"
     for pixel, first in (("\nCRPIX1A = 1.0\nCRPIX2A = 1.0", 4000.0), ("", 4001.0)):
         wcs = WCS(cut_header(linear + pixel), key="A")
         np.testing.assert_allclose(wcs.all_pix2world(7, 9, 0), (first + 107, first + 4000 + 29))
 
 
-def test_physical_coordinates_of_iraf_and_ds9_are_the_tiles() -> None:
+def test_physical_coordinates_of_iraf_and_ds9_equal_the_tiles() -> None:
     header = cut_header("LTV1    = -30.0\nLTV2    = 5\nLTM1_1  = 0.5\nLTM2_2  = 1.0")
     # physical = (image - LTV) / LTM, with image pixels from 1
     assert ((1 - header["LTV1"]) / header["LTM1_1"], 1 - header["LTV2"]) == ((101 + 30) / 0.5, 21 - 5)
@@ -175,14 +177,14 @@ def test_physical_coordinates_of_iraf_and_ds9_are_the_tiles() -> None:
     "card",
     ["CRPIX1P = 'abc'", "CRPIX1P =", "foo     = 3", "FOO=3 / no space", "A B     = 3", "FOO     = not quoted"],
 )
-def test_card_that_is_no_good_does_not_keep_a_cutout_from_being_made(card: str) -> None:
+def test_invalid_card_does_not_prevent_a_cutout_header(card: str) -> None:
     template = TileHeaders({"g": f"{TAN}\n{card}"}).template("g")
     text = template.fill([], (100, 20), [])
     assert len(text) % 80 == 0
     assert re.search(r"CRPIX2  = +-20\.0 ", text)
 
 
-def test_header_that_astropy_gives_up_on_fails_its_tile_with_one_line(tmp_path: Path) -> None:
+def test_header_that_astropy_cannot_parse_fails_its_tile_with_one_line(tmp_path: Path) -> None:
     fits.PrimaryHDU(np.zeros((9, 9), dtype=np.float32), fits.Header({"SEEING": 1.5, "MARKER": 1})).writeto(
         tmp_path / "t.fits"
     )
@@ -208,7 +210,7 @@ def test_png_is_an_8_bit_rgb_picture_of_the_cutouts_size(cutout: Cutout, tmp_pat
 @pytest.mark.parametrize(
     ("style", "tag"), [({}, "JPEG"), ({"compression": "lzw"}, "LZW"), ({"compression": "none"}, "NONE")]
 )
-def test_tiff_is_an_8_bit_rgb_picture_packed_as_asked(
+def test_tiff_is_an_8_bit_rgb_picture_with_the_requested_compression(
     cutout: Cutout, tmp_path: Path, style: dict[str, str], tag: str
 ) -> None:
     cutout.write(tmp_path / "c.tiff", **style)
@@ -224,7 +226,7 @@ def test_tiff_is_an_8_bit_rgb_picture_packed_as_asked(
             np.testing.assert_array_equal(page.asarray(), cutout.color)
 
 
-def test_npy_is_the_cutouts_pixels(cutout: Cutout, tmp_path: Path) -> None:
+def test_npy_holds_the_cutouts_pixels(cutout: Cutout, tmp_path: Path) -> None:
     cutout.write(tmp_path / "c.npy")
     data = np.load(tmp_path / "c.npy", allow_pickle=False)
     assert data.dtype == np.float32
@@ -254,7 +256,7 @@ def test_npz_of_a_position_has_no_object_id(archive: Archive, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("ending", FORMATS)
-def test_files_written_twice_are_the_same_bytes(archive: Archive, tmp_path: Path, ending: str) -> None:
+def test_file_written_twice_has_the_same_bytes(archive: Archive, tmp_path: Path, ending: str) -> None:
     object_id = stored(archive)[5]
     archive.get(object_id, size=50).write(tmp_path / f"one.{ending}")
     with Archive(archive.path) as again:
@@ -272,7 +274,9 @@ def test_unknown_ending_is_refused_with_the_known_ones(cutout: Cutout, tmp_path:
 @pytest.mark.parametrize(
     ("name", "same_as"), [("C.FITS", "fits"), ("c.tif", "tiff"), ("c.Tiff", "tiff"), ("c.PNG", "png")]
 )
-def test_ending_may_be_in_capitals_and_tif_is_tiff(cutout: Cutout, tmp_path: Path, name: str, same_as: str) -> None:
+def test_ending_may_be_in_upper_case_and_tif_means_tiff(
+    cutout: Cutout, tmp_path: Path, name: str, same_as: str
+) -> None:
     for path in (tmp_path / name, tmp_path / f"other.{same_as}"):
         cutout.write(path)
     assert (tmp_path / name).read_bytes() == (tmp_path / f"other.{same_as}").read_bytes()
@@ -291,7 +295,7 @@ def test_ending_may_be_in_capitals_and_tif_is_tiff(cutout: Cutout, tmp_path: Pat
         {"minimum": float("nan")},
     ],
 )
-def test_picture_that_cannot_be_is_refused_in_one_line(
+def test_invalid_style_of_a_picture_is_refused_in_one_line(
     cutout: Cutout, tmp_path: Path, style: dict[str, object]
 ) -> None:
     with pytest.raises(RequestError, match=r"give a stretch|give one of") as caught:
@@ -300,7 +304,7 @@ def test_picture_that_cannot_be_is_refused_in_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_command_line_says_in_one_line_that_a_picture_cannot_be(archive: Archive, tmp_path: Path) -> None:
+def test_command_line_refuses_an_invalid_style_in_one_line(archive: Archive, tmp_path: Path) -> None:
     words = ["get", str(archive.path), str(stored(archive)[0]), "-o", str(tmp_path / "c.png"), "--stretch", "0"]
     failed = CliRunner().invoke(main, words)
     assert (failed.exit_code, failed.stderr.count("\n")) == (2, 1)
@@ -309,7 +313,7 @@ def test_command_line_says_in_one_line_that_a_picture_cannot_be(archive: Archive
 
 @contextmanager
 def files_of_at_most(size: int) -> Iterator[None]:
-    """Have the system refuse to make any file longer, as if the disk were full."""
+    """Limit the size of files; the operating system then refuses longer files, as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -323,7 +327,9 @@ def everything(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("name", ["missing/c.fits", "file/c.png", "folder.npz", f"{'x' * 250}.fits"])
-def test_file_that_cannot_be_written_is_one_line_and_leaves_nothing(cutout: Cutout, tmp_path: Path, name: str) -> None:
+def test_file_that_cannot_be_written_is_an_error_on_one_line_and_leaves_no_file(
+    cutout: Cutout, tmp_path: Path, name: str
+) -> None:
     (tmp_path / "file").write_text("in the way")
     (tmp_path / "folder.npz").mkdir()
     before = everything(tmp_path)
@@ -335,7 +341,7 @@ def test_file_that_cannot_be_written_is_one_line_and_leaves_nothing(cutout: Cuto
     assert everything(tmp_path) == before
 
 
-def test_full_disk_leaves_the_old_file_as_it_was(cutout: Cutout, tmp_path: Path) -> None:
+def test_full_disk_leaves_the_old_file_unchanged(cutout: Cutout, tmp_path: Path) -> None:
     (tmp_path / "c.fits").write_bytes(b"old")
     with (
         files_of_at_most(5000),

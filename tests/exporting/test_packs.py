@@ -1,4 +1,4 @@
-"""Pieces of a pack: whole or not there, on a full disk too."""
+"""Files of a pack: each is complete or missing, even on a full disk."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ except ArchiveBuilderError as error:
     print(error, flush=True)
 os._exit(0)  # HDF5 cannot close its file, and may crash at the end of the process
 """
-"""Writes a piece where the system refuses longer files, as if the disk were full."""
+"""Program that writes a pack file under a limit on file sizes, as on a full disk."""
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def sample_of(cutout: Cutout) -> Sample:
 
 @pytest.mark.parametrize("pack", ["hdf5", "webdataset"])
 @pytest.mark.parametrize("limit", [3_000, 20_000])
-def test_a_piece_that_the_disk_cannot_hold_is_one_line_and_leaves_the_old_file(
+def test_a_full_disk_is_an_error_on_one_line_and_leaves_the_old_piece(
     demo_archive: Path, cutout: Cutout, tmp_path: Path, pack: str, limit: int
 ) -> None:
     path = tmp_path / f"00000{PACKS[pack].suffix}"
@@ -69,7 +69,7 @@ def test_a_piece_that_the_disk_cannot_hold_is_one_line_and_leaves_the_old_file(
 
 
 @pytest.mark.parametrize("pack", ["hdf5", "webdataset"])
-def test_a_piece_is_as_it_was_if_its_block_fails(cutout: Cutout, tmp_path: Path, pack: str) -> None:
+def test_a_failed_block_leaves_no_new_piece(cutout: Cutout, tmp_path: Path, pack: str) -> None:
     path = tmp_path / f"00000{PACKS[pack].suffix}"
     with pytest.raises(KeyboardInterrupt), PACKS[pack](path, ["npy"], Style()) as piece:  # noqa: PT012
         piece.add(sample_of(cutout), cutout)
@@ -78,7 +78,7 @@ def test_a_piece_is_as_it_was_if_its_block_fails(cutout: Cutout, tmp_path: Path,
 
 
 @pytest.mark.parametrize("pack", ["hdf5", "webdataset"])
-def test_a_piece_without_cutouts_replaces_an_older_one_by_nothing(tmp_path: Path, pack: str) -> None:
+def test_a_piece_without_cutouts_removes_the_older_piece(tmp_path: Path, pack: str) -> None:
     path = tmp_path / f"00000{PACKS[pack].suffix}"
     path.write_bytes(b"of an earlier run")
     with PACKS[pack](path, ["npy"], Style()):
@@ -86,7 +86,7 @@ def test_a_piece_without_cutouts_replaces_an_older_one_by_nothing(tmp_path: Path
     assert os.listdir(tmp_path) == []
 
 
-def test_a_webdataset_of_pictures_that_cannot_be_drawn_has_no_file(cutout: Cutout, tmp_path: Path) -> None:
+def test_a_webdataset_without_drawable_pictures_has_no_file(cutout: Cutout, tmp_path: Path) -> None:
     with (
         PACKS["webdataset"](tmp_path / "00000.tar", ["png"], Style(color="lupton")) as piece,
         pytest.raises(RequestError, match="three bands"),
@@ -96,7 +96,7 @@ def test_a_webdataset_of_pictures_that_cannot_be_drawn_has_no_file(cutout: Cutou
 
 
 @pytest.mark.parametrize("pack", ["hdf5", "webdataset"])
-def test_a_piece_holds_its_samples_and_no_others(cutout: Cutout, tmp_path: Path, pack: str) -> None:
+def test_a_piece_holds_exactly_its_samples(cutout: Cutout, tmp_path: Path, pack: str) -> None:
     path, sample = tmp_path / f"00000{PACKS[pack].suffix}", sample_of(cutout)
     assert not PACKS[pack].holds(path, [sample])
     with PACKS[pack](path, ["npy"], Style()) as piece:

@@ -1,4 +1,4 @@
-"""Lists of bulk requests: every kind of file, every kind of row, and the names that positions get."""
+"""Request lists of exports: every file format, every kind of row, and the names for positions."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ id_texts = st.one_of(
 
 @settings(deadline=None, max_examples=200)
 @given(texts=st.lists(id_texts, min_size=1, max_size=20))
-def test_an_id_written_as_text_is_read_as_python_reads_it_or_not_at_all(folder: Path, texts: list[str]) -> None:
+def test_an_id_as_text_is_read_like_pythons_int_or_refused(folder: Path, texts: list[str]) -> None:
     path = folder / "ids.csv"
     with path.open("w", newline="") as file:
         csv.writer(file).writerows([["OBJECT_ID", "NOTE"], *([text, "x"] for text in texts)])
@@ -63,7 +63,7 @@ def test_an_id_written_as_text_is_read_as_python_reads_it_or_not_at_all(folder: 
             assert outcome == Outcome.BAD_ID
 
 
-def test_all_kinds_of_file_say_the_same(tmp_path: Path) -> None:
+def test_all_file_formats_give_the_same_list(tmp_path: Path) -> None:
     ids, sizes = [MOST, -5, 0, 353000001], [0.5, np.nan, -1.0, 1.25]
     mask = [False, False, True, False]
     table = Table({"Coadd_Object_ID": MaskedColumn(ids, mask=mask), "xsize": sizes})
@@ -81,11 +81,11 @@ def test_all_kinds_of_file_say_the_same(tmp_path: Path) -> None:
         assert read.object_id.tolist() == [MOST, -5, 0, 353000001]
         assert read.outcome.tolist() == [Outcome.DONE, Outcome.DONE, Outcome.NO_ID, Outcome.DONE]
         assert read.sizes is not None
-        np.testing.assert_array_equal(read.sizes.y, sizes)  # one side given: square
+        np.testing.assert_array_equal(read.sizes.y, sizes)  # one side means a square
     assert len({read.fingerprint() for read in lists.values()}) == 1
 
 
-def test_the_fingerprint_tells_lists_apart(tmp_path: Path) -> None:
+def test_different_lists_have_different_fingerprints(tmp_path: Path) -> None:
     several = [("ID", "1", "2"), ("ID", "2", "1"), ("ID", "1"), ("ID", "1", "x"), ("ID", "1", "y"), ("RA,DEC", "1,2")]
     several += [("ID,XSIZE", "1,1", "2,1"), ("ID,YSIZE,XSIZE", "1,1,2", "2,1,1")]
     prints = {read_requests(csv_list(tmp_path, *lines)).fingerprint() for lines in several}
@@ -93,14 +93,14 @@ def test_the_fingerprint_tells_lists_apart(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("column", ["COADD_OBJECT_ID", "coadd_object_id", "Object_Id", "id", "objid"])
-def test_usual_columns_of_ids_are_found_in_any_case(tmp_path: Path, column: str) -> None:
+def test_usual_id_columns_are_found_in_upper_and_lower_case(tmp_path: Path, column: str) -> None:
     read = read_requests(csv_list(tmp_path, f'dec,"{column}" ,ra', "1,17,2"))
     assert read.object_id is not None
-    assert read.object_id.tolist() == [17]  # and not the position
+    assert read.object_id.tolist() == [17]  # not the position
 
 
 @pytest.mark.parametrize(("ra", "dec"), [("RA", "DEC"), ("ra", "Dec"), ("alphawin_j2000", "DELTAWIN_J2000")])
-def test_usual_columns_of_positions_are_found_in_any_case(tmp_path: Path, ra: str, dec: str) -> None:
+def test_usual_position_columns_are_found_in_upper_and_lower_case(tmp_path: Path, ra: str, dec: str) -> None:
     read = read_requests(csv_list(tmp_path, f"{dec};{ra}", "-28.25;1e1"))
     assert read.ra is not None
     assert read.dec is not None
@@ -115,18 +115,18 @@ def test_columns_can_be_named(tmp_path: Path) -> None:
     assert (positions.ra, positions.dec) == ([3.0], [4.0])
 
 
-def test_a_blank_line_is_a_row_but_not_at_the_end(tmp_path: Path) -> None:
+def test_a_blank_line_is_a_row_except_at_the_end(tmp_path: Path) -> None:
     assert outcomes(csv_list(tmp_path, "ID", "1", "", '""', "4", "", "")) == ["DONE", "NO_ID", "NO_ID", "DONE"]
     assert outcomes(csv_list(tmp_path, "N,ID\r", "a,1\r", "\r", "b,\r", "\r", "")) == ["DONE", "NO_ID", "NO_ID"]
     assert outcomes(csv_list(tmp_path, "ID")) == []
 
 
-def test_rows_without_a_position_on_the_sky_say_so(tmp_path: Path) -> None:
+def test_rows_without_a_position_on_the_sky_are_reported(tmp_path: Path) -> None:
     rows = ["10,90", "-10,-90", "360,0", "10,90.1", "361,0", ",1", "1,", "nan,1", "inf,1", "12:30:00,1", "1e400,2"]
     assert outcomes(csv_list(tmp_path, "RA,DEC", *rows)) == ["DONE"] * 3 + ["NO_POSITION"] * 8
 
 
-def test_rows_with_an_impossible_size_say_so(tmp_path: Path) -> None:
+def test_rows_with_an_impossible_size_are_reported(tmp_path: Path) -> None:
     rows = ["1,0.5,1", "1,,1", "1,1,nan", "1,,", "1,0,1", "1,1,-2", "1,big,1", "1,inf,1", ",0,0"]
     read = read_requests(csv_list(tmp_path, "ID,XSIZE,YSIZE", *rows))
     assert [Outcome(code).name for code in read.outcome] == ["DONE"] * 4 + ["BAD_SIZE"] * 4 + ["NO_ID"]
@@ -140,7 +140,7 @@ def test_rows_with_an_impossible_size_say_so(tmp_path: Path) -> None:
     ("column", "named"),
     [(pa.array([1.0, 2.0]), "float"), (pa.array([True, False]), "bool"), (pa.array([[1], [2]]), "object")],
 )
-def test_ids_that_are_no_integers_are_refused(tmp_path: Path, column: pa.Array, named: str) -> None:
+def test_non_integer_ids_are_refused(tmp_path: Path, column: pa.Array, named: str) -> None:
     parquet.write_table(pa.table({"ID": column}), tmp_path / "list.parquet")
     with pytest.raises(RequestError, match=f"list.parquet: .*{named}.*not integers"):
         read_requests(tmp_path / "list.parquet")
@@ -174,9 +174,7 @@ def test_ids_beyond_64_bits_or_as_text_in_a_table_are_read_digit_by_digit(tmp_pa
         ("list.doc", b"ID\n1\n", r"\.csv, \.parquet, \.fits or \.ecsv"),
     ],
 )
-def test_a_list_that_cannot_be_used_is_refused_in_one_line(
-    tmp_path: Path, name: str, content: bytes | None, says: str
-) -> None:
+def test_an_unusable_list_is_refused_in_one_line(tmp_path: Path, name: str, content: bytes | None, says: str) -> None:
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(RequestError, match=f"{name}: .*{says}") as caught:
@@ -213,7 +211,7 @@ def test_a_position_is_named_by_its_truncated_coordinates(ra: Decimal, dec: Deci
         (187.70593075, 12.39112331, "DESJ123049.4233+122328.0439"),  # M 87
     ],
 )
-def test_a_position_at_the_wrap_or_the_pole_has_a_proper_name(ra: float, dec: float, name: str) -> None:
+def test_a_position_at_ra_0_or_a_pole_has_a_valid_name(ra: float, dec: float, name: str) -> None:
     assert names.designation(int(names.position_keys(np.array([ra]), np.array([dec]))[0])) == name
 
 
@@ -225,11 +223,11 @@ def test_a_thousand_ids_share_a_folder(object_id: int, folder: str) -> None:
 
 
 @pytest.mark.parametrize("prefix", ["/", "a/b", "..", "a..", ".a", "a;b", "a b", "a\n", "ä", "\0", "\\", "x" * 101])
-def test_a_prefix_that_is_no_beginning_of_a_name_is_refused(prefix: str) -> None:
+def test_a_prefix_that_cannot_begin_a_file_name_is_refused(prefix: str) -> None:
     with pytest.raises(RequestError, match="prefix"):
         names.check_prefix(prefix)
 
 
 @pytest.mark.parametrize("prefix", ["", "des_", "Y6.A2-", "x" * 100])
-def test_a_plain_prefix_is_taken(prefix: str) -> None:
+def test_a_plain_prefix_is_accepted(prefix: str) -> None:
     names.check_prefix(prefix)

@@ -1,4 +1,4 @@
-"""Disks that are full, folders that may not be written, files that change under a build: one clear line, no harm."""
+"""Full disks, missing permissions and files that change during a build: one clear error line, no damage."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ from archive_builder.survey.demo import make_survey
 
 COMMAND = (sys.executable, "-c", "from archive_builder.cli.main import main; main()")
 BOUND = ("setpriv", "--bounding-set=-dac_override,-dac_read_search") if os.getuid() == 0 else ()
-"""What makes root a user like others, whom a file's permissions bind."""
+"""Command that removes root's exemption from file permissions."""
 FULL = os.environ.get("ARCHIVE_BUILDER_FAULTS") == "full"
 PAGE = 4096
-"""Bytes in which a tmpfs counts, and SQLite too."""
+"""Page size of a tmpfs and of SQLite, bytes."""
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a survey of two tiles, not to be changed; its catalogues take pages of the index."""
+    """Folder of a survey of two tiles with catalogues large enough to fill pages of the index. Do not change it."""
     folder = tmp_path_factory.mktemp("made") / "survey"
     recipe = make_survey(folder, tiles=2, tile_size=300, objects=400, seed=6)
     text = re.sub(r"(?m)^(max_background_rms|min_depth) .*\n", "", recipe.read_text())
@@ -54,7 +54,7 @@ def survey(made: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def good(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The archive of `made`, not to be changed."""
+    """The archive of `made`. Do not change it."""
     archive = tmp_path_factory.mktemp("good") / "archive"
     assert build(made / "survey.toml", archive).failures == {}
     return archive
@@ -70,12 +70,12 @@ def shard(archive: Path, tile: Path) -> Path:
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run a command of the program, as somebody whom permissions bind."""
+    """Run a command of the program with the permissions of an ordinary user."""
     return subprocess.run([*BOUND, *COMMAND, *map(str, arguments)], capture_output=True, text=True)
 
 
 def errors(done: subprocess.CompletedProcess[str]) -> list[str]:
-    """Return the error lines of a command that failed; it wrote nothing to stderr but those and its progress."""
+    """Return the error lines of a failed command, after a check that the rest of stderr is progress."""
     assert done.returncode == 1
     lines = done.stderr.splitlines()
     assert not [line for line in lines if not line.startswith(("error: ", "[")) and " to build" not in line], (
@@ -85,7 +85,7 @@ def errors(done: subprocess.CompletedProcess[str]) -> list[str]:
 
 
 def assert_serves(archive: Path, survey: Path, served: list[Path]) -> None:
-    """Check that an archive is without fault, holds these tiles and no others, and their source's pixels."""
+    """Assert that an archive has no damage, exactly the tiles `served`, and their source pixels."""
     assert list(verify(archive, deep=True)) == []
     assert sorted(path.name.split(".")[0] for path in (archive / "shards").iterdir()) == [tile.name for tile in served]
     with Archive(archive) as opened:
@@ -108,7 +108,7 @@ def assert_serves(archive: Path, survey: Path, served: list[Path]) -> None:
 
 @contextmanager
 def mounted(folder: Path, *options: str) -> Iterator[Path]:
-    """Mount something on a folder; skip the test where that is not allowed."""
+    """Mount a file system on a folder; skip the test where mounting is not allowed."""
     folder.mkdir(exist_ok=True)
     done = subprocess.run(["mount", *options, folder], capture_output=True, text=True)
     if done.returncode:
@@ -127,7 +127,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def leave(disk: Path, free: int) -> Path:
-    """Fill a disk up to so many bytes; return the file that does it."""
+    """Fill a disk until ``free`` bytes are left; return the file that fills the disk."""
     ballast = disk / "ballast"
     ballast.unlink(missing_ok=True)
     there = os.statvfs(disk)
@@ -137,7 +137,7 @@ def leave(disk: Path, free: int) -> Path:
     return ballast
 
 
-def test_a_tile_for_which_the_disk_is_too_small_fails_alone_and_is_built_once_there_is_room(
+def test_a_tile_too_large_for_the_disk_fails_alone_and_is_built_when_there_is_room(
     survey: Path, good: Path, small_disk: Path
 ) -> None:
     archive, (first, second) = small_disk / "archive", tiles(survey)
@@ -153,7 +153,7 @@ def test_a_tile_for_which_the_disk_is_too_small_fails_alone_and_is_built_once_th
     assert_serves(archive, survey, [first, second])
 
 
-def test_a_tile_that_fails_anew_on_a_full_disk_is_served_as_it_was(survey: Path, small_disk: Path) -> None:
+def test_a_tile_whose_rebuild_fails_on_a_full_disk_keeps_its_old_cutouts(survey: Path, small_disk: Path) -> None:
     archive, (first, second) = small_disk / "archive", tiles(survey)
     assert build(survey / "survey.toml", archive).built == 2
     ballast = leave(small_disk, 10 * PAGE)
@@ -166,7 +166,7 @@ def test_a_tile_that_fails_anew_on_a_full_disk_is_served_as_it_was(survey: Path,
     assert_serves(archive, survey, [first, second])
 
 
-def test_a_disk_that_is_full_while_the_index_is_committed_leaves_what_was_committed(
+def test_a_disk_that_fills_up_during_a_commit_leaves_the_committed_tiles(
     survey: Path, good: Path, small_disk: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     archive, both = small_disk / "archive", tiles(survey)
@@ -181,7 +181,7 @@ def test_a_disk_that_is_full_while_the_index_is_committed_leaves_what_was_commit
             )
             assert all("database or disk is full" in e or "No space left" in e for e in failures.values())
             assert_serves(archive, survey, [tile for tile in both if tile.name not in failures])
-        except ArchiveError as error:  # there was no room to note the failure either
+        except ArchiveError as error:  # no room to record the failure either
             outcomes.append("not noted")
             assert "database or disk is full" in str(error)
             assert {finding.kind for finding in verify(archive, deep=True)} <= {"orphan"}
@@ -194,7 +194,7 @@ def test_a_disk_that_is_full_while_the_index_is_committed_leaves_what_was_commit
     assert {"index", "not noted"} & set(outcomes)
 
 
-def test_a_build_on_a_disk_without_a_byte_left_says_so_and_harms_nothing(survey: Path, small_disk: Path) -> None:
+def test_a_build_on_a_full_disk_names_the_cause_and_damages_nothing(survey: Path, small_disk: Path) -> None:
     archive = small_disk / "archive"
     assert build(survey / "survey.toml", archive).built == 2
     leave(small_disk, 0)
@@ -203,25 +203,25 @@ def test_a_build_on_a_disk_without_a_byte_left_says_so_and_harms_nothing(survey:
     assert_serves(archive, survey, tiles(survey))
 
 
-def test_a_new_archive_on_a_disk_without_a_byte_left_says_so(survey: Path, small_disk: Path) -> None:
+def test_a_new_archive_on_a_full_disk_is_an_error_that_names_the_cause(survey: Path, small_disk: Path) -> None:
     (small_disk / "archive").mkdir()
     leave(small_disk, 0)
     (line,) = errors(run("build", survey / "survey.toml", small_disk / "archive"))
     assert "No space left on device" in line
 
 
-# ---- what may not be written, or read
+# ---- missing permissions
 
 
 @pytest.fixture
 def archive(good: Path, tmp_path: Path) -> Path:
-    """A copy of the archive of `made`."""
+    """Copy of the archive of `made`."""
     return Path(shutil.copytree(good, tmp_path / "archive"))
 
 
 @contextmanager
 def unwritable(*folders: Path) -> Iterator[None]:
-    """Take away the right to write in some folders."""
+    """Remove the write permission from folders."""
     for folder in folders:
         folder.chmod(0o555)
     try:
@@ -250,7 +250,9 @@ def ids_of(path: Path) -> np.ndarray:
         return source.objects.object_id
 
 
-def test_who_may_only_read_can_look_up_but_not_build_or_reindex(survey: Path, archive: Path, tmp_path: Path) -> None:
+def test_a_user_with_read_permission_can_look_up_but_not_build_or_reindex(
+    survey: Path, archive: Path, tmp_path: Path
+) -> None:
     for path in archive.rglob("*.*"):
         path.chmod(0o444)
     with unwritable(archive, archive / "shards"):
@@ -264,7 +266,7 @@ def test_who_may_only_read_can_look_up_but_not_build_or_reindex(survey: Path, ar
         assert (done.stdout, done.stderr) == (b"read\n", b"")
 
 
-def test_an_archive_that_may_not_be_made_is_one_line(survey: Path, tmp_path: Path) -> None:
+def test_an_archive_that_may_not_be_created_is_an_error_on_one_line(survey: Path, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     archive = tmp_path / "folder/archive"
     with unwritable(archive.parent):
@@ -272,7 +274,7 @@ def test_an_archive_that_may_not_be_made_is_one_line(survey: Path, tmp_path: Pat
     assert line == f"error: archive {archive}: its folder cannot be made: Permission denied"
 
 
-def test_shards_that_may_not_be_written_fail_tile_by_tile(survey: Path, archive: Path) -> None:
+def test_a_read_only_folder_of_shards_fails_each_tile(survey: Path, archive: Path) -> None:
     with unwritable(archive / "shards"):
         lines = errors(run("build", survey / "survey.toml", archive, "--force"))
     assert [line.split(": ")[1] for line in lines] == [f"tile {tile.name}" for tile in tiles(survey)]
@@ -280,7 +282,7 @@ def test_shards_that_may_not_be_written_fail_tile_by_tile(survey: Path, archive:
     assert_serves(archive, survey, tiles(survey))
 
 
-def test_a_leftover_that_may_not_be_removed_is_one_line(survey: Path, archive: Path) -> None:
+def test_a_leftover_that_may_not_be_removed_is_an_error_on_one_line(survey: Path, archive: Path) -> None:
     leftover = archive / "shards/.left.1.h5.0123456789abcdef.17.part"
     leftover.touch()
     with unwritable(archive / "shards"):
@@ -289,7 +291,7 @@ def test_a_leftover_that_may_not_be_removed_is_one_line(survey: Path, archive: P
     assert line.endswith("(Permission denied): remove it by hand")
 
 
-def test_an_old_shard_that_may_not_be_removed_does_not_undo_its_tile(survey: Path, archive: Path) -> None:
+def test_an_old_shard_that_may_not_be_removed_does_not_fail_its_tile(survey: Path, archive: Path) -> None:
     first, second = tiles(survey)
     old = shard(archive, first)
     if subprocess.run(["chattr", "+i", old], capture_output=True).returncode:
@@ -306,7 +308,7 @@ def test_an_old_shard_that_may_not_be_removed_does_not_undo_its_tile(survey: Pat
     assert_serves(archive, survey, [first, second])
 
 
-def test_an_image_that_may_not_be_read_fails_its_tile_alone_until_it_may(survey: Path, tmp_path: Path) -> None:
+def test_an_unreadable_image_fails_its_tile_alone_until_permission_returns(survey: Path, tmp_path: Path) -> None:
     archive, (first, second) = tmp_path / "archive", tiles(survey)
     image = image_of(first)
     image.chmod(0)
@@ -319,7 +321,7 @@ def test_an_image_that_may_not_be_read_fails_its_tile_alone_until_it_may(survey:
     assert_serves(archive, survey, [first, second])
 
 
-def test_an_archive_on_a_read_only_disk_is_served_and_neither_built_nor_reindexed(survey: Path, archive: Path) -> None:
+def test_an_archive_on_a_read_only_disk_is_served_but_not_built_or_reindexed(survey: Path, archive: Path) -> None:
     with mounted(archive, "--bind", "-o", "ro", str(archive)):
         assert os.statvfs(archive).f_flag & os.ST_RDONLY
         assert_serves(archive, survey, tiles(survey))
@@ -331,11 +333,11 @@ def test_an_archive_on_a_read_only_disk_is_served_and_neither_built_nor_reindexe
             assert line.endswith("Read-only file system")
 
 
-# ---- sources that change under a build
+# ---- sources that change during a build
 
 
 def rewrite(path: Path, add: float) -> None:
-    """Put an image that is brighter in the place of another."""
+    """Replace an image by a brighter one."""
     with fits.open(path) as hdus:
         pixels, header = hdus["SCI"].data + np.float32(add), hdus["SCI"].header
     fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(pixels, header, name="SCI")]).writeto(path, overwrite=True)
@@ -350,7 +352,7 @@ def touch(path: Path) -> None:
 
 
 def overwrite(path: Path) -> None:
-    """Change bytes of a file where they are."""
+    """Change bytes inside a file, in place."""
     with path.open("r+b") as file:
         file.seek(path.stat().st_size // 2)
         file.write(b"other pixels" * 100)
@@ -365,7 +367,7 @@ def catalogue_of(tile: Path) -> Path:
 
 
 @pytest.mark.parametrize("which", [image_of, catalogue_of])
-def test_a_file_that_vanishes_before_it_is_read_fails_its_tile_alone_until_it_is_back(
+def test_a_file_removed_before_the_read_fails_its_tile_alone_until_it_is_restored(
     survey: Path, tmp_path: Path, which: Callable[[Path], Path]
 ) -> None:
     archive, (first, second) = tmp_path / "archive", tiles(survey)
@@ -383,7 +385,7 @@ def test_a_file_that_vanishes_before_it_is_read_fails_its_tile_alone_until_it_is
     assert_serves(archive, survey, [first, second])
 
 
-def test_a_file_that_changes_before_it_is_read_is_built_as_it_is_then(survey: Path, tmp_path: Path) -> None:
+def test_a_file_that_changes_before_the_read_is_built_with_its_new_contents(survey: Path, tmp_path: Path) -> None:
     archive, (first, second) = tmp_path / "archive", tiles(survey)
     report = build(survey / "survey.toml", archive, on_plan=lambda changes: rewrite(image_of(first), 1000))
     assert (report.built, report.failures) == (2, {})
@@ -392,7 +394,7 @@ def test_a_file_that_changes_before_it_is_read_is_built_as_it_is_then(survey: Pa
 
 
 def build_and_change(survey: Path, archive: Path, tile: Path, change: Callable[[], None]) -> BuildReport:
-    """Build, and while a tile is being written let something happen; its worker stands still meanwhile."""
+    """Build, and make a change while a tile is being written; the tile's worker is stopped meanwhile."""
 
     def change_when_it_is_written() -> None:
         while not (parts := list(archive.glob(f"shards/.{tile.name}.*.part"))):
@@ -410,7 +412,7 @@ def build_and_change(survey: Path, archive: Path, tile: Path, change: Callable[[
 
 
 @pytest.mark.parametrize("damage", [truncate, touch, overwrite, Path.unlink, partial(rewrite, add=5)])
-def test_an_image_that_changes_while_it_is_read_fails_its_tile_alone_until_it_is_whole(
+def test_an_image_that_changes_during_the_read_fails_its_tile_alone_until_it_is_whole(
     survey: Path, tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
     archive, (first, second) = tmp_path / "archive", tiles(survey)
@@ -428,7 +430,7 @@ def test_an_image_that_changes_while_it_is_read_fails_its_tile_alone_until_it_is
     assert_serves(archive, survey, [first, second])
 
 
-def test_a_catalogue_that_changes_while_its_tile_is_built_fails_it_and_is_read_by_the_next_build(
+def test_a_catalogue_that_changes_during_the_build_fails_its_tile_until_the_next_build(
     survey: Path, tmp_path: Path
 ) -> None:
     archive, (first, second) = tmp_path / "archive", tiles(survey)

@@ -1,4 +1,4 @@
-"""Builds that are killed at any instant: readers get right pixels, and the next build ends as if nothing had been."""
+"""Builds killed at any instant: readers get correct pixels, and the next build completes the archive."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from archive_builder.maintain.reindex import reindex
 from archive_builder.maintain.verify import verify
 from archive_builder.survey.demo import make_survey
 
-assert hdf5plugin.version  # h5py reads Bitshuffle once it is imported
+assert hdf5plugin.version  # importing hdf5plugin registers Bitshuffle with h5py
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks up processes in Linux's /proc")
 
@@ -41,29 +41,29 @@ COMMAND = (sys.executable, "-c", "from archive_builder.cli.main import main; mai
 FULL = os.environ.get("ARCHIVE_BUILDER_FAULTS") == "full"
 KILLS = 200 if FULL else 8
 LASTS = 4.0
-"""Seconds a build takes here, about: one that is over before it is killed only counts as that."""
+"""Approximate duration of a build, s. A build that ends before the kill counts as "over"."""
 VERSIONS = ("before", "after")
 HOT = bytes.fromhex("d9d505f920a163d7")
-"""What a journal of SQLite's begins with once it is on the disk: only from then on the index itself is written."""
+"""First bytes of an SQLite journal that is on the disk. SQLite writes the index itself only after that."""
 
 
 Answers = dict[str, dict[int, tuple[Any, ...]]]
-"""What an archive answers for each object, by tile."""
+"""Answers of an archive by tile and object ID."""
 
 
-# ---- a survey in two versions, and what the archives of both hold
+# ---- a survey in two versions, and the contents of both archives
 
 
 @dataclass(frozen=True)
 class Survey:
-    """A survey of three tiles: two of them change from version to version, and an object moves between those."""
+    """A survey of three tiles. Two tiles change between the versions, and an object moves between these two."""
 
     folder: Path
     other: Path
-    """The files that change, in a folder for each version."""
+    """Folder with the changing files of each version."""
 
     def switch(self, version: str) -> Path:
-        """Put a version's files into their places, with that version's times; return the recipe."""
+        """Install a version's files with that version's times; return the recipe's path."""
         for path in (self.other / version).rglob("*.fits*"):
             place = self.folder / path.relative_to(self.other / version)
             shutil.copy2(path, place.with_suffix(".new"))
@@ -72,7 +72,7 @@ class Survey:
 
 
 def change(survey: Path, first: str, second: str) -> None:
-    """Make another version: one band of a tile brighter, one of its objects in another tile's catalogue."""
+    """Make the second version: one band of a tile is brighter, and one object moves to another tile's catalogue."""
     image = next((survey / first).glob("*_r.fits.fz"))
     with fits.open(image) as hdus:
         pixels, header = hdus["SCI"].data + np.float32(100), hdus["SCI"].header
@@ -101,7 +101,7 @@ def survey(tmp_path_factory: pytest.TempPathFactory) -> Survey:
 
 @dataclass(frozen=True)
 class Peace:
-    """An archive that was built undisturbed."""
+    """An archive built without interruption."""
 
     archive: Path
     answers: Answers
@@ -109,7 +109,7 @@ class Peace:
 
 @pytest.fixture(scope="module")
 def peace(survey: Survey, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Peace]:
-    """The archive of each version."""
+    """Return an archive of each version, built without interruption."""
     found = {}
     for version in VERSIONS:
         archive = tmp_path_factory.mktemp("peace") / version
@@ -117,20 +117,20 @@ def peace(survey: Survey, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
         found[version] = Peace(archive, answers(archive))
     one, two = (peace.answers for peace in found.values())
     assert [one[tile] == two[tile] for tile in sorted(one)] == [False, False, True]
-    # Objects with a cutout, and skipped ones.
+    # Tuples of 7 values for objects with a cutout, of 4 values for skipped objects.
     assert {len(answer) for tile in one.values() for answer in tile.values()} == {7, 4}
     return found
 
 
 def rows(archive: Path) -> dict[int, tuple[str, int, int]]:
-    """Return where the index has every object: tile, row, status."""
+    """Return tile, row and status of every object in the index."""
     question = "SELECT object_id, name, row, status FROM objects JOIN tiles USING (tile_id)"
     with closing(sqlite3.connect(archive / "index.sqlite")) as index:
         return {object_id: where for object_id, *where in index.execute(question)}
 
 
 def answers(archive: Path) -> Answers:
-    """Return what an archive answers for each object it claims to have, by tile."""
+    """Return the archive's answer for each object in the index, by tile."""
     found: Answers = {}
     with Archive(archive) as opened:
         for object_id, (tile, *_) in rows(archive).items():
@@ -145,7 +145,7 @@ def answers(archive: Path) -> Answers:
 
 
 def datasets(path: Path) -> dict[str, Any]:
-    """Return all that is in a shard but its generation."""
+    """Return all datasets and attributes of a shard except its generation."""
     found: dict[str, Any] = {}
     with h5py.File(path) as file:
         file.visititems(lambda name, item: found.update({name: item[...]} if isinstance(item, h5py.Dataset) else {}))
@@ -154,7 +154,7 @@ def datasets(path: Path) -> dict[str, Any]:
 
 
 def shards(archive: Path) -> dict[str, Path]:
-    """Return the shard of each tile, by the index."""
+    """Return the shard of each tile, from the index."""
     with closing(sqlite3.connect(archive / "index.sqlite")) as index:
         return {name: archive / shard for name, shard in index.execute("SELECT name, shard FROM tiles")}
 
@@ -175,11 +175,11 @@ def assert_is_as_in_peace(archive: Path, peace: Peace) -> None:
             np.testing.assert_array_equal(here[name], there[name], err_msg=f"{tile} {name}")
 
 
-# ---- a build, and what of it is on the disk
+# ---- a build and its files on the disk
 
 
 class Build:
-    """A build by the command line, in a process group of its own."""
+    """A build by the command line, in its own process group."""
 
     def __init__(self, recipe: Path, archive: Path, workers: int) -> None:
         self.archive = archive
@@ -191,7 +191,7 @@ class Build:
         )
 
     def members(self) -> list[int]:
-        """Return its processes that live: the driver and the workers."""
+        """Return the running processes of the build: the driver and the workers."""
         found = []
         for path in Path("/proc").glob("[0-9]*/stat"):
             try:
@@ -203,13 +203,13 @@ class Build:
         return found
 
     def kill(self, whom: str, chance: random.Random) -> None:
-        """Kill all of it, the driver, or a worker if there is one; come back when nothing of it is left."""
-        with suppress(ProcessLookupError):  # it may be over
+        """Kill the whole group, the driver, or a worker if one runs; return when no process of the build is left."""
+        with suppress(ProcessLookupError):  # the process may have ended
             if whom == "group":
                 os.killpg(self.process.pid, signal.SIGKILL)
             elif whom == "worker" and (workers := [pid for pid in self.members() if pid != self.process.pid]):
                 os.kill(chance.choice(workers), signal.SIGKILL)
-                self.process.send_signal(signal.SIGCONT)  # it may have been stopped
+                self.process.send_signal(signal.SIGCONT)  # the driver may be stopped
             else:
                 self.process.kill()
         self.process.wait()
@@ -275,7 +275,7 @@ def wait_for_journal(run: Build, chance: random.Random) -> None:
 
 
 def wait_for_commit(run: Build, chance: random.Random) -> None:
-    """Let the driver go on in steps of some microseconds: what comes after a commit takes no longer."""
+    """Continue the driver in steps of some microseconds: the work after a commit takes no longer."""
     wait_for_journal(run, chance)
     journal = str(run.archive / "index.sqlite-journal")
     while os.path.exists(journal) and run.process.poll() is None:
@@ -287,17 +287,17 @@ def wait_for_commit(run: Build, chance: random.Random) -> None:
 
 
 AIMS = (wait_at_begin, wait_anywhere, wait_for_part, wait_for_shard, wait_for_journal, wait_for_commit)
-"""What is waited for before a build is killed: by chance alone, next to none would die in the commit's 10 ms."""
+"""Events to wait for before the kill. Random times alone would almost never hit the 10 ms of a commit."""
 
 
 def holder(archive: Path) -> str:
-    """Return what the lock says of who has it; a build that died leaves that there."""
+    """Return the text in the lock file; the lock of a killed build keeps its text."""
     lock = archive / "build.lock"
     return lock.read_text() if lock.exists() else ""
 
 
 def generations(archive: Path) -> dict[str, int]:
-    """Return each tile's generation, from a copy of the index: to open the index itself would mend it."""
+    """Return each tile's generation, from a copy of the index. Opening the index itself would roll back its journal."""
     if not (archive / "index.sqlite").exists():
         return {}
     with TemporaryDirectory() as folder:
@@ -319,7 +319,7 @@ PHASES = (
 
 
 def phase(run: Build) -> str:
-    """Tell from what is on the disk where a build was when it was killed."""
+    """Return the phase of a build at its kill, from the files on the disk."""
     if not holder(run.archive):
         return "over" if generations(run.archive) != run.generations else "before anything"
     if journal_begins_with(run.archive) == HOT:
@@ -333,11 +333,11 @@ def phase(run: Build) -> str:
     return "while writing" if any((run.archive / "shards").glob(".*.part")) else "while reading"
 
 
-# ---- what must hold
+# ---- claims
 
 
 def assert_readers_are_served(run: Build, peace: dict[str, Peace]) -> None:
-    """Check whatever committed state there is: every tile wholly one version, and nothing wrong but orphans."""
+    """Assert that every tile is wholly one version, and that verify finds nothing but orphans."""
     try:
         there = answers(run.archive)
     except NoArchiveError:
@@ -352,7 +352,7 @@ def assert_readers_are_served(run: Build, peace: dict[str, Peace]) -> None:
 
 
 def begin_builds(survey: Survey, folder: Path, chance: random.Random) -> Iterator[tuple[str, Build]]:
-    """Begin builds, and come back when it is time to kill: of one archive that lives on, in turn with new ones."""
+    """Start builds and yield each at the moment to kill it; one lasting archive alternates with new archives."""
     lasting, first = folder / "lasting", chance.randrange(len(AIMS))
     build(survey.switch("before"), lasting)
     for number in range(KILLS):
@@ -363,7 +363,7 @@ def begin_builds(survey: Survey, folder: Path, chance: random.Random) -> Iterato
         yield version, run
 
 
-def test_a_build_killed_at_any_instant_serves_right_pixels_and_is_ended_by_the_next(
+def test_a_build_killed_at_any_instant_serves_correct_pixels_and_the_next_completes_it(
     survey: Survey, peace: dict[str, Peace], tmp_path: Path
 ) -> None:
     chance, phases = random.Random(), Counter[str]()
@@ -380,7 +380,7 @@ def test_a_build_killed_at_any_instant_serves_right_pixels_and_is_ended_by_the_n
     assert not FULL or phases.keys() == set(PHASES)
 
 
-def test_the_workers_of_a_driver_that_is_killed_leave_their_tiles_at_once(survey: Survey, tmp_path: Path) -> None:
+def test_the_workers_of_a_killed_driver_stop_at_once(survey: Survey, tmp_path: Path) -> None:
     run = Build(survey.switch("before"), tmp_path / "archive", workers=2)
     run.wait_until(lambda: any((tmp_path / "archive").glob("shards/.*.part")))
     run.kill("driver", random.Random())
@@ -388,7 +388,7 @@ def test_the_workers_of_a_driver_that_is_killed_leave_their_tiles_at_once(survey
     assert not any((tmp_path / "archive").glob("shards/*.1.h5"))
 
 
-# ---- a commit that takes long, as with a catalogue of millions
+# ---- a long commit, as with a catalogue of millions of objects
 
 LONG_COMMIT = """
 import sys, numpy as np
@@ -404,7 +404,7 @@ print("committed")
 
 
 def kill_in_commit(archive: Path) -> None:
-    """Leave an index half written, as a builder does that dies while the pages of a commit go to the disk."""
+    """Leave a half-written index, as a builder does that dies while SQLite writes the pages of a commit to the disk."""
     process = subprocess.Popen([sys.executable, "-c", LONG_COMMIT, str(archive)], stdout=subprocess.PIPE)
     while journal_begins_with(archive) != HOT:
         assert process.poll() is None
@@ -415,36 +415,32 @@ def kill_in_commit(archive: Path) -> None:
 
 @pytest.fixture
 def half_written(survey: Survey, peace: dict[str, Peace], tmp_path: Path) -> Path:
-    """An archive whose builder was killed in a commit."""
+    """An archive with a builder killed during a commit."""
     survey.switch("before")
     archive = Path(shutil.copytree(peace["before"].archive, tmp_path / "archive"))
     kill_in_commit(archive)
     return archive
 
 
-def test_an_archive_is_read_as_it_was_after_its_builder_was_killed_in_a_commit(
-    half_written: Path, peace: dict[str, Peace]
-) -> None:
+def test_a_kill_during_a_commit_leaves_the_previous_state_readable(half_written: Path, peace: dict[str, Peace]) -> None:
     with Archive(half_written) as archive:
         assert archive.locate(next(iter(rows(peace["before"].archive)))).tile
     assert answers(half_written) == peace["before"].answers
     assert list(verify(half_written, deep=True)) == []
 
 
-def test_a_build_goes_on_after_one_that_was_killed_in_a_commit(
+def test_a_build_succeeds_after_a_kill_during_a_commit(
     half_written: Path, survey: Survey, peace: dict[str, Peace]
 ) -> None:
     assert build(survey.switch("after"), half_written).built == 2
     assert_is_as_in_peace(half_written, peace["after"])
 
 
-def test_verify_finds_nothing_after_a_builder_was_killed_in_a_commit(half_written: Path) -> None:
+def test_verify_finds_nothing_after_a_kill_during_a_commit(half_written: Path) -> None:
     assert list(verify(half_written, deep=True)) == []
 
 
-def test_a_new_index_is_not_undone_by_the_journal_that_a_dead_builder_left(
-    half_written: Path, peace: dict[str, Peace]
-) -> None:
+def test_the_journal_of_a_dead_builder_does_not_undo_a_new_index(half_written: Path, peace: dict[str, Peace]) -> None:
     tile = min(peace["before"].answers)
     (half_written / "shards" / f"{tile}.1.h5").unlink()
     assert reindex(half_written).tiles == 2
@@ -453,7 +449,7 @@ def test_a_new_index_is_not_undone_by_the_journal_that_a_dead_builder_left(
     assert list(verify(half_written, deep=True)) == []
 
 
-def test_an_archive_kept_open_is_served_on_while_its_builder_is_killed_in_a_commit(
+def test_an_open_archive_keeps_serving_during_and_after_a_kill_in_a_commit(
     peace: dict[str, Peace], tmp_path: Path
 ) -> None:
     archive = Path(shutil.copytree(peace["before"].archive, tmp_path / "archive"))
@@ -465,9 +461,9 @@ def test_an_archive_kept_open_is_served_on_while_its_builder_is_killed_in_a_comm
         assert opened.locate(other).tile == rows(archive)[other][0]
 
 
-def test_who_may_not_write_is_told_that_a_build_died_in_a_commit(half_written: Path) -> None:
+def test_a_reader_without_write_permission_gets_an_error_after_a_kill_in_a_commit(half_written: Path) -> None:
     program = "import sys; from archive_builder import Archive; Archive(sys.argv[1])"
-    # Without these root is a user like others, whom a file's permissions bind.
+    # Without these capabilities, file permissions apply to root.
     bound = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.getuid() == 0 else []
     (half_written / "index.sqlite").chmod(0o444)
     half_written.chmod(0o555)
@@ -476,7 +472,7 @@ def test_who_may_not_write_is_told_that_a_build_died_in_a_commit(half_written: P
     assert done.stderr.splitlines()[-1].endswith("build again as a user with write access to the archive")
 
 
-def test_a_folder_in_which_nothing_was_built_yet_is_no_archive(tmp_path: Path, survey: Survey) -> None:
+def test_a_folder_without_any_build_is_no_archive(tmp_path: Path, survey: Survey) -> None:
     (tmp_path / "shards").mkdir()
     with pytest.raises(NoArchiveError):
         list(verify(tmp_path))

@@ -1,4 +1,4 @@
-"""Exports that are killed: what is there is whole, and a repeat ends in the tree of an export left in peace."""
+"""Killed exports: every file is whole, and a repeat gives the tree of an uninterrupted export."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KILLS = 3
 
 
 def start(archive: Path, path: Path, folder: Path, options: list[str]) -> subprocess.Popen[bytes]:
-    """Start an export in a process group of its own."""
+    """Start an export in its own process group."""
     command = [*COMMAND, str(archive), str(path), "-o", str(folder), "--workers", "2", *options]
     return subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
@@ -32,14 +32,14 @@ def names(folder: Path) -> set[Path]:
 
 
 def wait_for_news(folder: Path, before: set[Path], process: subprocess.Popen[bytes]) -> None:
-    """Wait until an export has begun to make files, or is over."""
+    """Wait until an export has made a new file or has ended."""
     while names(folder) == before and process.poll() is None:
         time.sleep(0.005)
 
 
 @pytest.fixture(scope="module")
 def long_list(demo_archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A list of 1,300 cutouts: objects at many sizes each, a few of them unknown."""
+    """A list of about 1,300 cutouts: each object at many sizes, with a few unknown objects."""
     with sqlite3.connect(demo_archive / "index.sqlite") as index:
         ids = [row[0] for row in index.execute("SELECT object_id FROM objects")]
     rows = [f"{object_id},{side / 100}" for side in range(5, 17) for object_id in [*ids, 17]]
@@ -52,13 +52,13 @@ def long_list(demo_archive: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 @pytest.mark.parametrize(
     "options", [["--format", "npy", "--format", "fits"], ["--pack", "webdataset"]], ids=["files", "webdataset"]
 )
-def test_an_export_killed_at_any_instant_and_repeated_is_the_same_byte_for_byte(
+def test_an_export_killed_at_any_instant_and_repeated_has_the_same_bytes(
     demo_archive: Path, long_list: Path, tmp_path: Path, options: list[str]
 ) -> None:
     undisturbed = start(demo_archive, long_list, tmp_path / "peace", options)
     wait_for_news(tmp_path / "peace", set(), undisturbed)
     began = time.monotonic()
-    assert undisturbed.wait() == 1  # the unknown object
+    assert undisturbed.wait() == 1  # the list has an unknown object
     lasted = time.monotonic() - began
     peace = tree(tmp_path / "peace")
     assert len(peace) > 3
@@ -80,12 +80,12 @@ def test_an_export_killed_at_any_instant_and_repeated_is_the_same_byte_for_byte(
 
 
 def children(process: subprocess.Popen[bytes]) -> list[int]:
-    """Return a process's children that run workers, from Linux's own list."""
+    """Return the worker processes of an export, from /proc."""
     found = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     return [int(pid) for pid in found if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
-def test_a_worker_that_is_killed_costs_its_rows_and_a_repeat_makes_them(
+def test_a_killed_worker_fails_its_rows_and_a_repeat_serves_them(
     demo_archive: Path, long_list: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "out"

@@ -1,4 +1,4 @@
-"""A flipped byte anywhere in an archive: verify finds it or it is harmless, and no reader is ever misled by it."""
+"""A flipped byte anywhere in an archive: verify finds the damage or it is harmless, and no reader is misled."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ from archive_builder.serve.cutout import Cutout
 from archive_builder.store.shard_reader import Shard
 from archive_builder.survey.demo import make_survey
 
-assert hdf5plugin.version  # h5py reads Bitshuffle once it is imported
+assert hdf5plugin.version  # importing hdf5plugin registers Bitshuffle with h5py
 
 FULL = os.environ.get("ARCHIVE_BUILDER_FAULTS") == "full"
 FLIPS = 500 if FULL else 40
 
 HANGS = 60
-"""Seconds after which a reader that has no answer, to what takes a tenth of a second, is one that never will."""
+"""Seconds without an answer after which a reader counts as hanging; a usual answer takes 0.1 s."""
 
 
-# ---- what a reader says of an archive; run by a process of its own, which a damaged file may kill
+# ---- reading an archive, in a process of its own that damaged files may kill
 
 
 def describe(cutout: Cutout) -> dict[str, Any]:
-    """Return all that a cutout tells, but for how it was found."""
+    """Return all properties of a cutout except the way it was found."""
     planes = [
         getattr(cutout, {"SCI": "data", "WGT": "weight", "MSK": "mask", "COLOR": "color"}[p]) for p in cutout.planes
     ]
@@ -54,12 +54,12 @@ def describe(cutout: Cutout) -> dict[str, Any]:
 
 
 def around(archive: Archive, position: tuple[float, float]) -> dict[str, Any]:
-    """Return the objects near a position, each with its place on the sky."""
+    """Return the table rows of the objects near a position, by object ID."""
     return {str(row["object_id"]): repr(tuple(row)) for row in archive.cone_search(position, "1 arcmin")}
 
 
 def stream(archive: Archive) -> dict[str, Any]:
-    """Return all cutouts as they come in batches."""
+    """Return a checksum of every cutout in the batches of an archive, by object ID."""
     batches = archive.batches(batch_size=5)
     return {
         str(n): hashlib.sha256(d.tobytes()).hexdigest()
@@ -69,7 +69,7 @@ def stream(archive: Archive) -> dict[str, Any]:
 
 
 def questions(ids: list[int], position: tuple[float, float], layout: str) -> dict[str, Callable[[Archive], Any]]:
-    """Return what is asked of an archive; every answer is a dict, of which a damaged archive may give less."""
+    """Return all queries by name. Every answer is a dict; a damaged archive may return only a part."""
     found: dict[str, Callable[[Archive], Any]] = {
         "get many": lambda a: {"many": hashlib.sha256(a.get_many(ids).tobytes()).hexdigest()},
         "get a small one": lambda a: describe(a.get(ids[0], size=(21, 30), bands=a.bands[::-1])),
@@ -83,17 +83,17 @@ def questions(ids: list[int], position: tuple[float, float], layout: str) -> dic
 
 
 def answer(question: Callable[[Archive], Any], archive: Archive) -> Any:
-    """Return an answer, or what was raised."""
+    """Return the answer to a query, or the name of the error."""
     try:
         return question(archive)
     except ArchiveBuilderError as error:
         return f"raised {type(error).__name__}"
-    except Exception as error:  # a bug, to be reported with the byte that shows it
+    except Exception as error:  # a bug: the test reports it with the byte that causes it
         return f"strange {type(error).__name__}: {error}"
 
 
 def ask(path: Path, asked: dict[str, Callable[[Archive], Any]]) -> dict[str, Any]:
-    """Ask a freshly opened archive everything."""
+    """Open the archive and return the answers to all queries."""
     opened = answer(lambda _: Archive(path), None)  # type: ignore[arg-type]
     if isinstance(opened, str):
         return dict.fromkeys(asked, opened)
@@ -102,7 +102,7 @@ def ask(path: Path, asked: dict[str, Callable[[Archive], Any]]) -> dict[str, Any
 
 
 def look(path: Path) -> list[str]:
-    """Return the kinds of what verify finds, or what it raises."""
+    """Return the kinds of the findings of verify, or the name of the error."""
     try:
         return [finding.kind for finding in verify(path, deep=True)]
     except ArchiveBuilderError as error:
@@ -112,7 +112,7 @@ def look(path: Path) -> list[str]:
 
 
 def judge(now: Any, before: dict[str, Any]) -> str:
-    """Tell an answer from what it was before the damage."""
+    """Compare an answer with the answer before the damage."""
     if isinstance(now, str):
         return now
     if now == before:
@@ -121,14 +121,14 @@ def judge(now: Any, before: dict[str, Any]) -> str:
 
 
 def read_on_demand(path: Path, ids: list[int], position: tuple[float, float], layout: str) -> None:
-    """Answer each line of stdin with what a reader and verify say of the archive at that moment."""
+    """Print the answers of a reader and of verify for each line on stdin."""
     asked = questions(ids, position, layout)
     before = ask(path, asked)
     assert look(path) == []
     assert all(isinstance(one, dict) and one for one in before.values()), before
     print("ready", flush=True)
     for _ in sys.stdin:
-        signal.alarm(HANGS)  # which ends this process, even in a library's endless loop
+        signal.alarm(HANGS)  # the alarm ends this process, even in a library's endless loop
         now = ask(path, asked)
         said = {"reader": {name: judge(now[name], before[name]) for name in asked}, "verify": look(path)}
         signal.alarm(0)
@@ -136,7 +136,7 @@ def read_on_demand(path: Path, ids: list[int], position: tuple[float, float], la
 
 
 def open_each(path: Path, damage: list[tuple[int, int]]) -> None:
-    """Open a shard once with each byte flipped, and name each on a line before."""
+    """Open a shard once for each flipped byte; print each byte before its flip."""
     good = path.read_bytes()
     with path.open("r+b", buffering=0) as file:
         for offset, bits in damage:
@@ -155,7 +155,7 @@ def open_each(path: Path, damage: list[tuple[int, int]]) -> None:
 
 @contextmanager
 def flipped(path: Path, offset: int, bits: int) -> Iterator[None]:
-    """Flip bits of one byte for a while; that it differs is made sure of."""
+    """Flip bits of one byte for the duration of the context, after a check that the byte differs."""
     assert 0 < bits < 256
     with path.open("r+b") as file:
         file.seek(offset)
@@ -175,7 +175,7 @@ def flipped(path: Path, offset: int, bits: int) -> Iterator[None]:
 
 
 def outside_of_pixels(path: Path) -> list[int]:
-    """Return the bytes of a shard that are no pixels: tables, attributes, headers, HDF5's own."""
+    """Return the offsets outside the pixels of a shard: tables, attributes, headers, HDF5's own structures."""
     taken = bytearray(path.stat().st_size)
     with h5py.File(path) as file:
         for group in ("", "weight/", "mask/", "color/"):
@@ -188,18 +188,18 @@ def outside_of_pixels(path: Path) -> list[int]:
 
 
 def filled(path: Path) -> list[int]:
-    """Return the bytes of an index that are not zero: most of a small one's are of no meaning."""
+    """Return the offsets of nonzero bytes of an index. A small index is mostly unused space."""
     return [offset for offset, byte in enumerate(path.read_bytes()) if byte]
 
 
 def offsets(path: Path, chance: random.Random) -> Iterator[int]:
-    """Choose bytes of a file: each second one anywhere, the others where damage does most."""
+    """Choose offsets in a file: half of them anywhere, half where damage matters most."""
     rich = outside_of_pixels(path) if path.suffix == ".h5" else filled(path)
     for number in range(FLIPS):
         yield chance.choice(rich) if number % 2 else chance.randrange(path.stat().st_size)
 
 
-# ---- what must hold
+# ---- claims
 
 
 @pytest.fixture(scope="module", params=["mosaic", "stamps"])
@@ -224,7 +224,7 @@ class Reader:
             batches = list(opened.batches())
             ids = [int(n) for batch in batches for n in batch.object_id]
             cutouts = [opened.get(n) for n in ids]
-        # On one tile only: where they overlap, a damaged footprint leaves one to be asked that has it as well.
+        # A position on one tile only. In the overlap, the other tile would answer if one footprint is damaged.
         middle = sum(c.ra for c in cutouts) / len(cutouts)
         outermost = max(cutouts, key=lambda c: abs(c.ra - middle))
         arguments = json.dumps([str(archive), ids, [outermost.ra, outermost.dec], layout])
@@ -239,7 +239,7 @@ class Reader:
         self._process.communicate()
 
     def look(self, damage: str) -> dict[str, Any]:
-        """Return what a reader and verify say now."""
+        """Return the answers of a reader and of verify for the present files."""
         assert self._process.stdin is not None
         self._process.stdin.write("\n")
         self._process.stdin.flush()
@@ -253,7 +253,7 @@ class Reader:
 
 
 def outcomes(archive: Path, layout: str, path: Path) -> Counter[str]:
-    """Flip bytes of a file one after another; count who found it."""
+    """Flip bytes of a file one after another; count the outcomes."""
     counts, chance = Counter[str](), random.Random()
     wrong: list[str] = []
     with Reader(archive, layout) as reader:
@@ -286,7 +286,7 @@ def test_a_flipped_byte_of_a_shard_is_found_by_verify_and_misleads_no_reader(
     assert counts["told by the reader"]
 
 
-def test_a_flipped_byte_of_the_index_is_found_by_verify_or_harmless_and_misleads_no_reader(
+def test_a_flipped_byte_of_the_index_is_found_or_harmless_and_misleads_no_reader(
     kept: tuple[Path, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     archive, layout = kept
@@ -297,8 +297,8 @@ def test_a_flipped_byte_of_the_index_is_found_by_verify_or_harmless_and_misleads
     assert counts["told by the reader"]
 
 
-def test_no_byte_that_is_not_a_pixel_hangs_or_ends_who_opens_a_shard(kept: tuple[Path, str], tmp_path: Path) -> None:
-    """With the list of virtual cutouts, which HDF5 keeps in its global heap, without a checksum."""
+def test_no_flipped_byte_outside_the_pixels_hangs_or_kills_a_reader(kept: tuple[Path, str], tmp_path: Path) -> None:
+    """The bytes include the list of virtual cutouts, which HDF5 keeps in its global heap without a checksum."""
     archive, layout = kept
     path = shutil.copy(min(archive.glob("shards/*.h5")), tmp_path / "shard.h5")
     good, chance = path.read_bytes(), random.Random()

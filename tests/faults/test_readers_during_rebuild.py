@@ -1,4 +1,4 @@
-"""Readers that go on while the tiles they read are rebuilt: every cutout is wholly the old one or the new one."""
+"""Readers during rebuilds of their tiles: every cutout is wholly the old version or the new one."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ FULL = os.environ.get("ARCHIVE_BUILDER_FAULTS") == "full"
 READERS, REBUILDS = (8, 50) if FULL else (2, 4)
 BANDS = ("r", "i")
 BRIGHTER = np.array([1000.0, 3000.0])
-"""How much brighter each band is in every version than in the one before: thousands of quantization steps."""
+"""Increase of each band from one version to the next, image units: thousands of quantization steps."""
 
 SIZE = 64
-"""Of the archived cutouts in pixels."""
+"""Side of the archived cutouts, px."""
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What readers and the builder share: the survey's first version, and how far the builder is."""
+    """Files shared by readers and builder: the first version of the survey, and the builder's progress."""
 
     folder: Path
 
@@ -41,7 +41,7 @@ class Scene:
         return self.folder / "archive"
 
     def say(self, begun: int, done: int, over: bool = False) -> None:
-        """Tell the readers which version is being built and which is there."""
+        """Publish the version that is being built and the version that is complete."""
         fresh = self.folder / "news.new"
         fresh.write_text(json.dumps([begun, done, over]))
         fresh.replace(self.folder / "news")
@@ -56,11 +56,11 @@ class Scene:
             return dict(file)
 
 
-# ---- a reader; a process of its own
+# ---- a reader, in a process of its own
 
 
 class Reader:
-    """Asks an archive that stays open for whatever comes to its mind, and compares it with the source."""
+    """Sends random queries to an open archive and compares the answers with the source."""
 
     def __init__(self, scene: Scene, seed: int) -> None:
         self._scene, self._first, self._chance = scene, scene.first_pixels(), random.Random(seed)
@@ -77,7 +77,7 @@ class Reader:
         self.errors: list[str] = []
 
     def run(self) -> None:
-        """Go on until the builder is done, and once more."""
+        """Send queries until the builder is done, then one more."""
         print("ready", flush=True)
         over = False
         while not over:
@@ -85,7 +85,7 @@ class Reader:
             kind = self._chance.choice(list(self.lookups))
             try:
                 getattr(self, f"_{kind}")()
-            except Exception as error:  # whatever it is, it is what this looks for
+            except Exception as error:  # every error is a failure of the claim
                 self.errors.append(f"{kind}: {type(error).__name__}: {error}")
             self.lookups[kind] += 1
 
@@ -111,14 +111,14 @@ class Reader:
             self.errors.append(f"object {object_id} is at {where}")
 
     def _check(self, object_id: int, data: NDArray[Any], oldest: int) -> int:
-        """Find which version of the source a cutout is, and make sure that all of it is; return that."""
+        """Return the version of a cutout, after a check of all its pixels against that version of the source."""
         tile, (x0, y0) = self._tile[object_id], self._origin[object_id]
         whole = self._first[tile]
         padded = np.pad(whole, ((0, 0), (SIZE, SIZE), (SIZE, SIZE)), constant_values=np.nan)
         first = padded[:, y0 + SIZE : y0 + 2 * SIZE, x0 + SIZE : x0 + 2 * SIZE]
         version = round(float(np.nanmedian((data[0] - first[0]) / BRIGHTER[0])))
         off = np.abs(data - (first + version * BRIGHTER[:, None, None]))
-        # The source is rounded to float32 after the brightening, the cutout by half a step.
+        # The source is rounded to float32 after brightening; the cutout is off by up to half a step.
         bound = self._step[:, None, None] / 2 + np.spacing(np.float32(version * BRIGHTER.max() + 1e5))
         if not np.array_equal(np.isnan(data), np.isnan(first)) or (np.nan_to_num(off) > bound).any():
             self.errors.append(f"object {object_id} is of no version: {np.nanmax(off)} off {version}")
@@ -137,7 +137,7 @@ class Reader:
 
 
 def brighten(survey: Path, first: dict[str, NDArray[Any]], version: int) -> None:
-    """Rewrite the images of every tile as they are in a version."""
+    """Write the images of every tile in a version."""
     for tile, pixels in first.items():
         for number, band in enumerate(BANDS):
             (path,) = (survey / tile).glob(f"*_{band}.fits*")
@@ -166,7 +166,7 @@ def scene(tmp_path: Path) -> Scene:
     return scene
 
 
-def test_readers_get_the_old_cutout_or_the_new_one_while_their_tiles_are_rebuilt(
+def test_readers_get_the_old_or_the_new_cutout_while_their_tiles_are_rebuilt(
     scene: Scene, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = [sys.executable, __file__, str(scene.folder)]

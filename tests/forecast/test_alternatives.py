@@ -1,4 +1,4 @@
-"""Scaling of costs from the reference tile, against tiles with costs of a known formula."""
+"""Costs scaled from the reference tile, compared with tiles of known cost."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STORAGES = [
 
 
 def made_up_build(storage: StorageSection, pixels: int, cutouts: int) -> tuple[TileResult, int]:
-    """Return the build of a tile, and the part of its bytes that grows with its pixels."""
+    """Return a tile's build and the part of its bytes that is proportional to its pixels."""
     levels = {4: 3, 16: 5, "lossless": 8}[storage.quantization]
     if storage.layout == "mosaic":
         growing, rest, seconds = levels * pixels, 2 * cutouts, 3.0 * pixels
@@ -42,7 +42,7 @@ def reference(own: StorageSection, pixels: int, cutouts: int) -> Reference:
 @pytest.mark.parametrize("own", STORAGES, ids=str)
 @pytest.mark.parametrize("storage", STORAGES, ids=str)
 @pytest.mark.parametrize(("pixels", "cutouts"), [(30, 4), (20, 7), (10, 11), (30, 0)])
-def test_cost_of_another_tile_is_that_of_its_build(
+def test_scaled_cost_of_another_tile_equals_the_cost_of_its_build(
     own: StorageSection, storage: StorageSection, pixels: int, cutouts: int
 ) -> None:
     cost = reference(own, 20, 7).scaled(storage, made_up_sample(own, pixels, cutouts), pixels / 20)
@@ -54,7 +54,7 @@ def test_cost_of_another_tile_is_that_of_its_build(
 
 
 @pytest.mark.parametrize("own", STORAGES, ids=str)
-def test_cost_in_the_recipes_own_storage_is_that_of_the_sample_whatever_the_disk(own: StorageSection) -> None:
+def test_cost_in_the_recipes_own_storage_equals_the_sample_on_any_disk(own: StorageSection) -> None:
     sample = made_up_sample(own, 10, 11, waiting=1.5)
     cost = reference(own, 20, 7).scaled(own, sample, 0.5)
     assert cost.pixel_bytes + cost.object_bytes == pytest.approx(sample.result.bytes)
@@ -62,14 +62,14 @@ def test_cost_in_the_recipes_own_storage_is_that_of_the_sample_whatever_the_disk
 
 
 @pytest.mark.parametrize("storage", STORAGES, ids=str)
-def test_tiles_without_cutouts_cost_what_the_reference_tile_costs(storage: StorageSection) -> None:
+def test_tiles_without_cutouts_cost_the_same_as_the_reference_tile(storage: StorageSection) -> None:
     own = STORAGES[0]
     cost = reference(own, 20, 0).scaled(storage, made_up_sample(own, 20, 0), 1.0)
     build, _ = made_up_build(storage, 20, 0)
     assert (cost.pixel_bytes + cost.object_bytes, cost.object_seconds) == (build.bytes, 0)
 
 
-def test_alternatives_are_the_usual_ways_but_the_recipes_own_and_keep_its_planes() -> None:
+def test_alternatives_are_the_usual_storages_without_the_recipes_own_and_keep_its_planes() -> None:
     own = StorageSection(layout="stamps", quantization=16, planes=("WGT",))
     expected = [("mosaic", 4), ("mosaic", 16), ("mosaic", "lossless"), ("stamps", 4)]
     assert [(way.layout, way.quantization) for way in alternatives(own)] == expected
@@ -77,7 +77,7 @@ def test_alternatives_are_the_usual_ways_but_the_recipes_own_and_keep_its_planes
     assert len(alternatives(StorageSection(quantization=8))) == 5
 
 
-def test_tile_without_cutouts_is_chosen_only_if_no_tile_has_any() -> None:
+def test_tile_without_cutouts_is_chosen_only_if_no_tile_has_cutouts() -> None:
     def chosen(*cutouts: float) -> float:
         return choose_reference([TileSample(TileResult("T"), cutouts=n) for n in cutouts]).cutouts
 

@@ -1,4 +1,4 @@
-"""Totals from a sample with their standard errors, distributions and selections, against independent answers."""
+"""Totals from a sample with their standard errors, distributions and selections, against independent results."""
 
 import numpy as np
 import pytest
@@ -21,14 +21,16 @@ amounts = hnp.arrays(np.float64, st.integers(1, 12), elements=st.floats(1, 1e6))
 
 
 @given(amounts)
-def test_total_of_a_sample_of_everything_is_the_sum_without_error(values: np.ndarray) -> None:
+def test_total_of_a_sample_of_all_tiles_is_the_sum_without_error(values: np.ndarray) -> None:
     estimate = estimate_total([Part(values, values[::-1], values.sum())], len(values))
     assert estimate.value == pytest.approx(values.sum())
     assert estimate.error == 0
 
 
 @given(amounts, st.floats(0.1, 10), st.floats(0.1, 10))
-def test_what_is_proportional_to_its_size_is_known_from_any_sample(sizes: np.ndarray, one: float, two: float) -> None:
+def test_total_of_values_proportional_to_size_is_exact_from_any_sample(
+    sizes: np.ndarray, one: float, two: float
+) -> None:
     everything, tiles = 100 * float(sizes.sum()), 100 * len(sizes)
     parts = [Part(one * sizes, sizes, everything), Part(two * sizes, sizes, everything)]
     estimate = estimate_total(parts, tiles)
@@ -56,7 +58,7 @@ def test_quoted_error_is_the_scatter_of_the_estimates() -> None:
     assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(np.std(totals), rel=0.1)
 
 
-def test_parts_without_a_size_are_nothing() -> None:
+def test_parts_without_a_size_contribute_nothing() -> None:
     assert estimate_total([Part([5.0, 7.0], [0.0, 0.0], 0.0)], 2).value == 0
 
 
@@ -75,9 +77,7 @@ def test_kept_share_is_the_share_of_objects_that_pass(values: np.ndarray, limits
 
 
 @given(values_with_gaps, st.booleans())
-def test_threshold_for_a_share_keeps_that_share_and_the_next_stricter_value_does_not(
-    values: np.ndarray, upper: bool
-) -> None:
+def test_threshold_for_a_share_is_the_strictest_that_keeps_the_share(values: np.ndarray, upper: bool) -> None:
     known = sorted(v for v in values.tolist() if np.isfinite(v))
     selections = thresholds_for_shares(values, upper)
     assert [chosen.share for chosen in selections] == [s for s in SHARES if len(known) >= s * len(values) - 1e-9]
@@ -109,7 +109,9 @@ def test_threshold_grid_rises_over_the_range_and_has_every_limit(
 
 
 @given(values_with_gaps, st.booleans())
-def test_histogram_counts_every_value_between_its_edges_and_gaps_apart(values: np.ndarray, logarithmic: bool) -> None:
+def test_histogram_counts_every_value_between_its_edges_and_missing_values_separately(
+    values: np.ndarray, logarithmic: bool
+) -> None:
     shown = distribution(values, logarithmic)
     known = values[np.isfinite(values)].astype(np.float64)
     assert shown.unmeasured == len(values) - len(known)
@@ -134,6 +136,6 @@ def simulate(tiles: int, workers: int, seconds: float, commit: float) -> float:
 
 
 @pytest.mark.parametrize("workers", [1, 3, 16, 64, 300])
-def test_wall_time_is_that_of_a_simulated_build(workers: int) -> None:
+def test_wall_time_equals_that_of_a_simulated_build(workers: int) -> None:
     expected = simulate(1000, workers, seconds=15.0, commit=0.1)
     assert wall_time(workers, 1000, 15.0, 0.1) == pytest.approx(expected, rel=0.16)

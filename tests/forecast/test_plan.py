@@ -1,4 +1,4 @@
-"""Forecasts of archives, against the archives really built; times are not compared."""
+"""Forecasts compared with the archives that are then built; wall times are not compared."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ OTHERS = [
 
 @pytest.fixture(scope="module")
 def survey(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A survey of different tiles in three bands: one has a hole, each a noisy corner. Tests must not change it."""
+    """Survey of different tiles in three bands: one has a hole, each has a noisy corner. Tests must not change it."""
     folder = tmp_path_factory.mktemp("plan") / "survey"
     recipe = make_survey(folder, tiles=TILES, tile_size=400, objects=60, seed=3)
     recipe.write_text(re.sub(r"(?m)^bands = .*$", f"bands = {BANDS}", recipe.read_text()))
@@ -84,7 +84,7 @@ def column(archive: Path, name: str) -> np.ndarray:
 # ---- against the build
 
 
-def test_forecast_from_all_tiles_is_what_the_build_then_takes(survey: Path, whole: Forecast, tmp_path: Path) -> None:
+def test_forecast_from_all_tiles_equals_the_cost_of_the_build(survey: Path, whole: Forecast, tmp_path: Path) -> None:
     archive = tmp_path / "archive"
     report = build(survey / "survey.toml", archive, workers=2)
     assert (whole.tiles, whole.objects.value, whole.objects.error) == (TILES, 60 * TILES, 0)
@@ -102,7 +102,7 @@ def test_forecast_from_all_tiles_is_what_the_build_then_takes(survey: Path, whol
 
 
 @pytest.mark.parametrize("planes", ["[]", '["WGT", "MSK"]'])
-def test_forecast_from_some_tiles_is_within_a_tenth_of_what_the_build_then_takes(
+def test_forecast_from_some_tiles_is_within_a_tenth_of_the_cost_of_the_build(
     survey: Path, tmp_path: Path, planes: str
 ) -> None:
     recipe = recipe_with(survey, tmp_path, quantization=f"8\nplanes = {planes}")
@@ -117,7 +117,7 @@ def test_forecast_from_some_tiles_is_within_a_tenth_of_what_the_build_then_takes
 
 
 @pytest.mark.parametrize(("layout", "quantization"), OTHERS)
-def test_other_ways_of_storing_are_within_a_tenth_of_what_their_builds_take(
+def test_forecasts_of_other_storages_are_within_a_tenth_of_their_builds(
     survey: Path, whole: Forecast, tmp_path: Path, layout: str, quantization: str
 ) -> None:
     assert len(whole.storages) == 1 + len(OTHERS)
@@ -129,8 +129,8 @@ def test_other_ways_of_storing_are_within_a_tenth_of_what_their_builds_take(
     assert forecast.bytes.value == pytest.approx(bytes_of(tmp_path / "archive"), rel=0.1)
 
 
-def test_forecast_from_stamps_is_exact_for_them_and_within_a_fifth_for_mosaics(survey: Path, tmp_path: Path) -> None:
-    """Mosaics are forecast from a sample built as stamps."""
+def test_forecast_from_stamps_is_exact_for_stamps_and_within_a_fifth_for_mosaics(survey: Path, tmp_path: Path) -> None:
+    """The forecast of mosaics comes from a sample built as stamps."""
     recipe = recipe_with(survey, tmp_path, layout='"stamps"', quantization='"lossless"')
     forecast = plan(recipe, sample=TILES)
     assert (forecast.storages[0].layout, forecast.storages[0].quantization) == ("stamps", "lossless")
@@ -139,7 +139,7 @@ def test_forecast_from_stamps_is_exact_for_them_and_within_a_fifth_for_mosaics(s
     assert by_way["stamps", "lossless"] == pytest.approx(bytes_of(tmp_path / "stamps"), rel=0.01)
     other = recipe_with(survey, tmp_path, layout='"mosaic"')
     assert build(other, tmp_path / "mosaic", workers=2).failures == {}
-    # On small tiles, the parts of a file besides pixels and objects are a tenth; on full-size tiles, negligible.
+    # On small tiles, a tenth of a file is neither pixels nor objects; on full-size tiles, this part is negligible.
     assert by_way["mosaic", 16] == pytest.approx(bytes_of(tmp_path / "mosaic"), rel=0.2)
 
 
@@ -149,9 +149,7 @@ def kept_at(criterion: Criterion, share: float) -> float:
 
 
 @pytest.mark.parametrize("key", ["max_background_rms", "min_depth", "max_blank_fraction"])
-def test_threshold_keeps_in_a_build_what_the_plan_said_it_would(
-    survey: Path, whole: Forecast, tmp_path: Path, key: str
-) -> None:
+def test_threshold_keeps_the_forecast_share_in_a_build(survey: Path, whole: Forecast, tmp_path: Path, key: str) -> None:
     others = {"max_background_rms": "{}", "min_depth": "{}", "max_blank_fraction": "1.0"}
     if key == "max_blank_fraction":
         (share,) = (kept.share for kept in whole.blank.ladder if kept.threshold == 0.2)
@@ -166,7 +164,7 @@ def test_threshold_keeps_in_a_build_what_the_plan_said_it_would(
     assert 0 < report.stored < on_tiles
 
 
-def test_thresholds_of_the_recipe_are_judged_each_alone(survey: Path, whole: Forecast, tmp_path: Path) -> None:
+def test_each_threshold_of_the_recipe_is_evaluated_alone(survey: Path, whole: Forecast, tmp_path: Path) -> None:
     limits = [
         (c.key, c.band, c.limit)
         for band in whole.bands
@@ -181,7 +179,7 @@ def test_thresholds_of_the_recipe_are_judged_each_alone(survey: Path, whole: For
     assert whole.blank.limit == 0.5
 
 
-# ---- which tiles
+# ---- choice of tiles
 
 
 def listed(count: int) -> Discovery:
@@ -200,12 +198,12 @@ def test_sampled_tiles_are_spread_over_the_list_and_the_same_for_the_same_seed(t
         assert len({tuple(f.tile for f in choose_tiles(found, sample, seed)) for seed in range(20)}) == 20
 
 
-def test_every_tile_may_be_sampled() -> None:
+def test_every_tile_can_be_sampled() -> None:
     found = listed(7)
     assert {f.tile for seed in range(60) for f in choose_tiles(found, 2, seed)} == {f.tile for f in found.tiles}
 
 
-def test_tiles_asked_for_are_sampled_instead(survey: Path) -> None:
+def test_named_tiles_are_sampled_instead_of_random_ones(survey: Path) -> None:
     names = [files.tile for files in discover(load_recipe(survey / "survey.toml")).tiles]
     forecast = plan(survey / "survey.toml", tiles=[names[3]], workers=(2,))
     assert [tile.tile for tile in forecast.sampled] == [names[3]]
@@ -215,7 +213,7 @@ def test_tiles_asked_for_are_sampled_instead(survey: Path) -> None:
         plan(survey / "survey.toml", tiles=["NOWHERE"])
 
 
-# ---- what may go wrong
+# ---- errors
 
 
 @pytest.fixture
@@ -227,7 +225,7 @@ def folders(survey: Path) -> list[Path]:
     return sorted(path for path in survey.iterdir() if path.is_dir())
 
 
-def test_incomplete_tiles_are_told_and_left_out(survey: Path, survey_copy: Path) -> None:
+def test_incomplete_tiles_are_named_and_left_out(survey: Path, survey_copy: Path) -> None:
     first, second, *rest = folders(survey_copy)
     next(first.glob("*_z.fits.fz")).unlink()
     next(second.glob("*_cat.fits")).unlink()
@@ -240,7 +238,7 @@ def test_incomplete_tiles_are_told_and_left_out(survey: Path, survey_copy: Path)
     )
 
 
-def test_sampled_tile_that_cannot_be_built_is_told_and_the_others_stand_for_it(survey_copy: Path) -> None:
+def test_sampled_tile_that_cannot_be_built_is_named_and_the_others_represent_it(survey_copy: Path) -> None:
     bad, *_ = folders(survey_copy)
     path = next(bad.glob("*_i.fits.fz"))
     path.write_bytes(path.read_bytes()[:50_000])
@@ -254,7 +252,7 @@ def test_sampled_tile_that_cannot_be_built_is_told_and_the_others_stand_for_it(s
     assert answer["storages"][0]["bytes"]["error"] > 0
 
 
-def test_survey_without_a_tile_that_can_be_built_is_one_line(survey_copy: Path) -> None:
+def test_survey_without_a_buildable_tile_is_an_error_on_one_line(survey_copy: Path) -> None:
     for folder in folders(survey_copy):
         path = next(folder.glob("*_r.fits.fz"))
         path.write_bytes(b"SIMPLE")
@@ -268,7 +266,7 @@ def test_survey_without_a_tile_that_can_be_built_is_one_line(survey_copy: Path) 
     assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
 
 
-def test_objects_that_cannot_be_counted_are_known_from_the_sample(survey: Path, tmp_path: Path) -> None:
+def test_objects_that_cannot_be_counted_are_estimated_from_the_sample(survey: Path, tmp_path: Path) -> None:
     for number, folder in enumerate(folders(survey)):
         table = Table.read(next(folder.glob("*_cat.fits")))
         columns = ["COADD_OBJECT_ID", "ALPHAWIN_J2000", "DELTAWIN_J2000"]
@@ -282,7 +280,7 @@ def test_objects_that_cannot_be_counted_are_known_from_the_sample(survey: Path, 
     assert "objects (estimated from the sample)" in run("plan", recipe, "--sample", 2).stdout
 
 
-def test_tile_of_few_objects_is_tried_where_they_are(survey_copy: Path, tmp_path: Path) -> None:
+def test_tile_of_few_objects_is_sampled_around_its_objects(survey_copy: Path, tmp_path: Path) -> None:
     for folder in folders(survey_copy):
         path = next(folder.glob("*_cat.fits"))
         table = Table.read(path)
@@ -319,7 +317,7 @@ def no_band_has_noise(survey: Path, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("prepare", [no_object_passes, no_band_has_noise])
-def test_archive_that_would_hold_nothing_is_forecast_so(
+def test_forecast_of_an_archive_without_cutouts_equals_its_build(
     survey: Path, tmp_path: Path, prepare: Callable[[Path, Path], Path]
 ) -> None:
     recipe = prepare(survey, tmp_path)
@@ -337,7 +335,7 @@ def test_archive_that_would_hold_nothing_is_forecast_so(
     assert run("plan", recipe, "--sample", 2).exit_code == 0
 
 
-def test_nothing_is_left_behind_and_no_archive_is_needed(survey: Path, tmp_path: Path) -> None:
+def test_plan_leaves_no_files_and_needs_no_archive(survey: Path, tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in survey.rglob("*")}
     result = run("plan", survey / "survey.toml", "--sample", 1, "--work", tmp_path)
     assert result.exit_code == 0
@@ -350,10 +348,10 @@ def test_nothing_is_left_behind_and_no_archive_is_needed(survey: Path, tmp_path:
     )
 
 
-# ---- the tile that is built in every layout and quantization
+# ---- the tile built in every layout and quantization
 
 
-def test_that_tile_is_the_median_of_those_with_cutouts_and_its_shards_are_removed_one_by_one(
+def test_reference_tile_is_the_median_and_each_of_its_shards_is_removed_before_the_next(
     survey: Path, tmp_path: Path
 ) -> None:
     called: list[tuple[str, str, float | str, int]] = []
@@ -402,7 +400,7 @@ def test_alternative_that_cannot_be_stored_is_left_out_with_its_reason(survey_co
 # ---- output
 
 
-def test_json_is_json_and_holds_the_whole_forecast(survey: Path, whole: Forecast) -> None:
+def test_json_is_valid_and_holds_the_whole_forecast(survey: Path, whole: Forecast) -> None:
     result = run("plan", survey / "survey.toml", "--sample", TILES, "--json")
 
     def refuse(constant: str) -> None:
@@ -416,7 +414,7 @@ def test_json_is_json_and_holds_the_whole_forecast(survey: Path, whole: Forecast
     assert answer["storages"][0]["bytes"] == expected["storages"][0]["bytes"]
 
 
-def test_text_tells_the_figures_of_the_json(survey: Path) -> None:
+def test_text_shows_the_figures_of_the_json(survey: Path) -> None:
     told = run("plan", survey / "survey.toml", "--sample", 2, "--workers", 7)
     assert (told.exit_code, told.stderr.count("\n")) == (0, 3 + 1 + 1 + len(OTHERS))
     text = told.stdout

@@ -1,4 +1,4 @@
-"""Every kind of damage is found, named and mended; a good archive has none."""
+"""Verify, repair and reindex: every kind of damage is found, named and repaired; a good archive has no findings."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from archive_builder.maintain.verify import Finding, verify
 from archive_builder.run import pool as working
 from archive_builder.survey.demo import make_survey
 
-assert hdf5plugin.version  # h5py reads Bitshuffle once it is imported
+assert hdf5plugin.version  # importing hdf5plugin registers Bitshuffle with h5py
 
 A, B = "DEM033600-280000", "DEM033604-280000"
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with a survey of two small tiles, of which some objects are skipped, and its archive."""
+    """Folder with a survey of two small tiles, with some skipped objects, and its archive."""
     folder = tmp_path_factory.mktemp("verify")
     recipe = make_survey(folder / "survey", tiles=2, tile_size=300, objects=30, seed=2)
     text = re.sub(r"(?m)^(color|min_depth) .*\n", "", recipe.read_text())
@@ -58,7 +58,7 @@ def archive(place: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def survey(place: Path, tmp_path: Path) -> Iterator[Path]:
-    """The survey's folder, put back as it was afterwards."""
+    """The survey's folder, restored after the test."""
     shutil.copytree(place / "survey", tmp_path / "kept")
     yield place / "survey"
     shutil.rmtree(place / "survey")
@@ -86,7 +86,7 @@ def execute(archive: Path, *statements: str) -> None:
 
 
 def table(archive: Path, name: str) -> list[tuple[Any, ...]]:
-    """What stands in a table, by bare SQLite."""
+    """Return the rows of a table of the index, from SQLite."""
     connection = sqlite3.connect(archive / "index.sqlite")
     try:
         return sorted(connection.execute(f"SELECT * FROM {name}"))
@@ -99,7 +99,7 @@ def settings_of(archive: Path) -> dict[str, Any]:
 
 
 def owners(archive: Path) -> set[tuple[Any, ...]]:
-    """The index's objects with their tiles' names: the numbers of tiles may be others."""
+    """Return the index's objects with the names of their tiles; tile numbers may differ between indexes."""
     names = {row[0]: row[1] for row in table(archive, "tiles")}
     return {(n, names[tile], row, status) for n, tile, row, status in table(archive, "objects")}
 
@@ -111,7 +111,7 @@ def flip(path: Path, offset: int) -> None:
 
 
 def pixel_offset(path: Path) -> int:
-    """Where in the file the middle of the first chunk of pixels is."""
+    """Return the offset of the middle of the first chunk of pixels in the file."""
     with h5py.File(path) as file:
         chunk = file["pixels"].id.get_chunk_info(0)
         return int(chunk.byte_offset + chunk.size // 2)
@@ -127,7 +127,7 @@ def table_offset(path: Path, name: str) -> int:
 
 @pytest.mark.parametrize("deep", [False, True])
 @pytest.mark.parametrize("with_survey", [False, True])
-def test_nothing_is_found_on_a_good_archive(place: Path, deep: bool, with_survey: bool) -> None:
+def test_good_archive_has_no_findings(place: Path, deep: bool, with_survey: bool) -> None:
     assert findings(place / "archive", deep, place / "survey" if with_survey else None) == []
 
 
@@ -147,7 +147,7 @@ def test_folder_that_is_no_archive_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("deep", [False, True])
-def test_shard_that_is_gone_is_told_with_its_remedy(archive: Path, deep: bool) -> None:
+def test_missing_shard_is_reported_with_its_remedy(archive: Path, deep: bool) -> None:
     shard(archive).unlink()
     (finding,) = verify(archive, deep=deep)
     assert finding.what == f"shard {shard(archive)}: cannot be opened (No such file or directory): rebuild its tile"
@@ -209,7 +209,7 @@ SHALLOW = [remove, truncate, cut_in_half, empty, append, other_tile, other_gener
 
 
 @pytest.mark.parametrize("damage", [*SHALLOW, recipe_garbage, flip_table])
-def test_damaged_shard_is_found_without_reading_its_pixels_and_named(
+def test_damaged_shard_is_found_and_named_without_reading_its_pixels(
     archive: Path, damage: Callable[[Path], None]
 ) -> None:
     damage(archive)
@@ -219,7 +219,7 @@ def test_damaged_shard_is_found_without_reading_its_pixels_and_named(
     assert all("\n" not in finding.what for finding in found)
 
 
-def test_flipped_byte_anywhere_in_a_shard_is_found_by_a_deep_look(archive: Path) -> None:
+def test_deep_verify_finds_a_flipped_byte_anywhere_in_a_shard(archive: Path) -> None:
     content = shard(archive).read_bytes()
     rng = np.random.default_rng(1)
     for offset in [0, len(content) - 1, *rng.integers(0, len(content), 20).tolist()]:
@@ -230,7 +230,7 @@ def test_flipped_byte_anywhere_in_a_shard_is_found_by_a_deep_look(archive: Path)
     assert findings(archive, deep=True) == []
 
 
-def test_flipped_pixel_is_left_to_the_deep_look(archive: Path) -> None:
+def test_only_deep_verify_finds_a_flipped_pixel(archive: Path) -> None:
     flip(shard(archive), pixel_offset(shard(archive)))
     assert findings(archive) == []
     (finding,) = findings(archive, deep=True)
@@ -284,7 +284,7 @@ INDEX_DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", INDEX_DAMAGE)
-def test_damaged_index_is_found_and_made_anew_from_the_shards_alone(place: Path, archive: Path, damage: str) -> None:
+def test_damaged_index_is_found_and_rebuilt_from_the_shards_alone(place: Path, archive: Path, damage: str) -> None:
     execute(archive, INDEX_DAMAGE[damage])
     found = findings(archive)
     assert found
@@ -300,16 +300,16 @@ def test_damaged_index_is_found_and_made_anew_from_the_shards_alone(place: Path,
 
 
 @pytest.mark.parametrize("damage", [name for name in INDEX_DAMAGE if name not in ("size", "bands")])
-def test_index_damage_is_called_so_and_repaired_without_the_survey(archive: Path, damage: str) -> None:
+def test_index_damage_is_repaired_without_the_survey(archive: Path, damage: str) -> None:
     execute(archive, INDEX_DAMAGE[damage])
     if "shard" in {finding.kind for finding in findings(archive)}:
-        pytest.skip("the shards might be at fault as well")
+        pytest.skip("the shards may be damaged too")
     result = run("verify", archive, "--repair")
     assert (result.exit_code, result.stderr) == (0, "")
     assert findings(archive, deep=True) == []
 
 
-def test_depth_that_is_not_the_shards_is_found_by_a_deep_look(archive: Path) -> None:
+def test_deep_verify_finds_a_depth_that_differs_from_the_shards(archive: Path) -> None:
     execute(archive, f"UPDATE tiles SET depth = replace(depth, '.', '1.') WHERE name = '{A}'")
     assert findings(archive) == []
     (finding,) = findings(archive, deep=True)
@@ -318,7 +318,7 @@ def test_depth_that_is_not_the_shards_is_found_by_a_deep_look(archive: Path) -> 
     assert findings(archive, deep=True) == []
 
 
-def test_lost_or_broken_index_is_found_and_made_anew(place: Path, archive: Path) -> None:
+def test_missing_or_broken_index_is_found_and_rebuilt(place: Path, archive: Path) -> None:
     index = archive / "index.sqlite"
     content = index.read_bytes()
     for damage in (None, b"", b"garbage" * 1000, content[: len(content) // 2], content[:100]):
@@ -329,16 +329,16 @@ def test_lost_or_broken_index_is_found_and_made_anew(place: Path, archive: Path)
         assert owners(archive) == owners(place / "archive")
 
 
-def test_flipped_pages_of_the_index_are_found(archive: Path) -> None:
-    """A byte in the middle of a table's page; SQLite has no checksums, so that only its order can tell."""
+def test_changed_object_ids_of_the_index_are_found(archive: Path) -> None:
+    """Change object IDs inside the table. SQLite has no checksums: only the order and the shards reveal the change."""
     execute(archive, "UPDATE objects SET object_id = -object_id WHERE row = 3")
     assert findings(archive)
 
 
-# ---- files that no one knows
+# ---- unknown files
 
 
-def test_unknown_files_are_named_and_are_no_damage(archive: Path) -> None:
+def test_unknown_files_are_named_but_are_no_damage(archive: Path) -> None:
     (archive / "shards/other.1.h5").write_bytes(b"x")
     (archive / "shards/.T.1.h5.0123456789abcdef.99.part").write_bytes(b"x")
     (archive / "shards/notes.txt").write_text("mine")
@@ -354,10 +354,10 @@ def test_unknown_files_are_named_and_are_no_damage(archive: Path) -> None:
 # ---- against the survey
 
 
-def test_pixels_changed_in_the_survey_are_found_though_size_and_time_are_the_same(place: Path, survey: Path) -> None:
+def test_changed_pixels_of_the_survey_are_found_despite_equal_size_and_time(place: Path, survey: Path) -> None:
     path = survey / A / f"{A}_r1p01_r.fits.fz"
     stat = path.stat()
-    # Another scale of the compressed rows: no byte more or less.
+    # Another scale of the compressed rows leaves the file size unchanged.
     with fits.open(path, disable_image_compression=True, mode="update") as hdus:
         hdus["SCI"].data["ZSCALE"][:] *= 1.5
     assert path.stat().st_size == stat.st_size
@@ -369,7 +369,7 @@ def test_pixels_changed_in_the_survey_are_found_though_size_and_time_are_the_sam
     assert all("is not as in the survey" in finding.what for finding in found)
 
 
-def test_tiles_that_the_survey_cannot_vouch_for_are_named_and_are_no_damage(place: Path, survey: Path) -> None:
+def test_tiles_that_changed_or_vanished_in_the_survey_are_named_but_are_no_damage(place: Path, survey: Path) -> None:
     os.utime(survey / A / f"{A}_r1p01_cat.fits")
     shutil.rmtree(survey / B)
     found = findings(place / "archive", deep=True, survey=survey)
@@ -378,10 +378,10 @@ def test_tiles_that_the_survey_cannot_vouch_for_are_named_and_are_no_damage(plac
     assert result.exit_code == 0
 
 
-# ---- mending
+# ---- repair
 
 
-def test_repair_builds_damaged_shards_again_and_makes_the_index_anew(place: Path, archive: Path) -> None:
+def test_repair_rebuilds_damaged_shards_and_the_index(place: Path, archive: Path) -> None:
     flip(shard(archive, A), pixel_offset(shard(archive, A)))
     execute(archive, INDEX_DAMAGE["row"], INDEX_DAMAGE["extra object"])
     refused = run("verify", archive, "--deep", "--repair")
@@ -398,7 +398,9 @@ def test_repair_builds_damaged_shards_again_and_makes_the_index_anew(place: Path
 
 
 @pytest.mark.parametrize("damage", [remove, other_tile])
-def test_repair_mends_what_touches_shard_and_index(place: Path, archive: Path, damage: Callable[[Path], None]) -> None:
+def test_repair_fixes_damage_of_shard_and_index_together(
+    place: Path, archive: Path, damage: Callable[[Path], None]
+) -> None:
     damage(archive)
     (archive / "index.sqlite").write_bytes(b"garbage" * 1000)
     result = run("verify", archive, "--survey", place / "survey/survey.toml", "--repair")
@@ -407,7 +409,7 @@ def test_repair_mends_what_touches_shard_and_index(place: Path, archive: Path, d
     assert owners(archive) == owners(place / "archive")
 
 
-def test_repair_that_mends_nothing_is_told_so(place: Path, archive: Path, survey: Path) -> None:
+def test_failed_repair_is_an_error_on_one_line(place: Path, archive: Path, survey: Path) -> None:
     remove(archive)
     shutil.rmtree(survey / A)
     result = run("verify", archive, "--survey", survey / "survey.toml", "--repair")
@@ -416,7 +418,7 @@ def test_repair_that_mends_nothing_is_told_so(place: Path, archive: Path, survey
     assert result.stderr.count("\n") == 1
 
 
-def test_several_processes_find_what_one_finds(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_processes_find_the_same_as_one(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verification, "MOST_TOGETHER", 1)
     for tile, keep in ((A, 1000), (B, 2000)):
         path = archive / f"shards/{tile}.1.h5"
@@ -426,12 +428,12 @@ def test_several_processes_find_what_one_finds(archive: Path, monkeypatch: pytes
     assert list(verify(archive, workers=2)) == alone
 
 
-def test_shard_that_ends_the_process_that_looks_at_it_is_found_and_costs_no_other(
+def test_shard_that_kills_its_reader_is_found_and_affects_no_other_shard(
     archive: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A pipe that nobody writes to stands in for it: whoever opens it waits, and is killed here."""
+    """A FIFO without a writer replaces the shard: a process that opens it waits, and the test kills that process."""
     if not Path("/proc/self/wchan").exists() or os.getuid() != 0:
-        pytest.skip("only Linux's root is told what a process waits for")
+        pytest.skip("only root on Linux can read the wait channel of a process")
     monkeypatch.setattr(verification, "MOST_TOGETHER", 1)
     deadly = archive / f"shards/{B}.1.h5"
     deadly.unlink()
@@ -452,14 +454,14 @@ def test_shard_that_ends_the_process_that_looks_at_it_is_found_and_costs_no_othe
 
 
 def waits_for_a_pipe(pid: int | str) -> bool:
-    """Tell whether a process is opening a pipe at whose other end nobody is."""
+    """Return True if a process waits to open a FIFO."""
     try:
         return "wait_for_partner" in Path(f"/proc/{pid}/wchan").read_text()
     except OSError:
         return False
 
 
-def test_command_line_answers_in_json_and_by_its_exit_status(place: Path, archive: Path, tmp_path: Path) -> None:
+def test_command_line_prints_json_and_sets_its_exit_status(place: Path, archive: Path, tmp_path: Path) -> None:
     good = run("verify", archive, "--deep", "--json")
     assert (good.exit_code, json.loads(good.stdout)) == (0, [])
     assert run("verify", archive).stdout == "all is well\n"
@@ -476,10 +478,10 @@ def test_command_line_answers_in_json_and_by_its_exit_status(place: Path, archiv
     assert run("verify", archive, "--survey", tmp_path / "nothing.toml").exit_code == 2
 
 
-# ---- the index anew
+# ---- reindex
 
 
-def test_index_made_anew_equals_the_one_of_the_build(place: Path, archive: Path) -> None:
+def test_reindex_makes_the_same_index_as_the_build(place: Path, archive: Path) -> None:
     (archive / "index.sqlite").unlink()
     report = reindex(archive)
     assert (report.tiles, report.objects, report.left_out) == (2, 60, {})
@@ -499,7 +501,7 @@ def test_index_made_anew_equals_the_one_of_the_build(place: Path, archive: Path)
 
 
 @pytest.mark.parametrize("damage", [cut_in_half, empty, other_tile, other_generation, recipe_garbage, flip_table])
-def test_reindex_leaves_out_a_shard_that_cannot_be_used_and_says_why(
+def test_reindex_leaves_out_an_unusable_shard_and_names_the_reason(
     place: Path, archive: Path, damage: Callable[[Path], None]
 ) -> None:
     damage(archive)
@@ -534,7 +536,7 @@ def test_reindex_takes_the_newest_generation_by_number(archive: Path) -> None:
     assert [finding.kind for finding in findings(archive)] == ["orphan"] * 2
 
 
-def test_reindex_takes_an_older_shard_where_the_newest_is_damaged(place: Path, archive: Path) -> None:
+def test_reindex_takes_an_older_shard_if_the_newest_is_damaged(place: Path, archive: Path) -> None:
     newest = copy_as(archive, A, 2)
     flip(newest, pixel_offset(newest))
     report = reindex(archive)
@@ -544,7 +546,7 @@ def test_reindex_takes_an_older_shard_where_the_newest_is_damaged(place: Path, a
     assert [finding.kind for finding in findings(archive, deep=True)] == ["orphan"]
 
 
-def test_reindex_takes_the_newest_where_all_are_damaged(archive: Path) -> None:
+def test_reindex_takes_the_newest_shard_if_all_are_damaged(archive: Path) -> None:
     paths = [shard(archive), copy_as(archive, A, 2)]
     for path in paths:
         flip(path, pixel_offset(path))
@@ -553,9 +555,7 @@ def test_reindex_takes_the_newest_where_all_are_damaged(archive: Path) -> None:
     assert {row[4] for row in table(archive, "tiles")} == {f"shards/{A}.2.h5", f"shards/{B}.1.h5"}
 
 
-def test_reindex_takes_an_older_shard_where_an_object_of_the_newest_is_on_another_tile(
-    place: Path, archive: Path
-) -> None:
+def test_reindex_takes_an_older_shard_if_the_newest_has_an_object_of_another_tile(place: Path, archive: Path) -> None:
     newest = copy_as(archive, A, 2)
     with h5py.File(newest, "r+") as file, h5py.File(shard(archive, B)) as other:
         moved = other["objects/object_id"][0]
@@ -566,7 +566,7 @@ def test_reindex_takes_an_older_shard_where_an_object_of_the_newest_is_on_anothe
     assert owners(archive) == owners(place / "archive")
 
 
-def test_several_processes_make_the_index_that_one_makes(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_processes_make_the_same_index_as_one(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (reindexing, working):
         monkeypatch.setattr(module, "MOST_TOGETHER", 1)
     copy_as(archive, A, 2)
@@ -581,7 +581,7 @@ def test_several_processes_make_the_index_that_one_makes(archive: Path, monkeypa
     assert told == [2, B, A]
 
 
-def test_reindex_keeps_to_the_settings_of_the_archive_beside_an_unfinished_rebuild(place: Path, archive: Path) -> None:
+def test_reindex_keeps_the_archives_settings_and_leaves_out_an_unfinished_rebuild(place: Path, archive: Path) -> None:
     with h5py.File(shard(archive)) as file:
         recipe = json.loads(file.attrs["recipe"])
     recipe["quality"]["max_blank_fraction"] = 0.9
@@ -592,7 +592,7 @@ def test_reindex_keeps_to_the_settings_of_the_archive_beside_an_unfinished_rebui
     assert settings_of(archive) == settings_of(place / "archive")
 
 
-def test_reindex_of_shards_that_share_an_object_leaves_one_out_by_name(archive: Path) -> None:
+def test_reindex_of_shards_with_a_common_object_leaves_one_out_and_names_it(archive: Path) -> None:
     path = archive / "shards/T.1.h5"
     shutil.copy(shard(archive), path)
     with h5py.File(path, "r+") as file:
@@ -603,7 +603,7 @@ def test_reindex_of_shards_that_share_an_object_leaves_one_out_by_name(archive: 
     assert re.search(rf"object \d+ of tile T belongs to tile {A} already", report.left_out["T.1.h5"])
 
 
-def test_reindex_with_nothing_to_read_is_refused_and_leaves_the_index(archive: Path, tmp_path: Path) -> None:
+def test_reindex_without_readable_shards_is_refused_and_keeps_the_index(archive: Path, tmp_path: Path) -> None:
     before = (archive / "index.sqlite").read_bytes()
     for tile in (A, B):
         shard(archive, tile).write_bytes(b"garbage")
@@ -614,7 +614,7 @@ def test_reindex_with_nothing_to_read_is_refused_and_leaves_the_index(archive: P
         reindex(tmp_path)
 
 
-def test_open_readers_go_over_to_the_index_made_anew(archive: Path) -> None:
+def test_open_readers_switch_to_the_new_index(archive: Path) -> None:
     with Archive(archive) as opened:
         n = next(n for n, _, _, status in owners(archive) if status == 0)
         before = opened.get(n).data

@@ -1,4 +1,4 @@
-"""Background RMS and depth, against SExtractor's library and numbers known beforehand."""
+"""Background RMS and depth, compared with SExtractor's library and known values."""
 
 import numpy as np
 import pytest
@@ -28,14 +28,14 @@ def test_rms_at_objects_agrees_with_sextractors_interpolated_map() -> None:
     x, y = (np.random.default_rng(1).uniform(0, n - 1, 500) for n in shape[::-1])
     theirs = sep.Background(image, bw=MESH, bh=MESH).rms()[y.astype(int), x.astype(int)]
     ratio = measured(image, x, y) / theirs
-    # Past the outermost cells' centres SExtractor's spline extrapolates the image's slope; we do not.
+    # Beyond the centres of the outermost cells SExtractor's spline extrapolates; ours is constant.
     between = (x > MESH / 2) & (x < 864) & (y > MESH / 2) & (y < 660)
     np.testing.assert_allclose(ratio[between], 1, atol=0.04)
     np.testing.assert_allclose(ratio, 1, atol=0.12)
     assert np.median(ratio) == pytest.approx(1, abs=0.005)
 
 
-def test_cells_are_sextractors_to_the_last_digit() -> None:
+def test_cells_equal_sextractors_to_the_last_digit() -> None:
     image = sky((MESH, 5 * MESH))
     theirs = [sep.Background(image[:, x : x + MESH].copy(), bw=MESH, bh=MESH).globalrms for x in range(0, 320, MESH)]
     np.testing.assert_array_equal(cell_rms(image, MESH), np.array(theirs, dtype=np.float32))
@@ -43,7 +43,7 @@ def test_cells_are_sextractors_to_the_last_digit() -> None:
 
 @settings(max_examples=25)
 @given(strips=st.lists(st.integers(1, 200), min_size=1, max_size=12))
-def test_rms_does_not_depend_on_how_many_rows_are_read_at_a_time(strips: list[int]) -> None:
+def test_rms_does_not_depend_on_the_number_of_rows_read_at_once(strips: list[int]) -> None:
     image = sky((400, 150))
     x, y = (np.random.default_rng(2).uniform(0, n - 1, 60) for n in (150, 400))
     whole = NoiseMesh(1, image.shape, MESH)
@@ -59,7 +59,7 @@ def test_rms_does_not_depend_on_how_many_rows_are_read_at_a_time(strips: list[in
     assert mesh.known_below == 400
 
 
-def test_pixels_without_data_do_not_count() -> None:
+def test_pixels_without_data_do_not_change_the_rms() -> None:
     image = sky((400, 400))
     holed = image.copy()
     holed[:, 100:120] = np.nan
@@ -67,7 +67,7 @@ def test_pixels_without_data_do_not_count() -> None:
     np.testing.assert_allclose(measured(holed, x, y), measured(image, x, y), rtol=0.03)
 
 
-def test_rms_in_a_hole_is_unknown_and_beside_it_known() -> None:
+def test_rms_is_unknown_in_a_hole_and_known_beside_it() -> None:
     image = sky((640, 640))
     image[:, :320] = np.nan
     rms = measured(image, np.array([30.0, 330.0, 600.0]), np.array([300.0, 300.0, 300.0]))
@@ -87,7 +87,7 @@ def test_stars_do_not_raise_the_noise() -> None:
     np.testing.assert_allclose(rms, 3.0, rtol=0.05)
 
 
-def test_median_filter_is_numpys_nanmedian_of_the_neighbours() -> None:
+def test_median_filter_equals_numpys_nanmedian_of_the_neighbours() -> None:
     cells = np.random.default_rng(3).normal(size=(6, 7)).astype(np.float32)
     cells[2:5, 3:6] = np.nan
     cells[3, 4] = 1.0
@@ -98,13 +98,13 @@ def test_median_filter_is_numpys_nanmedian_of_the_neighbours() -> None:
     assert np.isnan(median_filter(np.full((3, 3), np.nan, np.float32))).all()
 
 
-def test_depth_of_des_is_found_from_its_noise() -> None:
+def test_depth_of_des_follows_from_its_noise() -> None:
     # 5 sigma in 43.2 pixels: 5 * 4.6 * 6.57 counts at zero point 30.
     assert depth(np.array([4.6]), 30.0, 0.263)[0] == pytest.approx(30 - 2.5 * np.log10(151.1), abs=0.001)
 
 
 @given(height=st.integers(1, 20_000), mesh=st.integers(16, 1024))
-def test_sample_lies_on_the_tile_and_is_made_of_whole_rows_of_cells(height: int, mesh: int) -> None:
+def test_sample_lies_on_the_tile_and_consists_of_whole_rows_of_cells(height: int, mesh: int) -> None:
     rows = sample_rows(height, mesh)
     assert 1 <= len(rows) <= 5
     for y0, y1 in rows:

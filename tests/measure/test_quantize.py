@@ -1,4 +1,4 @@
-"""Flux to stored values and back, within the bound."""
+"""Quantization: flux to stored values and back, within the error bound."""
 
 import math
 
@@ -29,13 +29,13 @@ def round_trip(flux: np.ndarray, codec: NoiseScaled | Lossless) -> np.ndarray:
 
 
 @given(rms=rms_values, q=levels)
-def test_step_is_at_most_rms_over_q_and_hardly_less(rms: float, q: float) -> None:
+def test_step_is_at_most_rms_over_q_and_only_slightly_less(rms: float, q: float) -> None:
     step = step_for(rms, q)
     assert rms / q * (1 - 2.0 ** (1 - STEP_BITS)) < step <= rms / q
 
 
 @given(rms=rms_values, q=levels)
-def test_step_has_few_bits_so_that_products_are_exact(rms: float, q: float) -> None:
+def test_step_has_few_bits_so_products_are_exact(rms: float, q: float) -> None:
     mantissa = math.frexp(step_for(rms, q))[0] * 2**STEP_BITS
     assert mantissa == int(mantissa)
 
@@ -52,14 +52,14 @@ def test_no_pixel_is_off_by_more_than_rms_over_2q(signal: np.ndarray, rms: float
 
 
 @given(flux=arrays.arrays(np.float32, (1, 1, 50), elements=st.floats(-(2**27), 2**27, width=32)))
-def test_beyond_that_it_is_off_by_half_a_float32_digit_more_at_most(flux: np.ndarray) -> None:
+def test_error_of_large_values_is_at_most_half_a_float32_digit_larger(flux: np.ndarray) -> None:
     back = round_trip(flux, NoiseScaled((step_for(3.0, 16),)))
     bound = 3.0 / 32 + np.spacing(np.abs(flux)).astype(np.float64) / 2
     assert (np.abs(back.astype(np.float64) - flux) <= bound).all()
 
 
 @given(st.data())
-def test_what_is_not_finite_becomes_blank_and_nothing_else(data: st.DataObject) -> None:
+def test_exactly_the_non_finite_pixels_become_blank(data: st.DataObject) -> None:
     flux = data.draw(arrays.arrays(np.float32, (2, 40, 5), elements=st.floats(-1e4, 1e4, width=32)))
     holes = data.draw(arrays.arrays(np.bool_, flux.shape))
     flux[holes] = data.draw(st.sampled_from([np.nan, np.inf, -np.inf]))
@@ -71,7 +71,7 @@ def test_what_is_not_finite_becomes_blank_and_nothing_else(data: st.DataObject) 
 
 
 @pytest.mark.parametrize("value", [3e9, -3e9, 2.0**31])
-def test_value_too_large_for_an_integer_is_refused_not_wrapped(value: float) -> None:
+def test_value_too_large_for_an_integer_is_refused(value: float) -> None:
     flux = np.array([[[1.0]], [[value]]], dtype=np.float32)
     with pytest.raises(UnstorableError) as caught:
         NoiseScaled((1.0, 1.0)).encode(flux, np.empty(flux.shape, np.int32))
@@ -86,7 +86,7 @@ def test_constant_band_is_stored_exactly(value: float) -> None:
 
 
 @pytest.mark.parametrize("largest", [0.0, math.nan, math.inf])
-def test_band_of_nothing_has_a_step_all_the_same(largest: float) -> None:
+def test_band_without_flux_has_a_step_of_one(largest: float) -> None:
     assert step_without_noise(largest) == 1.0
 
 

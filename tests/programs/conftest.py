@@ -1,4 +1,4 @@
-"""Other people's programs, which the tests of this folder ask for a second opinion."""
+"""Run other projects' programs, for the tests of this folder."""
 
 import os
 import shutil
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 REQUIRED = "ARCHIVE_BUILDER_REQUIRE_PROGRAMS"
-"""Set in the environment, it makes a test fail, not skip, for want of a program."""
+"""Environment variable: if set, a missing program fails a test; by default the test is skipped."""
 
 
 @pytest.fixture(scope="session")
@@ -24,11 +24,11 @@ def run_program(names: str, *arguments: object, **options: object) -> str:
     Parameters
     ----------
     names : str
-        What the program may be called, the usual name first, with spaces between.
+        Possible names of the program, separated by spaces; the usual name first.
     *arguments
-        As text, whatever they are.
+        Arguments, converted to text.
     **options
-        For :func:`subprocess.run`.
+        Passed to :func:`subprocess.run`.
     """
     command = [find_program(names), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
@@ -37,8 +37,8 @@ def run_program(names: str, *arguments: object, **options: object) -> str:
 
 
 def find_program(names: str) -> str:
-    """Return a program's path; where it is not installed, skip the test, or fail it if that is asked for."""
-    # The project's own command stands beside the interpreter, whether or not that is on the PATH.
+    """Return a program's path; skip the test if the program is missing, or fail the test if `REQUIRED` is set."""
+    # The project's own command is beside the interpreter, which may not be on the PATH.
     places = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     for name in names.split():
         if path := shutil.which(name, path=places):

@@ -1,4 +1,4 @@
-"""FITS files as fitsverify, the FITS Support Office's own checker, likes them: no error and no warning."""
+"""FITS files checked with fitsverify, the FITS Support Office's own program: no error and no warning."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from archive_builder.cli.main import main
 from archive_builder.survey.demo import make_survey
 
 SIZES = (None, "1", "2", "33", "64", "0.4arcmin")
-"""Of cutouts, in pixels or as an angle: odd and even, the smallest and the archive's own."""
+"""Cutout sizes, in pixels or as an angle: odd and even, the smallest, and None for the archived size."""
 
 SIP = [
     ("CTYPE1", "RA---TAN-SIP"),
@@ -77,11 +77,11 @@ LEFTOVERS = [
     ("FZQVALUE", 16),
 ]
 REMARKS = ["swarp -c des.swarp", "", "x" * 72, "y" * 200]
-"""Texts of HISTORY and COMMENT cards, one longer than a card."""
+"""Texts of HISTORY and COMMENT cards; one is longer than a card."""
 
 
 def recipe_of(survey: Path, planes: Sequence[str]) -> Path:
-    """Have a survey's recipe keep further planes of all objects."""
+    """Change a survey's recipe to keep further planes of all objects; return its path."""
     recipe = survey / "survey.toml"
     text = re.sub(r"(?m)^(max_background_rms|min_depth|max_blank_fraction) .*\n", "", recipe.read_text())
     recipe.write_text(f"{text}planes = {list(planes)}\n")
@@ -89,7 +89,7 @@ def recipe_of(survey: Path, planes: Sequence[str]) -> Path:
 
 
 def unpack(survey: Path, cards: Sequence[tuple[str, object]]) -> None:
-    """Make a survey's images plain FITS with checksums and further cards."""
+    """Rewrite a survey's images as plain FITS with checksums and further cards."""
     paths = list(survey.glob("*/*.fits.fz"))
     assert len(paths) == 5
     for path in paths:
@@ -115,7 +115,7 @@ KINDS = {
 
 @pytest.fixture(scope="module", params=KINDS)
 def archive(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Archive:
-    """Yield an archive of one tile of each kind."""
+    """An archive of one tile, for each kind of FITS file."""
     cards, planes = KINDS[request.param]
     folder = tmp_path_factory.mktemp("fitsverify")
     make_survey(folder / "survey", tiles=1, tile_size=300, objects=40, seed=4)
@@ -128,7 +128,7 @@ def archive(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 def objects(archive: Archive) -> list[int]:
-    """Return the object farthest to each side of the tile, and one in the middle."""
+    """Return the object nearest to each side of the tile, and one in the middle."""
     table = archive.cone_search((54.0, -28.0), "1 deg")
     chosen = [0, *(pick(table[axis]) for axis in ("ra", "dec") for pick in (np.argmin, np.argmax))]
     return [int(table["object_id"][row]) for row in chosen]
@@ -170,7 +170,7 @@ def test_fits_file_at_a_position_passes_without_a_warning(archive, run, tmp_path
     assert_approved([tmp_path / "at.fits"], run)
 
 
-def test_fitsverify_finds_fault_with_a_fits_file_that_lacks_a_byte(archive, run, tmp_path) -> None:
+def test_fitsverify_rejects_a_fits_file_with_a_missing_byte(archive, run, tmp_path) -> None:
     whole = archive.get(objects(archive)[0], size=9).to_bytes()
     (tmp_path / "short.fits").write_bytes(whole[:-1])
     with pytest.raises(AssertionError, match="ended with"):

@@ -1,6 +1,6 @@
-"""A tile of real galaxies, packed, catalogued and coloured by other people's programs, needs only a recipe.
+"""A tile of real galaxies, compressed, catalogued and coloured by other programs, needs only a recipe.
 
-The pixels are HSC's: five bands of 69 x 57 px in the COSMOS field, laid out many times over a larger tile.
+The pixels are HSC's: five bands of 69 x 57 px in the COSMOS field, repeated over a larger tile.
 """
 
 import os
@@ -25,19 +25,19 @@ from archive_builder.survey.recipe import CatalogSection
 BANDS = "grizy"
 HEIGHT, WIDTH = 1100, 1300
 PIXEL_SCALE = 0.168
-"""Arcsec per pixel of Hyper Suprime-Cam."""
+"""Pixel scale of Hyper Suprime-Cam, arcsec."""
 
 SIZE = 71
-"""Pixels of the recipe's 12 arcsec; odd, so that astropy's Cutout2D rounds as the rule of the cut does."""
+"""The recipe's 12 arcsec, px. The size is odd, so astropy's Cutout2D rounds like the rule of the cut."""
 
 MESH = 128
-"""Side in pixels of the cells in which noise is measured, by default."""
+"""Default side of a noise cell, px."""
 
 Q = 16
-"""Steps per noise RMS, of fpack and of the archive."""
+"""Steps per noise RMS, for fpack and for the archive."""
 
 NEIGHBOUR = 0.25
-"""Weight of the next pixel in the noise, which correlates it as resampling does."""
+"""Weight of the adjacent pixels in the noise: the noise is correlated, as after resampling."""
 
 SOURCE_EXTRACTOR = "source-extractor sex"
 COLUMNS = (
@@ -80,22 +80,22 @@ class Foreign:
     """A survey of one tile, made by other programs, and its archive."""
 
     folder: Path
-    """The tile's folder in the survey, as it is given to the builder."""
+    """Folder of the tile in the survey, the input of the builder."""
 
     catalogs: dict[str, Path]
-    """The same objects in either kind of FITS file that Source Extractor writes."""
+    """The same objects in both FITS formats of Source Extractor."""
 
     images: dict[str, NDArray[np.float32]]
-    """Each band as funpack gives it back."""
+    """Image of each band, from funpack."""
 
     wcs: WCS
-    """As astropy reads it from what funpack gives back."""
+    """WCS of the tile, read by astropy from funpack's output."""
 
     catalog: Table
-    """Source Extractor's, from its plain FITS table."""
+    """Source Extractor's catalogue, from its plain FITS table."""
 
     rms: dict[str, NDArray[np.float32]]
-    """Source Extractor's map of the background RMS, each band."""
+    """Source Extractor's map of the background RMS of each band."""
 
     archive: Path
 
@@ -104,7 +104,7 @@ def real_image() -> NDArray[np.float32]:
     """Return the five bands (5, 69, 57) without their sky level."""
     path = DATA / "hsc_cosmos.npz"
     if not path.is_file():
-        pytest.skip(f"there is no {path}")
+        pytest.skip(f"{path} is missing")
     images = np.load(path)["images"]
     return images - np.median(images, axis=(1, 2), keepdims=True)
 
@@ -112,8 +112,8 @@ def real_image() -> NDArray[np.float32]:
 def lay_out(image: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
     """Repeat an image (bands, ny, nx) over a tile of noise, flipped, turned and shifted at random.
 
-    The weights of image and noise are such that their sum is nowhere noisier than the image; the whole then
-    gets a gain that doubles from one corner to the other, so that the noise differs from place to place.
+    The weights of image and noise keep their sum at most as noisy as the image. A gain then doubles from one corner
+    to the other, so the noise varies over the tile.
     """
     noise = rng.standard_normal((len(image), HEIGHT, WIDTH))
     for axis in (1, 2):
@@ -153,7 +153,7 @@ def tangent_plane() -> WCS:
 
 
 def pack(made: Path, folder: Path, tile: NDArray[np.float32], run) -> dict[str, Path]:
-    """Put a tile's bands into ``folder`` as a survey would, all but the last fpacked; return them unpacked."""
+    """Put a tile's bands into ``folder`` like a survey, all but the last fpacked; return the uncompressed files."""
     unpacked = {}
     header = tangent_plane().to_header()
     for band, image in zip(BANDS, tile, strict=True):
@@ -171,7 +171,7 @@ def pack(made: Path, folder: Path, tile: NDArray[np.float32], run) -> dict[str, 
 
 
 def extract(image: Path, catalog: Path, kind: str, rms: Path, run) -> None:
-    """Have Source Extractor catalogue an image and map its noise."""
+    """Run Source Extractor: write an image's catalogue and its noise map."""
     columns = catalog.with_suffix(".param")
     columns.write_text("\n".join(COLUMNS) + "\n", encoding="utf-8")
     settings = {
@@ -193,7 +193,7 @@ def extract(image: Path, catalog: Path, kind: str, rms: Path, run) -> None:
 
 
 def color(irg: list[Path], picture: Path, run) -> None:
-    """Have STIFF make the tile's colour picture as DES's are made."""
+    """Run STIFF: make the tile's colour picture like those of DES."""
     options = {"OUTFILE_NAME": picture, "IMAGE_TYPE": "TIFF", "COMPRESSION_TYPE": "JPEG", "WRITE_XML": "N"}
     words = (word for key, value in options.items() for word in (f"-{key}", value))
     run("stiff", *irg, *words, "-VERBOSE_TYPE", "QUIET", cwd=picture.parent)
@@ -233,13 +233,13 @@ def archive(foreign):
 
 @pytest.fixture(scope="module")
 def some(foreign):
-    """A hundred objects of the catalogue, at random."""
+    """A hundred random objects of the catalogue."""
     chosen = np.random.default_rng(1).choice(len(foreign.catalog), 100, replace=False)
     return foreign.catalog[np.sort(chosen)]
 
 
 @pytest.mark.parametrize("kind", ["FITS_1.0", "FITS_LDAC"])
-def test_either_kind_of_source_extractor_catalogue_is_read(foreign, kind):
+def test_both_formats_of_source_extractor_catalogues_are_read(foreign, kind):
     columns = CatalogSection(path="", object_id="NUMBER", ra="ALPHAWIN_J2000", dec="DELTAWIN_J2000")
     read = read_catalog(foreign.catalogs[kind], columns, "9813")
     np.testing.assert_array_equal(read.object_id, foreign.catalog["NUMBER"])
@@ -247,7 +247,7 @@ def test_either_kind_of_source_extractor_catalogue_is_read(foreign, kind):
     np.testing.assert_array_equal(read.dec, foreign.catalog["DELTAWIN_J2000"])
 
 
-def test_a_column_misnamed_is_looked_for_among_the_objects_of_an_ldac_catalogue(foreign):
+def test_a_misspelt_column_gets_a_suggestion_from_the_object_table_of_an_ldac_catalogue(foreign):
     columns = CatalogSection(path="", object_id="NUMBERS", ra="ALPHAWIN_J2000", dec="DELTAWIN_J2000")
     with pytest.raises(TileError, match=r"no column NUMBERS: did you mean NUMBER\?"):
         read_catalog(foreign.catalogs["FITS_LDAC"], columns, "9813")
@@ -258,7 +258,7 @@ def test_every_object_of_a_source_extractor_ldac_catalogue_is_stored(foreign, ar
     assert {archive.locate(number).status for number in foreign.catalog["NUMBER"]} == {"stored"}
 
 
-def test_cutouts_are_what_astropy_cuts_from_funpacked_tiles(foreign, archive, some):
+def test_cutouts_equal_astropys_cutouts_of_funpacked_tiles(foreign, archive, some):
     hanging = 0
     for row in some:
         cutout = archive.get(row["NUMBER"])
@@ -274,12 +274,12 @@ def test_cutouts_are_what_astropy_cuts_from_funpacked_tiles(foreign, archive, so
 def test_the_quantization_step_is_a_16th_of_source_extractors_noise(foreign, archive):
     cutout = archive.get(foreign.catalog["NUMBER"][0])
     for band in BANDS:
-        # The step is rounded down by up to 1 in 16, and follows from a sample of the cells, not from every pixel.
+        # The step is rounded down, by at most 1 in 16, and comes from a sample of the cells, not from every pixel.
         wanted = np.median(foreign.rms[band]) / Q
         assert 0.9 * wanted < cutout.step[band] < 1.05 * wanted
 
 
-def test_cutouts_lie_on_the_sky_where_source_extractor_says(foreign, archive, some):
+def test_cutouts_have_the_sky_positions_of_source_extractor(foreign, archive, some):
     for row in some:
         cutout = archive.get(row["NUMBER"])
         assert (cutout.ra, cutout.dec) == (row["ALPHAWIN_J2000"], row["DELTAWIN_J2000"])
@@ -289,9 +289,9 @@ def test_cutouts_lie_on_the_sky_where_source_extractor_says(foreign, archive, so
         np.testing.assert_allclose(on_cutout, SIZE // 2, atol=0.502)
 
 
-def test_background_rms_at_objects_is_source_extractors_own(foreign, archive):
+def test_background_rms_at_objects_agrees_with_source_extractor(foreign, archive):
     x, y = (np.asarray(foreign.catalog[f"{axis}WIN_IMAGE"]) - 1 for axis in "XY")
-    # Outside the outermost cells' centres it extrapolates its spline, where our noise stays what it is.
+    # Beyond the centres of the outermost cells Source Extractor extrapolates its spline; our noise is constant.
     inside = (np.minimum(x, y) > MESH / 2) & (x < WIDTH // MESH * MESH - MESH / 2) & (y < HEIGHT - MESH / 2)
     place = np.rint(y).astype(int), np.rint(x).astype(int)
     measured = [archive.get(number, size=1).rms for number in foreign.catalog["NUMBER"]]
@@ -304,7 +304,7 @@ def test_background_rms_at_objects_is_source_extractors_own(foreign, archive):
         assert np.abs(ratio - 1).max() < 0.2
 
 
-def test_source_extractor_finds_the_object_again_in_a_fits_cutout(foreign, some, run, tmp_path):
+def test_source_extractor_finds_the_object_in_its_fits_cutout(foreign, some, run, tmp_path):
     isolated = some[(some["FLAGS"] == 0) & (some["MAG_AUTO"] < np.median(some["MAG_AUTO"]))][:3]
     assert len(isolated) == 3
     for row in isolated:

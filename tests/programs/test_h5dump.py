@@ -1,4 +1,4 @@
-"""What the HDF5 and SQLite projects' own programs read in an archive is what the library says."""
+"""Contents of an archive read by the HDF5 and SQLite projects' own programs, compared with the library."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from archive_builder.survey.demo import make_survey
 
 SIZE = 32
 OBJECTS = 1400
-"""More than there are rows in one of the blocks behind a mosaic's ``/cutouts``."""
+"""Number of objects, more than the rows in one block behind a mosaic's ``/cutouts``."""
 
 SHARD_FORMAT = json.loads((Path(__file__).parents[2] / "schema" / "shard.json").read_text(encoding="utf-8"))
 
@@ -26,7 +26,7 @@ STORAGE = [("mosaic", "16"), ("stamps", "16"), ("mosaic", '"lossless"'), ("stamp
 
 @dataclass(frozen=True)
 class Built:
-    """An archive of a made-up survey."""
+    """An archive of a synthetic survey."""
 
     path: Path
     layout: str
@@ -74,7 +74,7 @@ def shard(built) -> Path:
 
 @pytest.fixture(scope="module")
 def h5dump(run):
-    """Run h5dump with the filters of hdf5plugin, its numbers printed with all their digits."""
+    """Run h5dump with the filters of hdf5plugin, printing numbers with all their digits."""
     environment = {**os.environ, "HDF5_PLUGIN_PATH": hdf5plugin.PLUGINS_PATH}
 
     def dump(*arguments: object) -> str:
@@ -84,14 +84,14 @@ def h5dump(run):
 
 
 def values(text: str) -> list[str]:
-    """Return what h5dump printed between ``DATA {`` and ``}``, the indices of the first of a line left out."""
+    """Return the values printed by h5dump between ``DATA {`` and ``}``, without the index before each line."""
     data = re.search(r"\bDATA \{(.*?)\}", text, flags=re.DOTALL)
     assert data, text
     return re.findall(r'"[^"]*"|[^\s,]+', re.sub(r"^\s*\(\d+(,\d+)*\):", "", data[1], flags=re.MULTILINE))
 
 
 def rows_to_look_at(archive: Archive, object_ids: list[int]) -> dict[int, int]:
-    """Return IDs by row: first, middle and last, one that hangs over each side of the tile, one on the tile."""
+    """Return IDs by row: first, middle and last, one across each side of the tile, one wholly on the tile."""
     stored = {where.row: i for i in object_ids if (where := archive.locate(i)).status == "stored"}
     rows = {0, 1, len(stored) // 2, len(stored) - 1}
     cutouts = {row: archive.get(i) for row, i in stored.items()}
@@ -101,7 +101,7 @@ def rows_to_look_at(archive: Archive, object_ids: list[int]) -> dict[int, int]:
     return {row: stored[row] for row in sorted(rows)}
 
 
-def test_h5dump_reads_from_cutouts_what_the_library_serves(built, archive, shard, h5dump):
+def test_h5dump_reads_the_same_cutouts_as_the_library(built, archive, shard, h5dump):
     scale = np.array(values(h5dump("-a", "/cutouts/scale", shard)), dtype=np.float64)
     blank = float(values(h5dump("-a", "/cutouts/blank", shard))[0])
     rows = rows_to_look_at(archive, built.object_ids)
@@ -119,7 +119,7 @@ def test_h5dump_reads_from_cutouts_what_the_library_serves(built, archive, shard
     assert max(rows) > 1000
 
 
-def test_h5dump_reads_the_tables_the_library_looks_up(built, archive, shard, h5dump):
+def test_h5dump_reads_the_same_tables_as_the_library(built, archive, shard, h5dump):
     ids = [int(value) for value in values(h5dump("-d", "/objects/object_id", shard))]
     ra, dec = (np.array(values(h5dump("-d", f"/objects/{name}", shard)), dtype=np.float64) for name in ("ra", "dec"))
     skipped = [int(value) for value in values(h5dump("-d", "/skipped/object_id", shard))]
@@ -156,7 +156,7 @@ def test_h5ls_lists_the_datasets_of_the_written_format(built, shard, run):
 
 @pytest.fixture(scope="module")
 def query(built, run):
-    """Ask sqlite3 for rows of the index, each a mapping."""
+    """Return a function that runs a query on the index with sqlite3; each row is a mapping."""
 
     def ask(sql: str) -> list[dict[str, object]]:
         return json.loads(run("sqlite3", "-readonly", "-json", built.path / "index.sqlite", sql) or "[]")
@@ -164,7 +164,7 @@ def query(built, run):
     return ask
 
 
-def test_sqlite3_finds_the_index_whole(query):
+def test_sqlite3_finds_no_damage_in_the_index(query):
     assert query("PRAGMA integrity_check") == [{"integrity_check": "ok"}]
 
 
@@ -177,7 +177,7 @@ def test_sqlite3_counts_every_object_of_the_catalogue(built, query):
     assert tile == {**counted, "state": "built"}
 
 
-def test_sqlite3_finds_an_object_where_the_library_does(built, archive, query):
+def test_sqlite3_finds_an_object_at_the_same_place_as_the_library(built, archive, query):
     status = ("stored", "noise", "blank", "outside")
     seen = set()
     for object_id in built.object_ids[::41]:

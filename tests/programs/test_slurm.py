@@ -1,6 +1,6 @@
-"""Builds on a real Slurm, by Parsl and by MPI: the same archive, whatever becomes of jobs and driver meanwhile.
+"""Builds on a real Slurm, by Parsl and by MPI: the archive is the same, even if jobs or the driver die.
 
-``ops/cluster/one-node-slurm start`` brings up a Slurm of one machine, which is enough.
+``ops/cluster/one-node-slurm start`` starts a Slurm of one machine, which is enough.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def give_up(reason: str) -> None:
 
 @pytest.fixture(scope="module")
 def partition() -> str:
-    """Name of a partition of the Slurm that is at work here."""
+    """Name of a partition of the running Slurm."""
     try:
         done = subprocess.run(["sinfo", "--noheader", "--format=%R"], capture_output=True, text=True)
     except FileNotFoundError:
@@ -54,7 +54,7 @@ def survey(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def peace(survey: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of its archive, built by local workers."""
+    """Folder of the survey's archive, built by local workers."""
     archive = tmp_path_factory.mktemp("peace") / "archive"
     assert build(survey / "survey.toml", archive, workers=2).built == 6
     return archive
@@ -62,7 +62,7 @@ def peace(survey: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def config(partition: str, tmp_path: Path) -> Path:
-    """The configuration in ``ops/cluster``, changed to this Slurm: two jobs of one worker, and deaths noticed soon."""
+    """The configuration of ``ops/cluster`` for this Slurm: two jobs of one worker, fast detection of dead workers."""
     if not find_spec("parsl"):
         give_up("parsl is not installed")
     text = (CLUSTER / "parsl_slurm.py").read_text()
@@ -72,7 +72,7 @@ def config(partition: str, tmp_path: Path) -> Path:
         assert n == 1, name
     text = re.sub(r"heartbeat_period=\d+", "heartbeat_period=1", text)
     text = re.sub(r"heartbeat_threshold=\d+", "heartbeat_threshold=6", text)
-    # Slurm knows a job by its name: this one's belong to this test alone.
+    # Slurm knows a job by its name: this name is unique to the test.
     text = text.replace('label="slurm"', f'label="{tmp_path.name}"')
     path = tmp_path / "parsl_config.py"
     path.write_text(text)
@@ -80,7 +80,7 @@ def config(partition: str, tmp_path: Path) -> Path:
 
 
 def jobs(config: Path) -> dict[str, str]:
-    """Return the number and state of the Slurm jobs that Parsl has for this test."""
+    """Return the Slurm jobs of this test, number to state."""
     lines = subprocess.run(["squeue", "--noheader", "--format=%i %T %j"], capture_output=True, text=True).stdout
     found = (line.split(maxsplit=2) for line in lines.splitlines())
     return {number: state for number, state, name in found if config.parent.name in name}
@@ -94,7 +94,7 @@ def wait_until(happened: Callable[[], object], process: subprocess.Popen[str] | 
 
 @pytest.fixture
 def start(config: Path, survey: Path, tmp_path: Path) -> Iterator[Callable[[], subprocess.Popen[str]]]:
-    """Begins builds by Parsl, and leaves nothing of them."""
+    """Return a function that starts a build by Parsl; kill all builds and jobs after the test."""
     begun: list[subprocess.Popen[str]] = []
 
     def begin() -> subprocess.Popen[str]:
@@ -117,14 +117,14 @@ def drafts(archive: Path) -> list[Path]:
 
 
 def assert_ends_well(process: subprocess.Popen[str]) -> str:
-    """Wait for the end of a build; return what it printed."""
+    """Wait for a successful end of a build; return its stdout."""
     stdout, stderr = process.communicate()
     assert process.returncode == 0, stderr
     return stdout
 
 
 def clear(archive: Path) -> None:
-    """Remove the drafts of workers that died, as the next build does."""
+    """Remove the drafts of dead workers, like the next build."""
     for draft in drafts(archive):
         draft.unlink()
 
@@ -156,7 +156,7 @@ def test_mpi_in_a_batch_job_makes_the_same_archive(
     same_archives(tmp_path / "archive", peace)
 
 
-def test_tiles_of_a_job_that_is_cancelled_are_begun_again_elsewhere(
+def test_tiles_of_a_cancelled_job_are_retried_elsewhere(
     start: Callable[[], subprocess.Popen[str]], config: Path, peace: Path, tmp_path: Path, same_archives: SameArchives
 ) -> None:
     process, archive = start(), tmp_path / "archive"
@@ -170,7 +170,7 @@ def test_tiles_of_a_job_that_is_cancelled_are_begun_again_elsewhere(
     wait_until(lambda: not jobs(config))
 
 
-def test_jobs_end_by_themselves_after_the_driver_was_killed_and_the_build_goes_on(
+def test_jobs_end_after_a_kill_of_the_driver_and_the_next_build_completes_the_archive(
     start: Callable[[], subprocess.Popen[str]], config: Path, peace: Path, tmp_path: Path, same_archives: SameArchives
 ) -> None:
     process, archive = start(), tmp_path / "archive"
@@ -178,13 +178,13 @@ def test_jobs_end_by_themselves_after_the_driver_was_killed_and_the_build_goes_o
     process.kill()
     process.wait()
     assert jobs(config)
-    assert_ends_well(start())  # whatever the old workers do
+    assert_ends_well(start())  # independent of the old workers
     wait_until(lambda: not jobs(config))
     clear(archive)
     same_archives(archive, peace)
 
 
-def test_jobs_are_cancelled_when_the_build_is_told_to_end(
+def test_a_terminated_build_cancels_its_jobs(
     start: Callable[[], subprocess.Popen[str]], config: Path, tmp_path: Path
 ) -> None:
     process = start()
@@ -197,7 +197,7 @@ def test_jobs_are_cancelled_when_the_build_is_told_to_end(
     wait_until(lambda: not jobs(config))
 
 
-def test_slurm_that_refuses_jobs_ends_the_build_with_what_it_says(
+def test_a_build_ends_with_slurms_message_if_slurm_refuses_its_jobs(
     start: Callable[[], subprocess.Popen[str]], config: Path, tmp_path: Path
 ) -> None:
     config.write_text(re.sub(r"(?m)^PARTITION = .*$", "PARTITION = 'no-such'", config.read_text()))

@@ -1,4 +1,4 @@
-"""Engines: whoever builds an archive it is the same, what is lost is begun again, and nothing is left behind."""
+"""Engines: every engine builds the same archive, lost tiles are retried, and no process is left behind."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ config = Config(
 
 
 def parsl_config(folder: Path, **changes: str | int) -> Path:
-    """Write a configuration for two workers of this machine; return its path."""
+    """Write a configuration for two workers on this machine; return its path."""
     values = {"WORKER_INIT": "", "STRATEGY": "simple", "DRAIN_PERIOD": None, **changes}
     path = folder / "parsl_config.py"
     path.write_text("".join(f"{name} = {value!r}\n" for name, value in values.items()) + PARSL_CONFIG)
@@ -77,14 +77,14 @@ def survey(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def peace(survey: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of its archive, built by local workers in a process that nobody disturbs."""
+    """Folder of the survey's archive, built by local workers without interruption."""
     archive = tmp_path_factory.mktemp("peace") / "archive"
     assert build(survey / "survey.toml", archive).built == 4
     return archive
 
 
 class Run:
-    """A build by the command line, in an empty folder of its own; all its processes carry a mark."""
+    """A build by the command line, in its own folder; all its processes carry a mark in their environment."""
 
     def __init__(self, engine: str, survey: Path, folder: Path, *options: str) -> None:
         self.archive, self.folder = folder / "archive", folder / "started here"
@@ -96,7 +96,7 @@ class Run:
             cwd=self.folder,
             env={**os.environ, name: value},
             start_new_session=True,
-            # Who starts the tests in the background has them ignore Ctrl-C, which is inherited.
+            # A background shell ignores Ctrl-C, and its child processes inherit that.
             preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -114,12 +114,12 @@ class Run:
         return [*build, "--workers", "2"]
 
     def end(self) -> tuple[int, str, str]:
-        """Return exit status and what was printed."""
+        """Return exit status, stdout and stderr."""
         stdout, stderr = self.process.communicate()
         return self.process.returncode, stdout, stderr
 
     def processes(self) -> list[int]:
-        """Return its processes that live: by the mark, or by the session, as some write over the mark."""
+        """Return the running processes, found by the mark or by the session: some processes overwrite the mark."""
         found = []
         for path in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):
@@ -135,7 +135,7 @@ class Run:
             time.sleep(0.01)
 
     def writer(self) -> int | None:
-        """Return a worker that is writing a shard."""
+        """Return the process ID of a worker that is writing a shard."""
         for path in self.archive.glob("shards/.*.h5.*.part"):
             worker = int(path.name.split(".")[-2])
             if worker in self.processes():
@@ -143,7 +143,7 @@ class Run:
         return None
 
     def wait_for_writer(self) -> int:
-        """Return a worker that is writing a shard, stopped, so that it stays at that."""
+        """Return the process ID of a worker that is writing a shard, stopped during the write."""
         while True:
             self.wait_until(self.writer)
             if worker := self.writer():
@@ -163,7 +163,7 @@ SameArchives = Callable[[Path, Path], None]
 
 @pytest.fixture
 def start(survey: Path, tmp_path: Path) -> Iterator[Start]:
-    """Begins builds, and leaves nothing of them."""
+    """Return a function that starts a build; kill all processes after the test."""
     runs: list[Run] = []
 
     def begin(engine: str, *options: str, survey: Path = survey) -> Run:
@@ -190,7 +190,7 @@ every_engine = pytest.mark.parametrize("engine", ["local", "parsl", "mpi"])
 
 
 @every_engine
-def test_archive_is_the_same_whoever_builds_it_and_nothing_is_left_behind(
+def test_every_engine_builds_the_same_archive_and_leaves_nothing_behind(
     engine: str, start: Start, peace: Path, same_archives: SameArchives
 ) -> None:
     run = start(engine, "--json")
@@ -205,7 +205,7 @@ def test_archive_is_the_same_whoever_builds_it_and_nothing_is_left_behind(
 
 
 @every_engine
-def test_tile_with_bad_files_fails_alone_and_is_not_begun_again(
+def test_tile_with_bad_files_fails_alone_and_is_not_retried(
     engine: str, start: Start, survey: Path, tmp_path: Path
 ) -> None:
     broken = Path(shutil.copytree(survey, tmp_path / "broken"))
@@ -221,9 +221,7 @@ def test_tile_with_bad_files_fails_alone_and_is_not_begun_again(
 
 
 @pytest.mark.parametrize("engine", ["local", "parsl"])
-def test_tile_whose_worker_dies_is_begun_again(
-    engine: str, start: Start, peace: Path, same_archives: SameArchives
-) -> None:
+def test_tile_of_a_dead_worker_is_retried(engine: str, start: Start, peace: Path, same_archives: SameArchives) -> None:
     run = start(engine)
     os.kill(run.wait_for_writer(), signal.SIGKILL)
     status, stdout, stderr = run.end()
@@ -236,7 +234,7 @@ def test_tile_whose_worker_dies_is_begun_again(
 
 
 @pytest.mark.parametrize("engine", ["local", "parsl"])
-def test_tile_whose_worker_dies_fails_if_no_retries_are_left(
+def test_tile_of_a_dead_worker_fails_if_no_retries_are_left(
     engine: str, start: Start, peace: Path, same_archives: SameArchives
 ) -> None:
     run = start(engine, "--retries", "0")
@@ -249,7 +247,7 @@ def test_tile_whose_worker_dies_fails_if_no_retries_are_left(
     same_archives(run.archive, peace)
 
 
-def test_mpi_ends_when_a_rank_dies_and_goes_on_when_it_is_started_again(
+def test_mpi_ends_if_a_rank_dies_and_a_second_run_completes_the_archive(
     start: Start, peace: Path, same_archives: SameArchives
 ) -> None:
     run = start("mpi")
@@ -261,7 +259,7 @@ def test_mpi_ends_when_a_rank_dies_and_goes_on_when_it_is_started_again(
 
 
 @every_engine
-def test_build_goes_on_after_its_driver_was_killed_and_no_worker_outlives_it(
+def test_no_worker_outlives_a_killed_driver_and_the_next_build_completes_the_archive(
     engine: str, start: Start, peace: Path, same_archives: SameArchives
 ) -> None:
     run = start(engine)
@@ -280,13 +278,13 @@ def driver_of(run: Run) -> int:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("engine", ["local", "parsl"])
-def test_build_that_is_told_to_end_ends_with_all_its_workers(
+def test_a_signal_ends_the_build_and_all_its_workers(
     engine: str, number: signal.Signals, start: Start, peace: Path, same_archives: SameArchives
 ) -> None:
     run = start(engine)
     run.wait_until(run.writer)
     if number == signal.SIGINT:
-        os.killpg(run.process.pid, number)  # as Ctrl-C does in a terminal
+        os.killpg(run.process.pid, number)  # like Ctrl-C in a terminal
     else:
         run.process.send_signal(number)
     status, _, stderr = run.end()
@@ -344,11 +342,11 @@ def test_blocks_that_end_and_are_not_replaced_end_the_build(start: Start, tmp_pa
     run.wait_for_all_processes()
 
 
-# ---- a worker that is believed dead and is not
+# ---- a living worker that is believed dead
 
 
 def start_zombie(survey: Path, archive: Path) -> subprocess.Popen[bytes]:
-    """Build a tile of generation 1 in a process that belongs to no build; return it stopped while it writes."""
+    """Build a tile of generation 1 outside any build; return the process, stopped during its write."""
     program = (
         "import sys; from pathlib import Path\n"
         "from archive_builder.builder.one_tile import TileJob, build_tile\n"
@@ -367,7 +365,7 @@ def start_zombie(survey: Path, archive: Path) -> subprocess.Popen[bytes]:
 
 
 @pytest.mark.parametrize("began", ["before the next build", "while it is at work"])
-def test_worker_believed_dead_harms_no_later_build(
+def test_worker_wrongly_believed_dead_does_not_damage_a_later_build(
     began: str, survey: Path, peace: Path, tmp_path: Path, same_archives: SameArchives
 ) -> None:
     archive = tmp_path / "archive"
@@ -385,7 +383,7 @@ def test_worker_believed_dead_harms_no_later_build(
     same_archives(archive, peace)
 
 
-def test_two_workers_at_one_tile_of_one_generation_write_to_two_files(survey: Path, tmp_path: Path) -> None:
+def test_two_workers_on_one_tile_write_to_two_files(survey: Path, tmp_path: Path) -> None:
     (tmp_path / "shards").mkdir()
     recipe = load_recipe(survey / "survey.toml")
     job = TileJob(discover(recipe).tiles[0], recipe, 228, tmp_path, 1)
@@ -395,7 +393,7 @@ def test_two_workers_at_one_tile_of_one_generation_write_to_two_files(survey: Pa
     assert not any(draft.endswith(".h5") for draft in drafts)
 
 
-def test_shard_that_was_made_where_the_driver_cannot_see_it_is_told(survey: Path, tmp_path: Path) -> None:
+def test_shard_outside_the_drivers_file_system_is_an_error_that_names_the_remedy(survey: Path, tmp_path: Path) -> None:
     class Elsewhere(Here):
         def run(self, function: Callable[[Any], Any], jobs: Sequence[Any]) -> Iterator[Any]:
             for result in super().run(function, jobs):
@@ -412,7 +410,7 @@ def test_shard_that_was_made_where_the_driver_cannot_see_it_is_told(survey: Path
 
 
 class Here:
-    """An engine that runs jobs in this process, and loses some at the first tries."""
+    """An engine that runs jobs in this process and loses some of them at first."""
 
     def __init__(self, loses: dict[Any, int] | None = None) -> None:
         self.loses = dict(loses or {})
@@ -435,7 +433,7 @@ class Here:
                 yield function(job)
 
 
-def test_what_is_lost_is_run_again_after_all_others_as_often_as_was_asked() -> None:
+def test_lost_jobs_are_retried_after_all_others_up_to_the_given_number() -> None:
     engine, retried = Here({2: 1, 3: 9}), []
     outcomes = list(run_with_retries(engine, str, [1, 2, 3, 4], 2, retried.append))
     assert outcomes == ["1", "4", "2", Lost(3, "of old age")]
@@ -443,7 +441,7 @@ def test_what_is_lost_is_run_again_after_all_others_as_often_as_was_asked() -> N
     assert [lost.job for lost in retried] == [2, 3, 3]
 
 
-# ---- requests that make no sense
+# ---- invalid requests
 
 
 @pytest.mark.parametrize(
@@ -457,7 +455,7 @@ def test_what_is_lost_is_run_again_after_all_others_as_often_as_was_asked() -> N
         ("from parsl.config import Config\nconfig = Config()", "has an executor that runs threads of this process"),
     ],
 )
-def test_parsl_configuration_that_cannot_be_used_is_told_in_one_line(
+def test_unusable_parsl_configuration_is_an_error_on_one_line(
     config: str | None, words: str, survey: Path, tmp_path: Path
 ) -> None:
     if not find_spec("parsl"):
@@ -475,7 +473,7 @@ def test_engine_and_configuration_must_go_together(survey: Path, tmp_path: Path)
         assert "--engine parsl and --parsl-config FILE go together" in refusal(survey, tmp_path, *options)
 
 
-def test_memory_of_workers_elsewhere_is_not_ours_to_give(survey: Path, tmp_path: Path) -> None:
+def test_memory_option_is_refused_for_workers_on_other_machines(survey: Path, tmp_path: Path) -> None:
     if not find_spec("parsl"):
         give_up("parsl is not installed")
     options = ["--engine", "parsl", "--parsl-config", str(parsl_config(tmp_path)), "--memory", "2GB"]
@@ -483,7 +481,7 @@ def test_memory_of_workers_elsewhere_is_not_ours_to_give(survey: Path, tmp_path:
 
 
 def refusal(survey: Path, folder: Path, *options: str) -> str:
-    """Return the line of a build that is refused before anything is touched."""
+    """Return the error line of a build that is refused before it creates the archive."""
     arguments = ["build", str(survey / "survey.toml"), str(folder / "archive"), *options]
     result = CliRunner().invoke(main, arguments, catch_exceptions=False)
     assert result.exit_code == 2
@@ -492,7 +490,7 @@ def refusal(survey: Path, folder: Path, *options: str) -> str:
     return result.stderr
 
 
-def test_mpi_with_one_rank_is_refused_with_the_command_to_give(survey: Path, tmp_path: Path) -> None:
+def test_mpi_with_one_rank_is_refused_and_the_error_names_the_command(survey: Path, tmp_path: Path) -> None:
     if not find_spec("mpi4py"):
         give_up("mpi4py is not installed")
     command = [sys.executable, "-m", "archive_builder", "build", "--engine", "mpi", str(survey / "survey.toml")]
@@ -504,7 +502,7 @@ def test_mpi_with_one_rank_is_refused_with_the_command_to_give(survey: Path, tmp
 
 
 @pytest.mark.parametrize(("engine", "package"), [("parsl", "parsl"), ("mpi", "mpi4py")])
-def test_engine_that_is_not_installed_is_told_with_the_remedy(
+def test_missing_package_of_an_engine_is_an_error_with_the_remedy(
     engine: str, package: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for name in [name for name in sys.modules if name.partition(".")[0] == package]:

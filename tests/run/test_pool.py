@@ -1,4 +1,4 @@
-"""Worker processes, as a script starts them."""
+"""Worker processes started by a script."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SCRIPT = """
 from pathlib import Path
 from archive_builder.run import pool
 from archive_builder.{module} import {function}
-pool.MOST_TOGETHER = pool.BYTES_TOGETHER = 1  # so that two small shards are two batches
+pool.MOST_TOGETHER = pool.BYTES_TOGETHER = 1  # two small shards make two batches
 {guard}{call}; print("done")
 """
 
@@ -29,7 +29,7 @@ CALLS = {
 
 
 @pytest.mark.parametrize(("module", "function"), CALLS)
-def test_a_script_that_starts_workers_when_it_is_imported_is_told_so_on_one_line(
+def test_a_script_that_starts_workers_at_import_gets_an_error_on_one_line(
     demo_archive: Path, survey_copy: Path, tmp_path: Path, module: str, function: str
 ) -> None:
     shutil.copytree(demo_archive, tmp_path / "archive")
@@ -44,7 +44,7 @@ def test_a_script_that_starts_workers_when_it_is_imported_is_told_so_on_one_line
 
     bare = run("")
     assert (bare.returncode, bare.stdout) == (1, "")
-    assert bare.stderr.count("Traceback") == 1  # the script's own
+    assert bare.stderr.count("Traceback") == 1  # the traceback of the script itself
     assert bare.stderr.splitlines()[-1] == (
         "archive_builder.errors.RequestError: the script starts worker processes, and each of them imports the script: "
         "make the call under if __name__ == '__main__'"

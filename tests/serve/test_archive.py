@@ -37,7 +37,7 @@ def archive(demo_archive: Path):
 
 
 def objects(archive: Path, skipped: bool = False) -> np.ndarray:
-    """Return all IDs of an archive, read from its shards."""
+    """Return the IDs of all objects with a cutout, or of the skipped ones, read from the shards."""
     found = []
     for path in sorted((archive / "shards").iterdir()):
         with Shard(path) as shard:
@@ -72,7 +72,7 @@ TPV = {"PV1_0": 1e-5, "PV1_1": 1.0002, "PV1_4": 3e-3, "PV2_1": 0.9997, "PV2_5": 
 
 
 def survey_with(survey: Path, cards: dict[str, object]) -> Path:
-    """Rewrite a survey's images with further cards in their headers, as plain FITS."""
+    """Rewrite a survey's images as plain FITS with further cards in their headers."""
     for path in survey.glob("*/*.fits.fz"):
         with fits.open(path) as hdus:
             image = fits.ImageHDU(hdus["SCI"].data, hdus["SCI"].header, name="SCI")
@@ -83,7 +83,7 @@ def survey_with(survey: Path, cards: dict[str, object]) -> Path:
 
 
 @pytest.mark.parametrize("cards", [{}, SIP, TPV], ids=["TAN", "SIP", "TPV"])
-def test_cutouts_pixels_lie_where_the_tiles_do_on_the_sky(
+def test_pixels_of_a_cutout_have_the_sky_positions_of_the_tiles_pixels(
     survey_copy: Path, tmp_path: Path, cards: dict[str, object]
 ) -> None:
     survey = survey_with(survey_copy, cards)
@@ -104,7 +104,7 @@ def test_cutouts_pixels_lie_where_the_tiles_do_on_the_sky(
             assert np.abs(place - (nx // 2, ny // 2)).max() <= 0.5 + 1e-6
 
 
-def test_header_keeps_the_tiles_cards_and_drops_what_described_its_file(demo_survey: Path, archive: Archive) -> None:
+def test_header_keeps_the_tiles_cards_and_drops_those_of_the_file_format(demo_survey: Path, archive: Archive) -> None:
     cutout = archive.get(int(objects(archive.path)[0]), size=50, bands="r")
     tile = fits.getheader(next((demo_survey / cutout.tile).glob("*_r.fits.fz")), "SCI")
     ours = cutout.header("r")
@@ -120,7 +120,7 @@ def test_header_keeps_the_tiles_cards_and_drops_what_described_its_file(demo_sur
 
 
 @pytest.mark.parametrize("size", [None, 64, "0.5arcmin", 20 * u.arcsec, (10, 30)])
-def test_get_many_is_get_of_each_in_the_order_asked(archive: Archive, size: object) -> None:
+def test_get_many_equals_get_of_each_id_in_the_order_of_the_ids(archive: Archive, size: object) -> None:
     ids = np.random.default_rng(1).choice(objects(archive.path), 30)  # repeats included
     many = archive.get_many(ids, size=size, bands="Yg")  # type: ignore[arg-type]
     assert many.dtype == np.float32
@@ -128,11 +128,11 @@ def test_get_many_is_get_of_each_in_the_order_asked(archive: Archive, size: obje
         np.testing.assert_array_equal(data, archive.get(object_id, size=size, bands="Yg").data)  # type: ignore[arg-type]
 
 
-def test_get_many_of_nothing_is_empty(archive: Archive) -> None:
+def test_get_many_of_no_ids_is_empty(archive: Archive) -> None:
     assert archive.get_many([], size=7).shape == (0, 5, 7, 7)
 
 
-def test_get_many_raises_or_gives_nan_for_what_is_missing(archive: Archive) -> None:
+def test_get_many_raises_or_returns_nan_for_missing_cutouts(archive: Archive) -> None:
     good, skipped = int(objects(archive.path)[0]), int(objects(archive.path, skipped=True)[0])
     with pytest.raises(ObjectSkippedError):
         archive.get_many([good, skipped])
@@ -143,7 +143,7 @@ def test_get_many_raises_or_gives_nan_for_what_is_missing(archive: Archive) -> N
     np.testing.assert_array_equal(many[1], archive.get(good, size=9).data)
 
 
-def test_locate_tells_tile_row_and_status(archive: Archive, demo_archive: Path) -> None:
+def test_locate_returns_tile_row_and_status(archive: Archive, demo_archive: Path) -> None:
     stored, skipped = 0, 0
     for path in (demo_archive / "shards").iterdir():
         with Shard(path) as shard:
@@ -157,7 +157,7 @@ def test_locate_tells_tile_row_and_status(archive: Archive, demo_archive: Path) 
     assert (stored, skipped) == (2, 2)
 
 
-def test_skipped_object_says_why_and_how_noisy_it_is(archive: Archive, demo_archive: Path) -> None:
+def test_error_of_a_skipped_object_has_the_reason_and_the_noise(archive: Archive, demo_archive: Path) -> None:
     reasons = set()
     for path in (demo_archive / "shards").iterdir():
         with Shard(path) as shard:
@@ -188,7 +188,7 @@ def test_skipped_object_says_why_and_how_noisy_it_is(archive: Archive, demo_arch
         ({"object_id": -5}, ObjectNotFoundError, "object -5 is not in the archive"),
     ],
 )
-def test_senseless_request_is_one_clear_line(
+def test_invalid_request_is_an_error_on_one_line(
     archive: Archive, arguments: dict[str, object], error: type[Exception], words: str
 ) -> None:
     with pytest.raises(error, match=words) as caught:
@@ -214,7 +214,7 @@ def test_archive_can_be_pickled_and_moved_to_another_folder(archive: Archive, tm
 def test_archive_works_in_a_forked_child(archive: Archive) -> None:
     ids = objects(archive.path)
     expected = archive.get_many(ids, size=16)
-    with archive.reader._lock:  # another thread of the parent may hold it at that moment
+    with archive.reader._lock:  # another thread of the parent may hold the lock at the fork
         child = os.fork()
         if child == 0:
             same = np.array_equal(archive.get_many(ids, size=16), expected, equal_nan=True)
@@ -267,7 +267,7 @@ def test_command_line_writes_fits_and_npy(archive: Archive, demo_archive: Path, 
         (["FIRST", "-o", "no/such/folder/c.fits"], 1, "cannot be written"),
     ],
 )
-def test_command_line_fails_with_one_line_and_no_file(
+def test_command_line_fails_with_one_line_and_leaves_no_file(
     demo_archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], status: int, words: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -280,7 +280,7 @@ def test_command_line_fails_with_one_line_and_no_file(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_catalogue_ids_are_all_answered(archive: Archive, demo_survey: Path) -> None:
+def test_every_catalogued_id_has_an_answer(archive: Archive, demo_survey: Path) -> None:
     answered = 0
     for path in demo_survey.glob("*/*_cat.fits"):
         for object_id in Table.read(path)["COADD_OBJECT_ID"]:

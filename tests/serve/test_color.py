@@ -1,4 +1,4 @@
-"""Colour: the survey's own picture the right way up, and Lupton's composite in the right colours."""
+"""Colour: the survey's own picture with north up, and Lupton's composite in the right colours."""
 
 import io
 import re
@@ -35,20 +35,20 @@ from archive_builder.survey.discovery import discover
 from archive_builder.survey.recipe import load_recipe
 
 SIDE = 400
-"""Of the tile in pixels: three JPEG squares and a bit."""
+"""Side of the tile, px: slightly more than three JPEG squares."""
 
 SKY = 20
-"""Grey of the hand-made picture where nothing is."""
+"""Grey level of the artificial picture's background."""
 
 COLORS = {"low left": (250, 30, 30), "low right": (30, 250, 30), "top left": (40, 40, 250), "top right": (240, 240, 30)}
-"""Of the one square in each quarter of the tile."""
+"""Colour of the single square in each quarter of the tile."""
 
 TOLERANCE = 40
-"""Grey levels by which JPEG, twice, may change the middle of a square of one colour."""
+"""Greatest change in the middle of a single-colour square after two JPEG compressions, grey levels."""
 
 
 def edit(recipe: Path, **values: str) -> Path:
-    """Change keys of a recipe, values as TOML has them; one that is empty is left out."""
+    """Change keys of a recipe, with values in TOML syntax; an empty value removes the key. Return the path."""
     text = recipe.read_text()
     for key, value in values.items():
         text, n = re.subn(rf"(?m)^{key}\s*=.*\n", f"{key} = {value}\n" if value else "", text)
@@ -58,12 +58,12 @@ def edit(recipe: Path, **values: str) -> Path:
 
 
 def quarter(x: float, y: float) -> str:
-    """Return in which quarter of the tile a pixel lies, by what is low and left in FITS."""
+    """Return the quarter of the tile with a pixel, named by the FITS axes."""
     return f"{'low' if y < SIDE / 2 else 'top'} {'left' if x < SIDE / 2 else 'right'}"
 
 
 def pixel_positions(folder: Path) -> dict[int, tuple[int, int]]:
-    """Return the nearest pixel x, y of each catalogued object, by astropy."""
+    """Return the nearest pixel x, y of each catalogued object, from astropy."""
     objects = Table.read(next(folder.glob("*_cat.fits")))
     wcs = WCS(fits.getheader(next(folder.glob("*_i.fits.fz")), "SCI"))
     x, y = wcs.all_world2pix(objects["ALPHAWIN_J2000"], objects["DELTAWIN_J2000"], 0)
@@ -72,13 +72,13 @@ def pixel_positions(folder: Path) -> dict[int, tuple[int, int]]:
 
 
 def choose(places: dict[int, tuple[int, int]]) -> dict[str, int]:
-    """Return one object of each quarter, with room for a square."""
+    """Return an object with room for a square in each quarter."""
     roomy = {i: (x, y) for i, (x, y) in places.items() if 3 < x < SIDE - 4 and 3 < y < SIDE - 4}
     return {quarter(x, y): i for i, (x, y) in sorted(roomy.items())}
 
 
 def picture_of_squares(places: dict[int, tuple[int, int]], chosen: dict[str, int]) -> NDArray[np.uint8]:
-    """Paint the tile with a square of 5 px on each chosen object; the first row is the sky's top."""
+    """Paint a tile with a square of 5 px on each chosen object; the first row is the sky's top."""
     image = np.full((SIDE, SIDE, 3), SKY, dtype=np.uint8)
     for name, object_id in chosen.items():
         x, y = places[object_id]
@@ -88,7 +88,7 @@ def picture_of_squares(places: dict[int, tuple[int, int]], chosen: dict[str, int
 
 
 class Squares:
-    """An archive of one tile whose colour picture has a square on one object of each quarter."""
+    """An archive of one tile; its colour picture has a square on one object of each quarter."""
 
     def __init__(self, folder: Path, compression: str, layout: str) -> None:
         recipe = make_survey(folder / "survey", tiles=1, tile_size=SIDE, objects=80, seed=5)
@@ -106,7 +106,7 @@ class Squares:
         self.archive = Archive(folder / "archive")
 
     def expected(self, cutout: Cutout) -> NDArray[np.int64]:
-        """Cut the hand-made picture, black off the tile."""
+        """Cut the artificial picture, black off the tile."""
         x0, y0 = cutout.origin
         ny, nx = cutout.shape
         padded = np.pad(self.image[::-1].astype(np.int64), ((SIDE, SIDE), (SIDE, SIDE), (0, 0)))
@@ -149,7 +149,7 @@ def test_square_is_on_its_object_in_a_picture_with_north_up(
         assert len(near) == pytest.approx(25, abs=8)
 
 
-def test_every_cutouts_picture_is_the_tiles_within_jpegs_error_and_black_off_the_tile(squares: Squares) -> None:
+def test_picture_of_a_cutout_is_the_tiles_within_jpegs_error_and_black_off_the_tile(squares: Squares) -> None:
     hanging, squares_crossed = 0, set()
     for object_id in squares.places:
         cutout = squares.archive.get(object_id)
@@ -173,7 +173,7 @@ def test_smaller_picture_is_the_middle_of_the_larger_pixel_for_pixel(squares: Sq
         np.testing.assert_array_equal(part.color, whole.color[row : row + 17, column : column + 22])
 
 
-def test_picture_and_composite_have_the_same_side_up(demo_archive: Path) -> None:
+def test_picture_and_composite_have_the_same_orientation(demo_archive: Path) -> None:
     with Archive(demo_archive) as archive:
         table = archive.cone_search((54.0, -28.0), "1 deg")
         some = table["object_id"][table["status"] == "stored"][:10]
@@ -209,7 +209,7 @@ def damage_picture(path: Path, kind: str) -> None:
 
 @pytest.fixture(scope="module")
 def small_survey(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a survey of two tiles, for one picture of which to be damaged."""
+    """Folder of a survey of two tiles; tests may damage one picture."""
     folder = tmp_path_factory.mktemp("pictures") / "survey"
     make_survey(folder, tiles=2, tile_size=SIDE, objects=5, seed=6)
     return folder
@@ -217,7 +217,7 @@ def small_survey(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def picture_file(small_survey: Path) -> Iterator[Path]:
-    """The first tile's picture, put back in its place after the test."""
+    """The first tile's picture, restored after the test."""
     path = sorted(small_survey.glob("*/*.tiff"))[0]
     content = path.read_bytes()
     yield path
@@ -236,7 +236,7 @@ def picture_file(small_survey: Path) -> Iterator[Path]:
         ("empty", "cannot be read"),
     ],
 )
-def test_picture_that_cannot_be_used_fails_its_tile_with_one_line(
+def test_unusable_picture_fails_its_tile_with_one_line(
     small_survey: Path, picture_file: Path, tmp_path: Path, kind: str, words: str
 ) -> None:
     damage_picture(picture_file, kind)
@@ -250,7 +250,7 @@ def test_picture_that_cannot_be_used_fails_its_tile_with_one_line(
     assert list((tmp_path / "shards").iterdir()) == []
 
 
-def test_missing_picture_fails_its_tile_only(small_survey: Path, picture_file: Path, tmp_path: Path) -> None:
+def test_missing_picture_fails_only_its_tile(small_survey: Path, picture_file: Path, tmp_path: Path) -> None:
     picture_file.unlink()
     report = build(small_survey / "survey.toml", tmp_path / "archive")
     assert report.built == 1
@@ -258,7 +258,7 @@ def test_missing_picture_fails_its_tile_only(small_survey: Path, picture_file: P
     assert "no file for the colour picture" in report.failures[picture_file.parent.name]
 
 
-def test_picture_in_grey_or_with_transparency_is_taken_as_rgb(tmp_path: Path) -> None:
+def test_picture_in_grey_or_with_transparency_is_read_as_rgb(tmp_path: Path) -> None:
     ramp = np.arange(200, dtype=np.uint8).reshape(10, 20)
     for mode in ("L", "RGBA"):
         Image.fromarray(ramp).convert(mode).save(tmp_path / "p.tiff")
@@ -279,7 +279,7 @@ def test_picture_in_grey_or_with_transparency_is_taken_as_rgb(tmp_path: Path) ->
         ("L", {"compression": "tiff_lzw"}),
     ],
 )
-def test_rows_read_strip_by_strip_are_those_that_pillow_reads_at_once(
+def test_rows_read_in_strips_equal_pillows_whole_picture(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, options: dict[str, object]
 ) -> None:
     monkeypatch.setattr(TiffImagePlugin, "STRIP_SIZE", 3000)  # bytes
@@ -305,8 +305,8 @@ def test_file_without_strips_is_read_at_once(tmp_path: Path, name: str) -> None:
 
 @settings(max_examples=25)
 @given(width=st.integers(1, 300), height=st.integers(1, 300))
-def test_jpegs_of_a_picture_of_any_size_make_the_picture_again(width: int, height: int) -> None:
-    # A plane: JPEG keeps it well, and every pixel tells where it belongs.
+def test_jpegs_of_a_picture_of_any_size_reproduce_the_picture(width: int, height: int) -> None:
+    # A plane: JPEG keeps a plane well, and each pixel value identifies its position.
     x, y = np.arange(width) * 255 / 300, np.arange(height)[:, None] * 255 / 300
     image = np.stack(np.broadcast_arrays(x, y, x * 0 + y * 0 + 77), axis=-1).astype(np.uint8)
     picture, again = Image.fromarray(image), np.zeros_like(image)
@@ -344,7 +344,7 @@ def first_cutout(archive: Archive, **form: object) -> Cutout:
     return archive.get(int(table["object_id"][table["status"] == "stored"][0]), **form)  # type: ignore[arg-type]
 
 
-def test_without_the_surveys_pictures_color_names_the_recipes_key(colorless: Archive, tmp_path: Path) -> None:
+def test_error_without_survey_pictures_names_the_recipes_key(colorless: Archive, tmp_path: Path) -> None:
     cutout = first_cutout(colorless)
     assert cutout.planes == ("SCI",)
     for ask in (
@@ -357,7 +357,7 @@ def test_without_the_surveys_pictures_color_names_the_recipes_key(colorless: Arc
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_the_surveys_pictures_a_picture_is_luptons_composite(colorless: Archive, tmp_path: Path) -> None:
+def test_picture_without_survey_pictures_is_luptons_composite(colorless: Archive, tmp_path: Path) -> None:
     cutout = first_cutout(colorless, size=40)
     cutout.write(tmp_path / "c.png")
     with Image.open(tmp_path / "c.png") as file:
@@ -368,7 +368,7 @@ def test_without_the_surveys_pictures_a_picture_is_luptons_composite(colorless: 
     np.testing.assert_array_equal(composite(cutout), theirs[::-1])
 
 
-def test_bands_of_a_composite_make_a_composite_whatever_the_survey_has(demo_archive: Path) -> None:
+def test_named_composite_bands_give_a_composite_even_with_survey_pictures(demo_archive: Path) -> None:
     with Archive(demo_archive) as archive:
         cutout = first_cutout(archive, size=60)
         np.testing.assert_array_equal(cutout.picture(), cutout.color)
@@ -397,7 +397,7 @@ def made_up(colorless: Archive, fluxes: dict[str, float]) -> Cutout:
     return replace(cutout, data=data)
 
 
-def test_galaxy_is_nearly_white_a_blue_star_bluish_and_no_data_dark(colorless: Archive) -> None:
+def test_galaxy_is_nearly_white_blue_star_is_bluish_and_blank_is_dark(colorless: Archive) -> None:
     galaxy = {band: 300 / GALAXY[band] for band in "gri"}
     for fluxes, is_white in ((galaxy, True), (galaxy | {"g": 3 * galaxy["g"]}, False)):
         shown = composite(made_up(colorless, fluxes)).astype(int)
@@ -424,11 +424,11 @@ def test_composite_does_not_depend_on_the_surveys_zero_point(colorless: Archive)
     [
         ("ir", "takes three bands, not 2"),
         ("irgz", "takes three bands, not 4"),
-        ("", "no band was asked for"),
+        ("", "no band is given"),
         ("iru", "the cutout has no band 'u'"),
     ],
 )
-def test_composite_of_other_than_three_known_bands_is_refused(colorless: Archive, rgb: str, words: str) -> None:
+def test_composite_needs_exactly_three_known_bands(colorless: Archive, rgb: str, words: str) -> None:
     with pytest.raises(RequestError, match=words):
         composite(first_cutout(colorless, size=5), Style(rgb=rgb))
 
@@ -445,7 +445,7 @@ def test_cutout_of_fewer_than_three_bands_has_no_composite(colorless: Archive, t
     ("bands", "red_first"),
     [("griz", "irg"), ("Yzrg", None), ("rzY", "Yzr"), ("zrg", "zrg"), ("Yzi", "Yzi"), ("irg", "irg")],
 )
-def test_other_bands_are_shown_from_the_reddest_to_the_bluest(
+def test_three_bands_are_shown_with_the_reddest_as_red_and_the_bluest_as_blue(
     colorless: Archive, bands: str, red_first: str | None
 ) -> None:
     fluxes = dict.fromkeys(bands, 0.0)
@@ -459,12 +459,12 @@ def test_other_bands_are_shown_from_the_reddest_to_the_bluest(
 
 
 def channel_of(colorless: Archive, fluxes: dict[str, float], band: str) -> int | None:
-    """Return in which channel a source shows that shines in one band only, None in none."""
+    """Return the channel that shows a source of one band only; None if no channel or several do."""
     source = composite(made_up(colorless, fluxes | {band: 1000.0}))[3, 0].astype(int)
     return int(source.argmax()) if source.max() > 100 and np.sum(source > 100) == 1 else None
 
 
-def test_picture_outlives_its_archive_and_a_shard_says_it_has_one(squares: Squares) -> None:
+def test_picture_is_readable_after_the_archive_closes_and_its_shard_lists_it(squares: Squares) -> None:
     with Archive(squares.archive.path) as archive:
         cutout = archive.get(squares.chosen["low left"])
     np.testing.assert_array_equal(cutout.color, squares.archive.get(squares.chosen["low left"]).color)

@@ -1,4 +1,4 @@
-"""What an archive says of itself: length, membership, IDs, repr and a notebook's table."""
+"""Contents of an archive: length, membership, IDs, repr and a notebook's table."""
 
 import gc
 import os
@@ -38,7 +38,7 @@ def change(archive: Path, statement: str) -> None:
 
 @pytest.fixture
 def own_archive(demo_archive: Path, tmp_path: Path) -> Path:
-    """Folder of a copy of the archive for one test to change."""
+    """Folder of a copy of the archive that the test may change."""
     return Path(shutil.copytree(demo_archive, tmp_path / "archive"))
 
 
@@ -60,12 +60,12 @@ def test_an_object_is_in_the_archive_if_it_has_a_cutout(archive: Archive) -> Non
 @pytest.mark.parametrize(
     "thing", [17, -1, "abc", "353000001", 1.5, 353000001.0, None, [353000001], 2**63, 2**70, -(2**63) - 1, np.nan, ()]
 )
-def test_what_is_no_known_id_is_not_in_the_archive(archive: Archive, thing: object) -> None:
+def test_anything_but_a_known_id_is_not_in_the_archive(archive: Archive, thing: object) -> None:
     assert thing not in archive
 
 
 @pytest.mark.parametrize("status", ["stored", "noise", "blank", "outside", "any"])
-def test_ids_of_a_status_are_those_of_the_index(archive: Archive, status: str) -> None:
+def test_ids_of_a_status_equal_those_in_the_index(archive: Archive, status: str) -> None:
     condition = "" if status == "any" else f"WHERE status = {STATUS[status]}"
     expected = [n for (n,) in ask(archive.path, f"SELECT object_id FROM objects {condition} ORDER BY object_id")]
     ids = archive.ids(status)
@@ -73,7 +73,7 @@ def test_ids_of_a_status_are_those_of_the_index(archive: Archive, status: str) -
     assert ids.tolist() == expected
 
 
-def test_ids_are_those_with_a_cutout_by_default(archive: Archive) -> None:
+def test_ids_of_objects_with_a_cutout_are_the_default(archive: Archive) -> None:
     np.testing.assert_array_equal(archive.ids(), archive.ids("stored"))
     assert len(archive.ids()) == len(archive) < len(archive.ids("any"))
     assert archive.get_many(archive.ids(), size=3).shape == (len(archive), 5, 3, 3)
@@ -87,7 +87,7 @@ def test_unknown_status_is_refused_with_the_known_ones(archive: Archive, status:
 
 
 @pytest.mark.parametrize("status", ["stored", "any"])
-def test_index_that_lacks_objects_is_not_believed(own_archive: Path, status: str) -> None:
+def test_index_with_missing_objects_is_reported_as_damaged(own_archive: Path, status: str) -> None:
     change(own_archive, "DELETE FROM objects WHERE object_id = (SELECT min(object_id) FROM objects WHERE status = 0)")
     with (
         Archive(own_archive) as archive,
@@ -96,7 +96,7 @@ def test_index_that_lacks_objects_is_not_believed(own_archive: Path, status: str
         archive.ids(status)
 
 
-def test_ids_that_are_read_while_a_tile_is_committed_are_no_damage(
+def test_ids_read_during_a_commit_are_not_reported_as_damage(
     own_archive: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain, gone = Index.ids, ask(own_archive, "SELECT min(object_id) FROM objects WHERE status = 0")[0][0]
@@ -112,7 +112,7 @@ def test_ids_that_are_read_while_a_tile_is_committed_are_no_damage(
         assert archive.ids().tolist() == [n for n in before.tolist() if n != gone]
 
 
-# ---- bands as people write them
+# ---- forms of bands
 
 
 @pytest.mark.parametrize("bands", ["gri", "g,r,i", " g, r ,i", ["g", "r", "i"], ("g", "r", "i"), np.array(list("gri"))])
@@ -139,16 +139,16 @@ def test_an_empty_tuple_of_bands_reads_no_pixels(archive: Archive) -> None:
 # ---- repr
 
 
-def test_repr_is_one_line_that_says_what_is_in_the_archive(archive: Archive) -> None:
+def test_repr_of_an_archive_is_one_line_with_its_contents(archive: Archive) -> None:
     cutouts = ask(archive.path, "SELECT count(*) FROM objects WHERE status = 0")[0][0]
     assert repr(archive) == (f"<Archive '{archive.path}': Demo, 2 tiles, {cutouts} cutouts of 228 px in g, r, i, z, Y>")
 
 
-def test_repr_of_what_cannot_be_read_is_no_error(own_archive: Path) -> None:
+def test_repr_of_an_unreadable_archive_raises_no_error(own_archive: Path) -> None:
     archive = Archive(own_archive)
     (own_archive / "index.sqlite").unlink()
-    assert "no cutout archive any more" in repr(archive)
-    assert "no cutout archive any more" in archive._repr_html_()
+    assert "no cutout archive: its index.sqlite was removed" in repr(archive)
+    assert "no cutout archive: its index.sqlite was removed" in archive._repr_html_()
     archive.close()
     assert repr(archive) == f"<Archive '{own_archive}': closed>"
     assert "closed" in archive._repr_html_()
@@ -163,7 +163,7 @@ def test_repr_of_a_location_and_of_a_batch_is_one_line(archive: Archive) -> None
 
 
 class Cells(HTMLParser):
-    """The texts of a table's cells."""
+    """Collects the texts and the tags of an HTML table."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -188,7 +188,7 @@ def test_a_notebook_shows_a_table_of_escaped_texts(demo_archive: Path, tmp_path:
     assert dict(zip(cells.texts[::2], cells.texts[1::2], strict=True)) == expected
 
 
-# ---- the reader: paths, pickles, forks, and its end
+# ---- the reader: paths, pickles, forks, closing
 
 
 def test_path_may_be_a_text(demo_archive: Path) -> None:
@@ -197,11 +197,11 @@ def test_path_may_be_a_text(demo_archive: Path) -> None:
         assert pickle.loads(pickle.dumps(archive)).path == demo_archive
 
 
-def test_archive_that_is_not_closed_goes_with_its_last_reference(demo_archive: Path) -> None:
+def test_unclosed_archive_is_freed_with_its_last_reference(demo_archive: Path) -> None:
     archive = Archive(demo_archive)
     cutout = archive.get(archive.ids()[0], size=5)
     gone = weakref.ref(archive.reader)
-    gc.disable()  # by reference counts alone: open files are not left to the next collection
+    gc.disable()  # by reference counting alone: open files do not wait for the next collection
     try:
         del archive
         assert gone() is None
@@ -210,7 +210,7 @@ def test_archive_that_is_not_closed_goes_with_its_last_reference(demo_archive: P
     assert cutout.color.shape == (5, 5, 3)
 
 
-def test_closed_archive_says_so_and_may_be_closed_twice(demo_archive: Path) -> None:
+def test_closed_archive_raises_an_error_and_may_be_closed_twice(demo_archive: Path) -> None:
     archive = Archive(demo_archive)
     archive.close()
     archive.close()
@@ -219,7 +219,7 @@ def test_closed_archive_says_so_and_may_be_closed_twice(demo_archive: Path) -> N
             lookup()
 
 
-def test_forked_child_of_an_archive_that_is_gone_says_so(own_archive: Path) -> None:
+def test_forked_child_of_a_removed_archive_raises_an_error(own_archive: Path) -> None:
     archive = Archive(own_archive)
     shutil.rmtree(own_archive)
     child = os.fork()

@@ -39,7 +39,7 @@ def test_repr_is_one_line(demo_archive: Path, cutout: Cutout) -> None:
     assert repr(at) == f"<Cutout of RA {cutout.ra:.6f}, Dec {cutout.dec:.6f}: 1 x 4 x 4, tile {at.tile}, bands g>"
 
 
-def test_a_band_by_its_name_is_a_view_of_the_pixels(cutout: Cutout) -> None:
+def test_indexing_by_a_band_name_gives_a_view_of_the_pixels(cutout: Cutout) -> None:
     for number, band in enumerate("grizY"):
         np.testing.assert_array_equal(cutout[band], cutout.data[number])
         assert np.shares_memory(cutout[band], cutout.data)
@@ -49,7 +49,7 @@ def test_a_band_by_its_name_is_a_view_of_the_pixels(cutout: Cutout) -> None:
             cutout[unknown]  # type: ignore[index]
 
 
-def test_a_cutout_is_equal_to_itself_only_and_can_be_in_a_set(cutout: Cutout) -> None:
+def test_a_cutout_equals_only_itself_and_can_be_in_a_set(cutout: Cutout) -> None:
     same = pickle.loads(pickle.dumps(cutout))
     np.testing.assert_array_equal(same.data, cutout.data)
     assert cutout == cutout
@@ -57,7 +57,7 @@ def test_a_cutout_is_equal_to_itself_only_and_can_be_in_a_set(cutout: Cutout) ->
     assert len({cutout, cutout, same}) == 2
 
 
-def test_fits_file_may_have_some_bands_only(cutout: Cutout) -> None:
+def test_fits_file_can_have_some_bands_only(cutout: Cutout) -> None:
     for bands in ("Y,g", "Yg", ["Y", "g"], np.array(["Y", "g"])):
         with fits.open(io.BytesIO(cutout.to_bytes(bands))) as hdus:
             assert [hdu.name for hdu in hdus[1:]] == ["SCI_Y", "SCI_g"]
@@ -86,7 +86,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Archi
 
 
 def window(image: np.ndarray, cutout: Cutout, off: float) -> np.ndarray:
-    """Cut a padded image of the tile."""
+    """Cut the window of a cutout out of a padded image of the tile."""
     x0, y0 = (n + SIDE for n in cutout.origin)
     return np.pad(image, SIDE, constant_values=off)[y0 : y0 + cutout.shape[0], x0 : x0 + cutout.shape[1]]
 
@@ -120,7 +120,7 @@ def test_nddata_has_the_pixels_weights_flags_and_wcs_of_the_survey(kept: tuple[P
         cutout.to_nddata("r")
 
 
-def test_nddata_of_an_archive_without_planes_has_a_mask_of_the_blank_pixels_only(demo_archive: Path) -> None:
+def test_nddata_of_an_archive_without_planes_masks_only_the_blank_pixels(demo_archive: Path) -> None:
     with Archive(demo_archive) as archive:
         blank = [c for c in map(archive.get, archive.ids()) if np.isnan(c["r"]).any()]
         assert blank
@@ -143,7 +143,7 @@ def test_nddata_of_an_archive_without_planes_has_a_mask_of_the_blank_pixels_only
         ("OTHER   = 'adu'", u.dimensionless_unscaled),
     ],
 )
-def test_unit_of_nddata_is_that_of_the_header_if_it_is_one(cutout: Cutout, card: str, unit: u.UnitBase) -> None:
+def test_unit_of_nddata_is_the_headers_if_valid(cutout: Cutout, card: str, unit: u.UnitBase) -> None:
     wcs = "CTYPE1  = 'RA---TAN'\nCTYPE2  = 'DEC--TAN'\nCRVAL1  = 54.0\nCRVAL2  = -28.0\nCD1_1   = -7E-5\nCD2_2   = 7E-5"
     other = replace(cutout, headers=TileHeaders(dict.fromkeys(cutout.bands, f"{wcs}\n{card}")))
     assert other.to_nddata("i").unit == unit
@@ -165,7 +165,7 @@ def test_a_notebook_shows_the_surveys_picture_or_a_composite(cutout: Cutout) -> 
     np.testing.assert_array_equal(shown(colorless), lupton_rgb(cutout.data, cutout.bands, cutout.zero_point))
 
 
-def test_a_notebook_shows_one_band_in_grey_and_nothing_of_no_band(cutout: Cutout) -> None:
+def test_a_notebook_shows_one_band_in_grey_and_no_picture_without_a_band(cutout: Cutout) -> None:
     for bands in ((3,), (1, 0)):
         names = tuple(cutout.bands[number] for number in bands)
         image = shown(replace(cutout, planes=("SCI",), data=cutout.data[list(bands)], bands=names))

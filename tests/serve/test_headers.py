@@ -1,4 +1,4 @@
-"""The cards of a cutout's header, against astropy's own."""
+"""The cards of a cutout's header, compared with astropy's."""
 
 import warnings
 
@@ -16,5 +16,5 @@ TEXT = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=60)
 @given(st.from_regex(r"\A[A-Z][A-Z0-9_]{0,7}\Z"), NUMBERS | TEXT, TEXT)
 def test_a_card_is_written_as_astropy_writes_it(keyword: str, value: int | float | bool | str, comment: str) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", VerifyWarning)  # a comment that does not fit
+        warnings.simplefilter("ignore", VerifyWarning)  # a comment too long for its card
         assert Card(keyword, value, comment).text == fits.Card(keyword, value, comment).image

@@ -1,4 +1,4 @@
-"""Weights and masks: what the survey has, in every layout, and what is said where it lacks them."""
+"""Weights and masks: the survey's values in every layout, and the errors for missing planes."""
 
 import pickle
 import re
@@ -26,20 +26,20 @@ from archive_builder.survey.demo import make_survey
 from archive_builder.survey.discovery import discover
 from archive_builder.survey.recipe import load_recipe
 
-assert hdf5plugin.version  # h5py reads Bitshuffle once it is imported
+assert hdf5plugin.version  # importing hdf5plugin registers Bitshuffle with h5py
 
 BANDS = "grizY"
 SIDE = 400
-"""Of the tile in pixels."""
+"""Side of the tile, px."""
 
 SIZE = 90
-"""Of the archived cutouts in pixels."""
+"""Side of the archived cutouts, px."""
 
 ONE_PER_CENT = 0.01
 
 
 def write_recipe(survey: Path, to: Path, **values: str) -> Path:
-    """Write a survey's recipe elsewhere without its quality cuts and with other values, as TOML has them."""
+    """Write a copy of a survey's recipe without quality cuts and with other values, in TOML syntax; return its path."""
     text = (survey / "survey.toml").read_text()
     text = (
         re.sub(r"(?m)^(max_background_rms|min_depth|max_blank_fraction) .*\n", "", text) + 'planes = ["WGT", "MSK"]\n'
@@ -53,7 +53,7 @@ def write_recipe(survey: Path, to: Path, **values: str) -> Path:
 
 @pytest.fixture(scope="module")
 def survey(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a survey of one tile, not to be changed."""
+    """Folder of a survey of one tile. Do not change it."""
     folder = tmp_path_factory.mktemp("planes") / "survey"
     make_survey(folder, tiles=1, tile_size=SIDE, objects=50, seed=7)
     return folder
@@ -61,7 +61,7 @@ def survey(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass(frozen=True)
 class Kept:
-    """An archive with planes, and what its source has."""
+    """An archive with planes, and the planes of its source."""
 
     archive: Archive
     source: dict[str, NDArray]
@@ -97,7 +97,7 @@ def objects(archive: Archive) -> list[int]:
 
 
 def window(plane: NDArray, cutout: Cutout, off: float) -> NDArray:
-    """Cut a padded plane of the tile."""
+    """Cut the window of a cutout out of a padded plane of the tile."""
     x, y = (n + SIDE for n in cutout.origin)
     ny, nx = cutout.shape
     bands = [BANDS.index(band) for band in cutout.bands]
@@ -114,7 +114,7 @@ def assert_planes_are_the_sources(cutout: Cutout, kept: Kept) -> None:
     np.testing.assert_allclose(cutout.weight, weight, rtol=0 if kept.lossless else ONE_PER_CENT * 1.001)
 
 
-def test_planes_of_every_cutout_are_the_sources(kept: Kept) -> None:
+def test_planes_of_every_cutout_equal_the_sources(kept: Kept) -> None:
     hanging, holes, saturated = 0, 0, 0
     for object_id in objects(kept.archive):
         cutout = kept.archive.get(object_id)
@@ -134,7 +134,7 @@ def test_only_images_have_the_images_unit(kept: Kept) -> None:
 
 @settings(max_examples=30)
 @given(data=st.data())
-def test_planes_of_a_smaller_cutout_and_of_some_bands_are_the_sources(kept: Kept, data: st.DataObject) -> None:
+def test_planes_of_a_smaller_cutout_and_of_some_bands_equal_the_sources(kept: Kept, data: st.DataObject) -> None:
     object_id = data.draw(st.sampled_from(objects(kept.archive)))
     shape = data.draw(st.tuples(st.integers(1, SIZE), st.integers(1, SIZE)))
     bands = data.draw(st.permutations(BANDS))[: data.draw(st.integers(1, 5))]
@@ -143,17 +143,17 @@ def test_planes_of_a_smaller_cutout_and_of_some_bands_are_the_sources(kept: Kept
     assert_planes_are_the_sources(cutout, kept)
 
 
-def test_planes_of_a_mosaic_come_at_any_size_and_position(kept: Kept) -> None:
+def test_mosaic_serves_planes_at_any_size_and_position(kept: Kept) -> None:
     if not kept.is_mosaic:
         with pytest.raises(RequestError):
             kept.archive.at((54.0, -28.0), size=5)
         return
-    # Fifty cutouts of 90 px leave no chunk of 128 px of the tile out.
+    # Fifty cutouts of 90 px together touch every chunk of 128 px of the tile.
     assert_planes_are_the_sources(kept.archive.at((54.0, -28.0), size=(333, 200), bands="Yg"), kept)
     assert_planes_are_the_sources(kept.archive.get(objects(kept.archive)[-1], size=151), kept)
 
 
-def test_planes_can_be_read_after_the_archive_is_closed_and_elsewhere(kept: Kept) -> None:
+def test_planes_can_be_read_after_the_archive_is_closed_and_after_pickling(kept: Kept) -> None:
     with Archive(kept.archive.path) as archive:
         cutout = archive.get(objects(archive)[0], size=33)
         sent = pickle.dumps(cutout)
@@ -164,7 +164,7 @@ def test_planes_can_be_read_after_the_archive_is_closed_and_elsewhere(kept: Kept
     assert received.to_bytes() == cutout.to_bytes()
 
 
-def test_pickled_cutout_of_an_archive_that_is_gone_still_has_what_was_read(kept: Kept) -> None:
+def test_pickled_cutout_keeps_the_planes_that_were_read(kept: Kept) -> None:
     cutout = kept.archive.get(objects(kept.archive)[0], size=20)
     weight = cutout.weight.copy()
     received = pickle.loads(pickle.dumps(cutout))
@@ -172,11 +172,11 @@ def test_pickled_cutout_of_an_archive_that_is_gone_still_has_what_was_read(kept:
 
 
 def as_text(value: str | bytes) -> str:
-    """Return a string of HDF5, of fixed or of any length."""
+    """Return an HDF5 string, of fixed or variable length, as str."""
     return value.decode() if isinstance(value, bytes) else value
 
 
-def test_shard_is_as_the_written_format_says(kept: Kept) -> None:
+def test_shard_follows_the_written_format(kept: Kept) -> None:
     (path,) = (kept.archive.path / "shards").iterdir()
     with h5py.File(path) as plain:
         assert Contents(plain).violations() == []
@@ -188,7 +188,7 @@ def test_shard_is_as_the_written_format_says(kept: Kept) -> None:
             assert ("pixels" in plain[group], "written" in plain[group]) == (kept.is_mosaic,) * 2
 
 
-def test_plain_h5py_reads_the_planes_by_the_formats_words(kept: Kept) -> None:
+def test_plain_h5py_reads_the_planes_by_the_written_format(kept: Kept) -> None:
     (path,) = (kept.archive.path / "shards").iterdir()
     with h5py.File(path) as plain:
         ids = plain["objects/object_id"][...]
@@ -209,7 +209,7 @@ def test_plain_h5py_reads_the_planes_by_the_formats_words(kept: Kept) -> None:
 # ---- one plane only, or none
 
 
-def test_archive_may_keep_the_mask_only(survey: Path, tmp_path: Path) -> None:
+def test_archive_can_keep_the_mask_only(survey: Path, tmp_path: Path) -> None:
     recipe = write_recipe(survey, tmp_path / "survey.toml", planes='["MSK"]', color="")
     assert build(recipe, tmp_path / "archive").failures == {}
     with Archive(tmp_path / "archive") as archive:
@@ -222,7 +222,7 @@ def test_archive_may_keep_the_mask_only(survey: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "plane"), [("weight", "WGT"), ("mask", "MSK")])
-def test_archive_without_planes_names_the_recipes_key(demo_archive: Path, name: str, plane: str) -> None:
+def test_error_for_a_missing_plane_names_the_recipes_key(demo_archive: Path, name: str, plane: str) -> None:
     with Archive(demo_archive) as archive:
         table = archive.cone_search((54.0, -28.0), "1 deg")
         cutout = archive.get(int(table["object_id"][table["status"] == "stored"][0]))
@@ -231,11 +231,11 @@ def test_archive_without_planes_names_the_recipes_key(demo_archive: Path, name: 
     assert "\n" not in str(caught.value)
 
 
-# ---- what a survey's files may hold
+# ---- contents of the survey's files
 
 
 def rewrite(survey: Path, band: str, change: Callable[[fits.HDUList], None]) -> None:
-    """Make one band's file plain FITS with something changed."""
+    """Rewrite one band's file as plain FITS with a change."""
     (path,) = survey.glob(f"*/*_{band}.fits.fz")
     with fits.open(path) as packed:
         images = [fits.ImageHDU(hdu.data, hdu.header, name=hdu.name) for hdu in packed[1:]]
@@ -253,13 +253,13 @@ def build_one(survey: Path, archive: Path, **values: str) -> TileResult:
 
 
 def shards(archive: Path) -> list[Path]:
-    """Return all that is in the folder of shards."""
+    """Return all files in the folder of shards."""
     return list((archive / "shards").iterdir())
 
 
 @pytest.fixture
 def own_survey(tmp_path: Path) -> Path:
-    """Folder of a small survey for one test to change."""
+    """Folder of a small survey that the test may change."""
     make_survey(tmp_path / "survey", tiles=1, tile_size=256, objects=10, seed=8)
     return tmp_path / "survey"
 
@@ -300,7 +300,7 @@ def test_plane_of_another_size_fails_its_tile_with_one_line(own_survey: Path, tm
         (np.float32, [0.0, 1.0, 2.0**24]),
     ],
 )
-def test_masks_of_any_type_come_back_bit_for_bit(
+def test_masks_of_any_type_are_read_back_bit_for_bit(
     own_survey: Path, tmp_path: Path, dtype: type, values: list[float]
 ) -> None:
     flags = np.resize(np.array(values, dtype=dtype), (256, 256))
@@ -319,7 +319,7 @@ def test_masks_of_any_type_come_back_bit_for_bit(
 
 
 def written_pixels(archive: Path) -> NDArray[np.bool_]:
-    """Return which pixels of the mask lie in chunks that were written."""
+    """Return True for the pixels of the mask in written chunks."""
     with h5py.File(*shards(archive)) as plain:
         return np.kron(plain["mask/written"][...], np.ones((128, 128), dtype=np.uint8)).astype(bool)
 
@@ -351,7 +351,7 @@ def test_mask_that_does_not_fit_32_bits_fails_its_tile_with_one_line(
     assert shards(tmp_path / "archive") == []
 
 
-def test_weights_of_any_size_keep_their_bound_and_senseless_ones_are_none(own_survey: Path, tmp_path: Path) -> None:
+def test_weights_of_any_magnitude_keep_their_bound_and_invalid_ones_become_0(own_survey: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     weights = (10.0 ** rng.uniform(-37, 37, (256, 256))).astype(np.float32)
     weights[:, ::7] = np.resize([0.0, -1.0, np.nan, np.inf, -np.inf], (256, 37))
@@ -371,7 +371,7 @@ def test_weights_of_any_size_keep_their_bound_and_senseless_ones_are_none(own_su
     np.testing.assert_allclose(out[0][touched & known], weights[touched & known], rtol=ONE_PER_CENT)
 
 
-def test_lossless_weights_are_0_off_the_tile_and_where_the_source_has_none(own_survey: Path, tmp_path: Path) -> None:
+def test_lossless_weights_are_0_off_the_tile_and_in_its_holes(own_survey: Path, tmp_path: Path) -> None:
     assert build_one(own_survey, tmp_path / "archive", quantization='"lossless"').error is None
     with Shard(*shards(tmp_path / "archive")) as shard:
         out = np.full((5, 300, 300), 7, dtype=np.float32)
@@ -385,7 +385,7 @@ positive = st.floats(np.float32(1e-37), np.float32(3e38), width=32)
 
 
 @given(weights=st.lists(st.one_of(positive, st.sampled_from([0.0, -1.0, float("nan"), float("inf")])), min_size=1))
-def test_weight_is_off_by_a_hundredth_at_most_and_0_stays_0(weights: list[float]) -> None:
+def test_error_of_a_weight_is_at_most_one_per_cent_and_0_stays_0(weights: list[float]) -> None:
     values = np.array(weights, dtype=np.float32)[None, None]
     codec, stored = LogScaled((0.0198,)), np.empty((1, 1, len(weights)), dtype=np.int16)
     codec.encode(values, stored)
@@ -396,7 +396,7 @@ def test_weight_is_off_by_a_hundredth_at_most_and_0_stays_0(weights: list[float]
 
 
 @given(flags=st.lists(st.integers(-(2**31), 2**31 - 1), min_size=1))
-def test_flags_come_back_as_they_are(flags: list[int]) -> None:
+def test_flags_are_read_back_unchanged(flags: list[int]) -> None:
     values = np.array(flags, dtype=np.int32)[None, None]
     codec, stored = Flags((1.0,)), np.empty_like(values)
     codec.encode(values, stored)

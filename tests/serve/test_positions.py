@@ -1,4 +1,4 @@
-"""Cutouts and objects by position, against astropy's own cuts and separations, at RA 0 and at a pole too."""
+"""Cutouts and objects by position, compared with astropy's cuts and separations, also at RA 0 and at a pole."""
 
 import re
 import shutil
@@ -32,19 +32,19 @@ from archive_builder.errors import ArchiveError
 from archive_builder.serve.cutout import Cutout
 
 SHAPE = HEIGHT, WIDTH = 300, 400
-"""Of the tiles in pixels."""
+"""Height and width of the tiles, px."""
 
 PIXEL_SCALE = 0.5
-"""Arcsec."""
+"""Pixel scale of the tiles, arcsec."""
 
 SIZE = 90
-"""Of the archived cutouts in pixels."""
+"""Side of the archived cutouts, px."""
 
 CHUNK = 128
-"""Side in pixels of what a mosaic keeps or leaves out."""
+"""Side of a chunk of a mosaic, px."""
 
 CENTRES = {"WRAP-A": (359.99, 10.0), "WRAP-B": (0.02, 10.01), "POLE": (120.0, 89.99)}
-"""RA and Dec of the tiles' reference points: two overlap at RA 0, one has the pole on it."""
+"""RA and Dec of the tiles' reference points: two tiles overlap at RA 0, and one contains the pole."""
 
 RECIPE = """\
 [survey]
@@ -70,7 +70,7 @@ quantization = "lossless"
 
 
 def tile_wcs(name: str) -> WCS:
-    """Return a tile's WCS: a tangent plane turned by 25 degrees, touching the sky off its centre."""
+    """Return a tile's WCS: a tangent plane turned by 25 degrees, with its reference point off the tile's centre."""
     wcs = WCS(naxis=2)
     turn, step = np.radians(25.0), PIXEL_SCALE / 3600
     wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
@@ -87,23 +87,23 @@ def write_catalog(path: Path, first_id: int, x: NDArray, y: NDArray, wcs: WCS) -
 
 @dataclass(frozen=True, repr=False)
 class Places:
-    """Archives of the same three tiles: all of their pixels, few of them, and cutouts only."""
+    """Archives of the same three tiles: a mosaic of many objects, a mosaic of few, and stamps."""
 
     dense: Archive
     sparse: Archive
     stamps: Archive
     images: dict[str, NDArray]
-    """Of each tile, (bands, ny, nx)."""
+    """Image of each tile, (bands, ny, nx)."""
     wcs: dict[str, WCS]
-    """As astropy reads it from the files."""
+    """WCS of each tile, read by astropy from the files."""
     catalog: Table
-    """The objects of the dense one, with their tile and its pixels."""
+    """Objects of the dense archive, with their tile and pixel position."""
     written: dict[str, NDArray]
-    """Which chunks of the sparse one a cutout touches."""
+    """Chunks of the sparse archive that a cutout touches."""
 
 
 def make_tiles(folder: Path) -> dict[str, NDArray]:
-    """Write three tiles of noise with a full catalogue and one of two objects each."""
+    """Write three tiles of noise, each with a full catalogue and a catalogue of two objects."""
     images = {}
     for number, name in enumerate(CENTRES):
         rng = np.random.default_rng(number)
@@ -114,7 +114,7 @@ def make_tiles(folder: Path) -> dict[str, NDArray]:
             fits.PrimaryHDU(image, wcs.to_header()).writeto(folder / f"{name}_{band}.fits")
         x, y = rng.uniform(-0.5, WIDTH - 0.5, 80), rng.uniform(-0.5, HEIGHT - 0.5, 80)
         x[:30], y[:30] = (axis.ravel() for axis in np.meshgrid(np.linspace(9, 390, 6), np.linspace(9, 290, 5)))
-        x[70:], y[75:] = x[70:] + WIDTH, y[75:] + HEIGHT  # off the tile, as some of a catalogue may be
+        x[70:], y[75:] = x[70:] + WIDTH, y[75:] + HEIGHT  # off the tile: a catalogue may have such objects
         write_catalog(folder / f"{name}_dense.csv", 1000 * number, x, y, wcs)
         write_catalog(
             folder / f"{name}_sparse.csv", 1000 * number, np.array([30.0, 250.0]), np.array([200.0, 128.0]), wcs
@@ -132,7 +132,7 @@ def opened(folder: Path, name: str, catalog: str, size: int, layout: str) -> Arc
 
 
 def touched_chunks(wcs: WCS, catalog: Path, size: int) -> NDArray:
-    """Return which chunks the cutouts of a catalogue touch, found pixel by pixel."""
+    """Return the chunks that the cutouts of a catalogue touch, found pixel by pixel."""
     objects, touched = Table.read(catalog), np.zeros(SHAPE, dtype=bool)
     for x, y in np.rint(wcs.all_world2pix(objects["ra"], objects["dec"], 0)).astype(int).T:
         low, left = max(0, y - size // 2), max(0, x - size // 2)
@@ -168,7 +168,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Places]:
 
 
 def depths(places: Places, ra: float, dec: float) -> dict[str, float]:
-    """Return how many pixels inside each tile's edge a position lies; below zero outside."""
+    """Return the distance of a position from each tile's edge, px; negative outside."""
     found = {}
     for name, wcs in places.wcs.items():
         x, y = wcs.wcs_world2pix(ra, dec, 0)
@@ -178,7 +178,7 @@ def depths(places: Places, ra: float, dec: float) -> dict[str, float]:
 
 
 def assert_is_the_tiles(cutout: Cutout, places: Places, x: float, y: float, shape: tuple[int, int]) -> None:
-    """Compare a cutout with astropy's around the nearest pixel, bit for bit."""
+    """Assert that a cutout equals astropy's around the nearest pixel, bit for bit."""
     assert cutout.data.shape == (2, *shape)
     for image, data in zip(places.images[cutout.tile], cutout.data, strict=True):
         theirs = Cutout2D(image, (round(x), round(y)), shape, mode="partial", fill_value=np.nan)
@@ -190,13 +190,13 @@ sides = st.one_of(st.integers(1, 60), st.integers(1, WIDTH))
 
 
 def away_from_halves(*coordinates: float) -> bool:
-    """Tell whether no coordinate is so near the edge of a pixel that rounding errors decide."""
+    """Return True if no coordinate is so near the edge of a pixel that rounding errors matter."""
     return all(abs(value % 1 - 0.5) > 1e-6 for value in coordinates)
 
 
 @settings(max_examples=150)
 @given(place=on_tile, ny=sides, nx=sides)
-def test_cutout_at_a_position_is_cutout2d_of_the_tile_it_lies_deepest_on(
+def test_cutout_at_a_position_is_cutout2d_of_the_tile_where_it_lies_deepest_inside(
     places: Places, place: tuple[str, float, float], ny: int, nx: int
 ) -> None:
     name, x, y = place
@@ -216,7 +216,7 @@ def test_cutout_at_a_position_is_cutout2d_of_the_tile_it_lies_deepest_on(
 
 
 def test_tiles_overlap_at_ra_0_and_the_pole_is_on_its_tile(places: Places) -> None:
-    """The claim above is about something."""
+    """The positions of the previous test include RA 0 and the pole."""
     depth = depths(places, 0.005, 10.005)
     assert min(depth["WRAP-A"], depth["WRAP-B"]) > 0
     assert depths(places, 0.0, 90.0)["POLE"] > 0
@@ -227,7 +227,9 @@ def test_tiles_overlap_at_ra_0_and_the_pole_is_on_its_tile(places: Places) -> No
 
 @pytest.mark.parametrize("name", CENTRES)
 @pytest.mark.parametrize("off", [-0.02, 0.02])
-def test_position_just_off_every_tile_is_on_none_and_just_on_it_is_found(places: Places, name: str, off: float) -> None:
+def test_position_just_outside_a_tile_is_not_on_it_and_just_inside_is_found(
+    places: Places, name: str, off: float
+) -> None:
     along = np.linspace(-0.4, 0.4, 9)
     x = np.concatenate([along * WIDTH + WIDTH / 2] * 2 + [np.full(9, -0.5 - off), np.full(9, WIDTH - 0.5 + off)])
     y = np.concatenate([np.full(9, -0.5 - off), np.full(9, HEIGHT - 0.5 + off)] + [along * HEIGHT + HEIGHT / 2] * 2)
@@ -245,7 +247,7 @@ def test_position_just_off_every_tile_is_on_none_and_just_on_it_is_found(places:
     assert (lonely > 0) == (off > 0)
 
 
-def test_position_is_not_cut_from_a_tile_that_the_index_has_elsewhere(demo_archive: Path, tmp_path: Path) -> None:
+def test_tile_with_a_wrong_footprint_in_the_index_serves_no_position(demo_archive: Path, tmp_path: Path) -> None:
     place = Path(shutil.copytree(demo_archive, tmp_path / "archive"))
     with closing(sqlite3.connect(place / "index.sqlite")) as db, db:
         db.execute("UPDATE tiles SET footprint = '[[9, 9], [11, 9], [11, 11], [9, 11]]' WHERE tile_id = 1")
@@ -254,7 +256,7 @@ def test_position_is_not_cut_from_a_tile_that_the_index_has_elsewhere(demo_archi
 
 
 @pytest.mark.parametrize("frame", ["icrs", "galactic", "fk5", "barycentrictrueecliptic"])
-def test_position_may_be_a_skycoord_of_any_frame(places: Places, frame: str) -> None:
+def test_position_can_be_a_skycoord_of_any_frame(places: Places, frame: str) -> None:
     position = SkyCoord(0.003, 10.004, unit="deg").transform_to(frame)
     cutout, plain = places.dense.at(position, size=11), places.dense.at((0.003, 10.004), size=11)
     np.testing.assert_array_equal(cutout.data, plain.data)
@@ -265,18 +267,18 @@ def test_position_may_be_a_skycoord_of_any_frame(places: Places, frame: str) -> 
     "position",
     [(1.0,), (1.0, 2.0, 3.0), "here", None, (np.nan, 0.0), (0.0, np.inf), (0.0, 90.1), ("a", "b"), 5, (None, 1.0)],
 )
-def test_position_that_is_none_is_refused_in_one_line(places: Places, position: object) -> None:
+def test_invalid_position_is_refused_in_one_line(places: Places, position: object) -> None:
     for ask in (places.dense.at, places.dense.nearest, lambda p: places.dense.cone_search(p, "1 arcsec")):
         with pytest.raises(RequestError) as caught:
             ask(position)  # type: ignore[operator]
         assert "\n" not in str(caught.value)
 
 
-# ---- larger than what is there
+# ---- cutouts larger than the stored pixels
 
 
 def window_is_written(places: Places, tile: str, x: float, y: float, shape: tuple[int, int]) -> bool:
-    """Tell whether the sparse archive has all pixels of a window that lie on the tile."""
+    """Return True if the sparse archive has all pixels of a window on the tile."""
     kept = np.kron(places.written[tile], np.ones((CHUNK, CHUNK), dtype=np.uint8))[:HEIGHT, :WIDTH]
     try:
         return bool(Cutout2D(kept, (round(x), round(y)), shape, mode="partial", fill_value=1).data.all())
@@ -286,7 +288,7 @@ def window_is_written(places: Places, tile: str, x: float, y: float, shape: tupl
 
 @settings(max_examples=150)
 @given(place=on_tile, ny=sides, nx=sides)
-def test_cutout_of_pixels_that_are_not_kept_is_refused_with_the_largest_that_is(
+def test_cutout_of_missing_pixels_is_refused_and_the_error_names_the_largest_size(
     places: Places, place: tuple[str, float, float], ny: int, nx: int
 ) -> None:
     name, x, y = place
@@ -306,7 +308,7 @@ def test_cutout_of_pixels_that_are_not_kept_is_refused_with_the_largest_that_is(
 def assert_largest_is_right(
     places: Places, message: str, position: tuple[float, float], place: tuple[str, float, float]
 ) -> None:
-    """Hold the size that an error names against what the archive has."""
+    """Compare the largest size in an error with the archive's pixels."""
     name, x, y = place
     named = re.search(r"ask for at most (\d+) px", message)
     if named is None:
@@ -320,7 +322,7 @@ def assert_largest_is_right(
         places.sparse.at(position, size=largest + 1)
 
 
-def test_cutout_larger_than_the_tile_is_refused_with_the_tiles_size(places: Places) -> None:
+def test_cutout_larger_than_the_tile_is_refused_and_the_error_names_the_tiles_size(places: Places) -> None:
     position = tuple(float(value) for value in places.wcs["POLE"].all_pix2world(100, 100, 0))
     with pytest.raises(CutoutTooLargeError, match=r"ask for at most 400 px"):
         places.dense.at(position, size=WIDTH + 1)
@@ -329,7 +331,7 @@ def test_cutout_larger_than_the_tile_is_refused_with_the_tiles_size(places: Plac
 
 @settings(max_examples=60)
 @given(number=st.integers(0, 1000), ny=st.integers(1, WIDTH), nx=st.integers(1, WIDTH))
-def test_objects_cutout_of_any_size_in_a_mosaic_is_cutout2d_of_the_tile(
+def test_mosaic_serves_an_object_at_any_size_equal_to_cutout2d_of_the_tile(
     places: Places, number: int, ny: int, nx: int
 ) -> None:
     row = stored(places.catalog)[number % len(stored(places.catalog))]
@@ -339,12 +341,12 @@ def test_objects_cutout_of_any_size_in_a_mosaic_is_cutout2d_of_the_tile(
 
 
 def stored(catalog: Table) -> Table:
-    """Return the objects whose nearest pixel is on their tile."""
+    """Return the objects with their nearest pixel on their tile."""
     x, y = catalog["x"], catalog["y"]
     return catalog[(x > -0.5) & (x < WIDTH - 0.5) & (y > -0.5) & (y < HEIGHT - 0.5)]
 
 
-def test_stamps_serve_no_position_and_no_larger_size(places: Places) -> None:
+def test_stamps_refuse_positions_and_larger_sizes(places: Places) -> None:
     object_id = int(stored(places.catalog)["id"][0])
     with pytest.raises(RequestError, match=r"cannot cut elsewhere: ask for the nearest object, or build a mosaic"):
         places.stamps.at((0.003, 10.004), size=3)
@@ -360,7 +362,7 @@ def test_stamps_serve_no_position_and_no_larger_size(places: Places) -> None:
 
 
 def brute_force(places: Places, ra: float, dec: float) -> tuple[NDArray, NDArray]:
-    """Return the separation in arcsec of every object on or just off its tile, and which objects those are."""
+    """Return the separation in arcsec of every object on or just off its tile, and these objects."""
     separation = SkyCoord(ra, dec, unit="deg").separation(
         SkyCoord(places.catalog["ra"], places.catalog["dec"], unit="deg")
     )
@@ -374,7 +376,7 @@ def brute_force(places: Places, ra: float, dec: float) -> tuple[NDArray, NDArray
     radius=st.one_of(st.floats(0, 400), st.sampled_from([0.0, 3600.0, 180 * 3600.0])),
     layout=st.sampled_from(["dense", "stamps"]),
 )
-def test_cone_search_finds_what_astropys_separations_do_the_nearest_first(
+def test_cone_search_agrees_with_astropys_separations_and_sorts_by_distance(
     places: Places, place: tuple[str, float, float], off: tuple[float, float], radius: float, layout: str
 ) -> None:
     name, x, y = place
@@ -403,7 +405,7 @@ def test_cone_search_of_the_whole_sky_finds_every_object_once(places: Places) ->
         assert sorted(found["object_id"].tolist()) == sorted(places.catalog["id"].tolist())
 
 
-def test_cone_search_where_nothing_is_has_the_same_columns(places: Places) -> None:
+def test_empty_cone_search_has_the_same_columns(places: Places) -> None:
     nothing, something = (places.dense.cone_search((ra, 10.0), "1 arcmin") for ra in (200.0, 0.0))
     assert (len(nothing), len(something) > 0) == (0, True)
     assert nothing.colnames == something.colnames == ["object_id", "ra", "dec", "tile", "status", "separation"]
@@ -413,7 +415,7 @@ def test_cone_search_where_nothing_is_has_the_same_columns(places: Places) -> No
 
 @settings(max_examples=60)
 @given(place=on_tile)
-def test_nearest_is_the_nearest_by_astropy(places: Places, place: tuple[str, float, float]) -> None:
+def test_nearest_agrees_with_astropys_separations(places: Places, place: tuple[str, float, float]) -> None:
     name, x, y = place
     ra, dec = (float(value) for value in places.wcs[name].all_pix2world(x, y, 0))
     separation, ids = brute_force(places, ra, dec)
@@ -430,7 +432,7 @@ def test_nearest_is_the_nearest_by_astropy(places: Places, place: tuple[str, flo
 
 
 @pytest.mark.parametrize("radius", ["wide", "1 kg", -1 * u.arcsec, "181 deg", np.nan * u.deg, 5, [1, 2] * u.deg, None])
-def test_radius_that_is_no_angle_is_refused_in_one_line(places: Places, radius: object) -> None:
+def test_invalid_radius_is_refused_in_one_line(places: Places, radius: object) -> None:
     for ask in (places.dense.nearest, places.dense.cone_search):
         with pytest.raises(RequestError, match="radius") as caught:
             ask((0.0, 10.0), radius)

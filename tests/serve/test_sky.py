@@ -1,4 +1,4 @@
-"""Which tile a position lies on, against the tiles' own WCS, anywhere on the sky; and on DES's real tiles."""
+"""The tile at a position, compared with the tiles' own WCS anywhere on the sky, and on DES's real tiles."""
 
 import os
 from pathlib import Path
@@ -19,14 +19,14 @@ DATA = Path(os.environ.get("ARCHIVE_BUILDER_SHARED_DATA", Path(__file__).parents
 """Folder of DES's table of tiles."""
 
 STEPS = 100
-"""Points on each edge of a tile, in an answer by brute force."""
+"""Points on each edge of a tile, for the brute-force distances."""
 
 DES_SIDE = 10_000 * 0.263 / 3600
-"""Of a tile in deg, which is a tangent plane that touches the sky at its centre."""
+"""Side of a DES tile, deg. The tile is a tangent plane that touches the sky at its centre."""
 
 
 def tile(ra: float, dec: float, width: float, height: float, turn: float, mirrored: bool) -> WCS:
-    """Return the WCS of a tile of 100 x 100 px about a position, all deg."""
+    """Return the WCS of a tile of 100 x 100 px around a position; all values in deg."""
     wcs = WCS(naxis=2)
     wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
     wcs.wcs.crval = [ra, dec]
@@ -41,14 +41,14 @@ def corners(wcs: WCS) -> NDArray[np.float64]:
 
 
 def inside(wcs: WCS, ra: NDArray[np.float64], dec: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return how many pixels inside a tile's edge positions lie by its WCS, -inf on the sky's far side."""
+    """Return the distance of positions from a tile's edge by its WCS, px; negative outside, -inf on the far side."""
     near = SkyCoord(ra, dec, unit="deg").separation(SkyCoord(*wcs.wcs.crval, unit="deg")) < 60 * u.deg
     x, y = wcs.wcs_world2pix(np.where(near, ra, wcs.wcs.crval[0]), np.where(near, dec, wcs.wcs.crval[1]), 0)
     return np.where(near, np.min([x + 0.5, 99.5 - x, y + 0.5, 99.5 - y], axis=0), -np.inf)
 
 
 def from_the_edge(wcs: WCS, ra: NDArray[np.float64], dec: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the distance in deg from positions to the nearest of many points on a tile's edge."""
+    """Return the distance from positions to the nearest of many points on a tile's edge, deg."""
     along, low, high = np.linspace(-0.5, 99.5, STEPS), np.full(STEPS, -0.5), np.full(STEPS, 99.5)
     x, y = np.concatenate([along, along, low, high]), np.concatenate([low, high, along, along])
     edge = SkyCoord(*wcs.all_pix2world(x, y, 0), unit="deg")
@@ -63,7 +63,7 @@ clusters = st.tuples(right_ascensions, declinations, st.integers(1, 5), st.integ
 
 
 def cluster(ra: float, dec: float, count: int, seed: int) -> list[WCS]:
-    """Return tiles that overlap, about a position."""
+    """Return overlapping tiles around a position."""
     rng = np.random.default_rng(seed)
     centres = SkyCoord(ra, dec, unit="deg").directional_offset_by(
         rng.uniform(0, 360, count) * u.deg, rng.uniform(0, 1.5, count) * u.deg
@@ -75,7 +75,7 @@ def cluster(ra: float, dec: float, count: int, seed: int) -> list[WCS]:
 
 
 def some_positions(chosen: list[WCS], seed: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return positions on and about each tile, and a few anywhere."""
+    """Return positions on and around each tile, and a few anywhere."""
     rng = np.random.default_rng(seed)
     places = [wcs.all_pix2world(*rng.uniform(-30, 130, (2, 30)), 0) for wcs in chosen]
     ra = np.concatenate([*(p[0] for p in places), rng.uniform(0, 360, 10), [0.0, 0.0, 123.0]])
@@ -89,7 +89,7 @@ def some_positions(chosen: list[WCS], seed: int) -> tuple[NDArray[np.float64], N
     seed=st.integers(0, 2**32 - 1),
     order=st.sampled_from([np.s_[:], np.s_[::-1]]),
 )
-def test_position_is_found_on_the_tile_that_it_lies_deepest_inside(chosen: list[WCS], seed: int, order: slice) -> None:
+def test_position_is_found_on_the_tile_where_it_lies_deepest_inside(chosen: list[WCS], seed: int, order: slice) -> None:
     ra, dec = some_positions(chosen, seed)
     footprints = Footprints(np.array([np.roll(corners(wcs)[order], seed % 4, axis=0) for wcs in chosen]))
     found = footprints.find(ra, dec)
@@ -99,7 +99,7 @@ def test_position_is_found_on_the_tile_that_it_lies_deepest_inside(chosen: list[
     on = clear & (found >= 0)
     assert (depth[found[on], np.flatnonzero(on)] > 0).all()
     distance = np.where(depth > 0, [from_the_edge(wcs, ra, dec) for wcs in chosen], 0)
-    # The nearest of the points on an edge is at most half their spacing along it from the foot of the perpendicular.
+    # The nearest edge point is at most half a spacing away from the foot of the perpendicular.
     spacing = max(np.linalg.norm(wcs.wcs.cd, axis=0).max() for wcs in chosen) * 100 / (STEPS - 1)
     best = distance[found[on], np.flatnonzero(on)]
     assert (best >= distance.max(axis=0)[on] - spacing).all()
@@ -112,7 +112,7 @@ def test_position_is_found_on_the_tile_that_it_lies_deepest_inside(chosen: list[
     radius=st.one_of(st.floats(0, 3), st.floats(0, 180)),
     seed=st.integers(0, 1000),
 )
-def test_no_tile_that_reaches_into_a_circle_is_left_out(
+def test_every_tile_that_reaches_into_a_circle_is_found(
     chosen: list[WCS], place: tuple[float, float], radius: float, seed: int
 ) -> None:
     ra, dec = some_positions(chosen, seed)
@@ -123,21 +123,21 @@ def test_no_tile_that_reaches_into_a_circle_is_left_out(
         for number, wcs in enumerate(chosen):
             reach = SkyCoord(*wcs.all_pix2world(x, y, 0), unit="deg").separation(centre).deg
             assert number in near or reach.min() > radius - 1e-9
-            # A tile whose circumscribed circle does not touch is not asked.
+            # A tile is left out if its circumscribed circle does not touch the search circle.
             middle = SkyCoord(*wcs.wcs.crval, unit="deg")
             size = SkyCoord(corners(wcs), unit="deg").separation(middle).deg.max()
             assert number not in near or middle.separation(centre).deg <= radius + size + 1e-6
 
 
 @pytest.mark.parametrize("dec", [90.0, -90.0, 89.8, -89.75])
-def test_pole_lies_on_the_tile_about_it_from_whichever_side_it_is_written(dec: float) -> None:
+def test_pole_is_found_on_its_tile_at_any_right_ascension(dec: float) -> None:
     footprints = Footprints(corners(tile(77.0, dec, 1.0, 1.0, 10.0, False))[None])
     ra = np.linspace(-360, 720, 37)
     assert (footprints.find(ra, np.full(37, np.copysign(90.0, dec))) == 0).all()
     assert (footprints.find(ra, np.full(37, np.copysign(89.0, dec))) == -1).all()
 
 
-def test_right_ascension_counts_on_and_back_beyond_360() -> None:
+def test_right_ascension_wraps_at_0_and_360() -> None:
     footprints = Footprints(corners(tile(0.1, -30.0, 0.6, 0.6, 0.0, False))[None])
     for ra in (0.0, -0.1, 0.3, 359.9, 360.1, 720.0, -360.0, -1e-14, 360 - 1e-13):
         assert footprints.find(ra, -30.0).tolist() == [0]
@@ -146,7 +146,7 @@ def test_right_ascension_counts_on_and_back_beyond_360() -> None:
     assert footprints.find(180.1, 30.0).tolist() == [-1]
 
 
-def test_what_is_no_position_lies_on_no_tile() -> None:
+def test_invalid_position_lies_on_no_tile() -> None:
     footprints = Footprints(corners(tile(0.0, 0.0, 2.0, 2.0, 0.0, False))[None])
     ra = [0.0, np.nan, 0.0, np.inf, 0.0, -np.inf, 0.0]
     dec = [0.0, 0.0, np.nan, 0.0, 90.5, 0.0, -np.inf]
@@ -154,7 +154,7 @@ def test_what_is_no_position_lies_on_no_tile() -> None:
     assert footprints.find([], []).tolist() == []
 
 
-def test_of_no_tiles_none_is_found() -> None:
+def test_no_tile_is_found_among_no_tiles() -> None:
     nothing = Footprints(np.empty((0, 4, 2)))
     assert nothing.find([0.0, 10.0], [0.0, 90.0]).tolist() == [-1, -1]
     assert nothing.near(0.0, 0.0, 180.0).tolist() == []
@@ -165,7 +165,7 @@ def test_of_no_tiles_none_is_found() -> None:
     other=st.tuples(st.floats(0, 360), st.floats(-90, 90)),
     close=st.floats(0, 1e-6),
 )
-def test_separation_is_astropys_for_large_and_small_angles(
+def test_separation_equals_astropys_for_large_and_small_angles(
     one: tuple[float, float], other: tuple[float, float], close: float
 ) -> None:
     for second in (other, (one[0], np.clip(one[1] + close, -90, 90))):
@@ -183,7 +183,7 @@ def des_centres() -> NDArray[np.float64]:
     """RA and Dec of the centres of DES's 10,000 tiles, deg."""
     path = DATA / "des_dr2_tiles.csv"
     if not path.is_file():
-        pytest.skip(f"there is no {path}")
+        pytest.skip(f"{path} is missing")
     table = Table.read(path, format="ascii.csv", delimiter=";")
     low, high = np.asarray(table["rall"]), np.asarray(table["raur"])
     ra = low + ((high - low) % 360) / 2
@@ -193,7 +193,7 @@ def des_centres() -> NDArray[np.float64]:
 def gnomonic(
     centres: NDArray[np.float64], ra: NDArray[np.float64], dec: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return tangent-plane coordinates in deg of positions (N,) about centres (tiles, 2), NaN on the far side."""
+    """Return tangent-plane coordinates in deg of positions (N,) around centres (tiles, 2), NaN on the far side."""
     a0, d0 = np.radians(centres.T)[:, :, None]
     a, d = np.radians(ra), np.radians(dec)
     cos = np.sin(d0) * np.sin(d) + np.cos(d0) * np.cos(d) * np.cos(a - a0)
@@ -204,7 +204,7 @@ def gnomonic(
 
 
 def off_centre(xi: NDArray[np.float64], eta: NDArray[np.float64], centres: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return RA and Dec (N, 2) of tangent-plane coordinates in deg, each about its own centre."""
+    """Return RA and Dec (N, 2) of tangent-plane coordinates in deg, each around its own centre."""
     x, y = np.radians(xi), np.radians(eta)
     a0, d0 = np.radians(centres.T)
     ra = a0 + np.arctan2(x, np.cos(d0) - y * np.sin(d0))
@@ -225,7 +225,7 @@ def test_centre_of_every_des_tile_is_found_on_that_tile(des: Footprints, des_cen
     np.testing.assert_array_equal(des.find(*des_centres.T), np.arange(len(des_centres)))
 
 
-def test_position_in_des_is_found_on_the_tile_in_which_it_lies_deepest(
+def test_position_in_des_is_found_on_the_tile_where_it_lies_deepest_inside(
     des: Footprints, des_centres: NDArray[np.float64]
 ) -> None:
     rng = np.random.default_rng(0)
@@ -245,7 +245,7 @@ def test_position_in_des_is_found_on_the_tile_in_which_it_lies_deepest(
     assert 0 < (found < 0).sum() < 300
 
 
-def test_no_des_tile_on_which_an_object_near_by_may_lie_is_left_out(
+def test_every_des_tile_with_a_possible_object_in_the_circle_is_found(
     des: Footprints, des_centres: NDArray[np.float64]
 ) -> None:
     rng = np.random.default_rng(1)

@@ -28,7 +28,7 @@ def archive(demo_archive: Path):
 
 
 def stored_ids(archive: Path) -> np.ndarray:
-    """Return the IDs of an archive's cutouts as they are stored, tile by tile, read from its shards."""
+    """Return the IDs of an archive's cutouts in stored order, tile by tile, read from the shards."""
     found = []
     for path in sorted((archive / "shards").iterdir()):
         with h5py.File(path) as shard:
@@ -42,7 +42,7 @@ def ids_of(stream: list[Batch]) -> list[int]:
 
 
 class Tiles:
-    """An archive's tiles without their pixels: row r of tile t is the object 1000 t + r, and so is its only pixel."""
+    """Tiles without image files: row r of tile t is the object 1000 t + r, and its single pixel has that value."""
 
     def __init__(self, counts: list[int]) -> None:
         self.counts = counts
@@ -68,7 +68,7 @@ class Tiles:
 
 tiles = st.lists(st.integers(0, 60), max_size=30).map(Tiles)
 seeds = st.none() | st.integers(0, 2**70)
-buffers = st.integers(1, 200)  # rows of one pixel of 4 bytes
+buffers = st.integers(1, 200)  # bytes, in rows of one 4-byte pixel
 
 
 # ---- one stream
@@ -90,7 +90,7 @@ def test_unshuffled_stream_is_in_stored_order(archive: Archive) -> None:
 
 @pytest.mark.parametrize("seed", [None, 3])
 @pytest.mark.parametrize(("size", "bands"), [(None, None), (33, "Yg"), ((5, 12), ["r"]), ("4 arcsec", "grizY")])
-def test_every_cutout_is_that_of_its_id(archive: Archive, seed: int | None, size: object, bands: object) -> None:
+def test_every_cutout_belongs_to_its_id(archive: Archive, seed: int | None, size: object, bands: object) -> None:
     compared = 0
     for batch in archive.batches(size, 16, seed, bands):
         assert (batch.object_id.dtype, batch.data.dtype) == (np.int64, np.float32)
@@ -100,7 +100,7 @@ def test_every_cutout_is_that_of_its_id(archive: Archive, seed: int | None, size
     assert compared == len(stored_ids(archive.path))
 
 
-def test_all_batches_are_full_but_the_last(archive: Archive) -> None:
+def test_all_batches_except_the_last_are_full(archive: Archive) -> None:
     count = len(stored_ids(archive.path))
     for batch_size in (1, 7, count - 1, count, count + 1, 10**6):
         stream = BatchStream(archive.reader, 2, batch_size, 1)
@@ -119,7 +119,7 @@ def test_seed_and_epoch_decide_the_order(archive: Archive) -> None:
     assert len(orders) == 5
 
 
-def test_batch_does_not_keep_the_others_in_memory(archive: Archive) -> None:
+def test_batch_does_not_keep_other_batches_in_memory(archive: Archive) -> None:
     for seed in (None, 1):
         stream = list(archive.batches(4, 16, seed))
         assert len(stream) > 1
@@ -128,10 +128,10 @@ def test_batch_does_not_keep_the_others_in_memory(archive: Archive) -> None:
             assert owner.nbytes == batch.data.nbytes
 
 
-# ---- how well it mixes
+# ---- mixing
 
 
-def test_shuffled_batch_has_objects_of_both_tiles_throughout(archive: Archive) -> None:
+def test_every_shuffled_batch_has_objects_of_both_tiles(archive: Archive) -> None:
     stream = [batch.object_id for batch in archive.batches(1, batch_size=25, shuffle_seed=1)]
     assert len(stream) > 2
     for ids in stream[:-1]:
@@ -139,7 +139,7 @@ def test_shuffled_batch_has_objects_of_both_tiles_throughout(archive: Archive) -
         assert 0.1 < np.mean(tile_id == tile_id[0]) < 0.9
 
 
-def test_batches_of_a_large_archive_mix_tiles_and_places_on_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_of_a_large_archive_mix_tiles_and_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streaming, "BUFFER_BYTES", 4 * 320)
     survey = Tiles([1000] * 40)
     for seed in range(5):
@@ -151,7 +151,7 @@ def test_batches_of_a_large_archive_mix_tiles_and_places_on_them(monkeypatch: py
         assert neighbours < 0.05
 
 
-def test_shuffled_stream_goes_through_tiles_group_by_group(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shuffled_stream_reads_tiles_group_by_group(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streaming, "BUFFER_BYTES", 4 * 160)
     survey = Tiles([400] * 32)
     for _ in BatchStream(survey, 1, 16, 1):
@@ -162,7 +162,7 @@ def test_shuffled_stream_goes_through_tiles_group_by_group(monkeypatch: pytest.M
     for number, tile in enumerate(survey.read):
         seen.append(tile)
         still_open = {tile for tile in seen if last[tile] >= number}
-        assert len(still_open) <= streaming.TILES_TOGETHER  # what an archive keeps open: none is opened twice
+        assert len(still_open) <= streaming.TILES_TOGETHER  # an archive keeps as many shards open
 
 
 def test_part_reads_few_tiles() -> None:
@@ -197,7 +197,7 @@ def test_parts_are_disjoint_and_complete(
 
 
 @given(tiles, seeds, st.integers(1, 20), st.integers(1, 5), st.integers(0, 60), buffers)
-def test_skip_is_leaving_out_the_first_batches(
+def test_skip_leaves_out_the_first_batches(
     survey: Tiles, seed: int | None, batch_size: int, parts: int, skip: int, buffer: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
@@ -210,7 +210,7 @@ def test_skip_is_leaving_out_the_first_batches(
             assert [batch.object_id.tolist() for batch in rest] == expected
 
 
-def test_what_is_skipped_is_not_read_but_for_one_buffer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_skipped_rows_are_not_read_except_for_one_buffer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streaming, "BUFFER_BYTES", 4 * 40)
     survey = Tiles([400])
     survey.read_rows = count_rows(survey)  # type: ignore[method-assign]
@@ -220,7 +220,7 @@ def test_what_is_skipped_is_not_read_but_for_one_buffer(monkeypatch: pytest.Monk
 
 
 def count_rows(survey: Tiles):
-    """Return a `read_rows` that notes in ``survey.read`` how many rows it reads."""
+    """Return a `read_rows` that appends the number of rows it reads to ``survey.read``."""
 
     def read_rows(tile: int, count: int, first: int, bands: list[int], out: list[np.ndarray]) -> np.ndarray:
         survey.read.append(len(out))
@@ -248,10 +248,10 @@ def test_more_parts_than_batches_leave_empty_ones(archive: Archive) -> None:
     assert sorted(map(len, pieces)) == [0, 0, 1]
 
 
-# ---- an archive that changes meanwhile
+# ---- an archive that changes during the stream
 
 
-def test_stream_goes_on_over_a_tile_that_was_rebuilt_unless_it_has_another_number_of_cutouts(
+def test_stream_continues_over_a_rebuilt_tile_with_the_same_number_of_cutouts_only(
     survey_copy: Path, tmp_path: Path
 ) -> None:
     recipe, place = survey_copy / "survey.toml", tmp_path / "archive"
@@ -276,7 +276,7 @@ def test_stream_goes_on_over_a_tile_that_was_rebuilt_unless_it_has_another_numbe
 
 
 @pytest.mark.parametrize("wrong", ["+ 1", "- 1"])
-def test_stream_is_not_misled_by_an_index_that_counts_otherwise_than_the_shards(
+def test_stream_refuses_an_index_with_other_counts_than_the_shards(
     demo_archive: Path, tmp_path: Path, wrong: str
 ) -> None:
     place = Path(shutil.copytree(demo_archive, tmp_path / "archive"))
@@ -289,7 +289,7 @@ def test_stream_is_not_misled_by_an_index_that_counts_otherwise_than_the_shards(
         list(archive.batches(9))
 
 
-# ---- what makes no sense, and forks
+# ---- invalid arguments, and forks
 
 
 @pytest.mark.parametrize(
@@ -311,13 +311,13 @@ def test_stream_is_not_misled_by_an_index_that_counts_otherwise_than_the_shards(
         ({"bands": "gu"}, "no band 'u'"),
     ],
 )
-def test_senseless_argument_is_one_clear_line(archive: Archive, arguments: dict[str, object], words: str) -> None:
+def test_invalid_argument_is_an_error_on_one_line(archive: Archive, arguments: dict[str, object], words: str) -> None:
     with pytest.raises(RequestError, match=words) as caught:
         BatchStream(archive.reader, **arguments)
     assert "\n" not in str(caught.value)
 
 
-def test_stream_is_the_same_in_a_forked_child_even_beside_an_archive_that_is_gone(
+def test_stream_is_the_same_in_a_forked_child_even_after_another_archive_is_removed(
     archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "gone").mkdir()
@@ -325,7 +325,7 @@ def test_stream_is_the_same_in_a_forked_child_even_beside_an_archive_that_is_gon
     gone = [Archive(tmp_path / "gone") for _ in range(4)]
     shutil.rmtree(tmp_path / "gone")
     ignored: list[object] = []
-    monkeypatch.setattr(sys, "unraisablehook", ignored.append)  # where what a fork's hook raises goes
+    monkeypatch.setattr(sys, "unraisablehook", ignored.append)  # receives exceptions of a fork hook
     expected = ids_of(list(archive.batches(4, 16, shuffle_seed=1)))
     child = os.fork()
     if child == 0:

@@ -1,4 +1,4 @@
-"""Files from somebody else: nothing outside the archive is read, nothing is run, memory stays bounded."""
+"""Files from a stranger: nothing outside the archive is read, no code from data runs, memory stays bounded."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ from archive_builder.maintain.verify import verify
 from archive_builder.store.shard_reader import Shard
 from archive_builder.survey.demo import make_survey
 
-assert hdf5plugin.version  # h5py reads Bitshuffle once it is imported
+assert hdf5plugin.version  # importing hdf5plugin registers Bitshuffle with h5py
 
 A = "DEM033600-280000"
 SECRET = 1_234_567
-"""What every pixel of the files outside holds."""
+"""Value of every pixel in the files outside the archive."""
 
 MEMORY = 1 << 30
-"""Bytes that all foreign files together may take, beyond what the imports do."""
+"""Memory limit for all foreign files together, beyond the imports, bytes."""
 
 Attack = Callable[[h5py.File, Path], object]
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with a survey of one tile and its archive, as a mosaic with a colour picture and as stamps."""
+    """Folder with a survey of one tile and two archives: a mosaic with a colour picture, and stamps."""
     folder = tmp_path_factory.mktemp("foreign")
     recipe = make_survey(folder / "survey", tiles=1, tile_size=256, objects=10, seed=2)
     text = re.sub(r"(?m)^(max_background_rms|min_depth|max_blank_fraction) .*\n", "", recipe.read_text())
@@ -65,7 +65,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def use(path: Path) -> list[np.ndarray]:
-    """Read all there is to a shard."""
+    """Return all contents of a shard, read by the library."""
     with Shard(path) as shard:
         size, info = shard.info.size, shard.info
         found = [np.array(shard.headers), shard.reason, shard.objects.rms, shard.skipped.rms, np.array(shard.step)]
@@ -95,7 +95,7 @@ def is_one_line(error: BaseException) -> bool:
 
 
 def replaced(name: str, make: Attack, **attributes: Any) -> Attack:
-    """Put something else in the place of an item, with its attributes, and set some of the file's."""
+    """Return an attack that replaces an item, keeps its attributes, and sets attributes of the file."""
 
     def attack(file: h5py.File, outside: Path) -> None:
         kept = dict(file[name].attrs) if isinstance(file[name], h5py.Dataset) else {}
@@ -118,7 +118,7 @@ def layout_of(outside: Path) -> h5py.VirtualLayout:
 
 
 def tables_of(rows: int, chunks: int = 8192) -> Attack:
-    """Claim many objects."""
+    """Return an attack that claims many objects."""
 
     def attack(file: h5py.File, outside: Path) -> None:
         for name in list(file["objects"]):
@@ -135,7 +135,7 @@ def tables_of(rows: int, chunks: int = 8192) -> Attack:
 
 
 def mosaic_of(side: int, chunks: tuple[int, ...] = (2, 128, 128)) -> Attack:
-    """Claim a large tile."""
+    """Return an attack that claims a large tile."""
 
     def attack(file: h5py.File, outside: Path) -> None:
         for group in ("/", "/mask"):
@@ -175,7 +175,7 @@ def invalid_header(file: h5py.File, outside: Path) -> None:
 
 
 def stamps_elsewhere(file: h5py.File, outside: Path) -> None:
-    """Call a mosaic stamps: its virtual cutouts would be read, which lead where they like."""
+    """Label a mosaic as stamps: its virtual cutouts could then lead to any file."""
     file.attrs["layout"] = np.bytes_("stamps")
     layout = h5py.VirtualLayout((10, 2, 32, 32), "<i4")
     layout[...] = h5py.VirtualSource(outside / "secret.h5", "stamps", (10, 2, 32, 32))
@@ -269,7 +269,7 @@ def test_foreign_shard_is_an_error_on_one_line_that_names_it(attacked: dict[str,
     assert str(attacked[name]) in str(caught.value)
 
 
-def test_good_shards_are_read_and_the_secret_would_be_seen(place: Path) -> None:
+def test_good_shards_are_read_and_the_check_detects_the_secret(place: Path) -> None:
     for path in (place / f"mosaic/shards/{A}.1.h5", place / f"stamps/shards/{A}.1.h5"):
         with h5py.File(path) as file:
             step = float(file["pixels" if "pixels" in file else "cutouts"].attrs["scale"][0])
@@ -302,7 +302,7 @@ print(refused, "refused")
 """
 
 
-def test_all_foreign_shards_together_take_no_more_than_a_gigabyte(attacked: dict[str, Path]) -> None:
+def test_all_foreign_shards_together_take_at_most_a_gigabyte(attacked: dict[str, Path]) -> None:
     command = [sys.executable, "-c", MEASURE, str(Path(__file__).parent), *map(str, attacked.values())]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr, done.returncode) == (f"{len(ATTACKS)} refused\n", "", 0)
@@ -338,7 +338,7 @@ HARMLESS = {
     "tile",
     "generation",
 }
-"""Of these, any value of the right type is taken; tile and generation must be those of the index."""
+"""Attributes that accept any value of the right type; tile and generation must equal those of the index."""
 
 
 def strange_shards(place: Path, tmp_path: Path, group: str) -> list[tuple[str, str, Path]]:
@@ -358,9 +358,7 @@ def strange_shards(place: Path, tmp_path: Path, group: str) -> list[tuple[str, s
 
 
 @pytest.mark.parametrize("group", ["/", "pixels"])
-def test_attributes_that_are_missing_or_of_another_kind_are_errors_on_one_line(
-    place: Path, tmp_path: Path, group: str
-) -> None:
+def test_missing_or_wrong_attributes_are_errors_on_one_line(place: Path, tmp_path: Path, group: str) -> None:
     read, refused = set(), set()
     for name, kind, path in strange_shards(place, tmp_path, group):
         try:
@@ -380,7 +378,7 @@ def test_attributes_that_are_missing_or_of_another_kind_are_errors_on_one_line(
 
 
 def jpeg(width: int, height: int, claims: tuple[int, int] | None = None) -> bytes:
-    """A JPEG; its header may claim another size, height first."""
+    """Return a JPEG; its header may claim another size, height first."""
     file = BytesIO()
     Image.new("RGB", (width, height), (9, 9, 9)).save(file, "JPEG")
     data = bytearray(file.getvalue())
@@ -414,7 +412,7 @@ PICTURES: dict[str, tuple[bytes, list[int] | None]] = {
 
 
 @pytest.mark.parametrize("name", PICTURES)
-def test_picture_that_is_no_square_of_the_tile_is_an_error(place: Path, tmp_path: Path, name: str) -> None:
+def test_invalid_picture_of_a_square_is_an_error(place: Path, tmp_path: Path, name: str) -> None:
     data, start = PICTURES[name]
     path = tmp_path / "t.h5"
     shutil.copy(place / f"mosaic/shards/{A}.1.h5", path)
@@ -449,14 +447,14 @@ def objects(archive: Path) -> list[int]:
 
 @pytest.fixture
 def archive(place: Path, tmp_path: Path) -> Path:
-    """A copy of the archive, two folders below files that it must not lead to."""
+    """Copy of the archive, two folders below forbidden files."""
     for name in ("secret.h5", "T.1.h5", f"{A}.1.h5"):
         shutil.copy(place / "outside/secret.h5", tmp_path / name)
     return Path(shutil.copytree(place / "mosaic", tmp_path / "somewhere/archive"))
 
 
 def questions(archive: Path, ids: list[int]) -> dict[str, Callable[[], object]]:
-    """Every way into an archive, each with an archive of its own."""
+    """Return a query for every way into an archive; each opens the archive itself."""
 
     def ask(what: Callable[[Archive], object]) -> Callable[[], object]:
         def answer() -> object:
@@ -476,7 +474,7 @@ def questions(archive: Path, ids: list[int]) -> dict[str, Callable[[], object]]:
 
 
 def assert_refused(archive: Path, ids: list[int], some_may_answer: bool = False) -> None:
-    """Every way in is an error on one line, and none of them shows the secret."""
+    """Assert that every query is an error on one line, and that no answer shows the secret."""
     for name, question in questions(archive, ids).items():
         try:
             answer = question()
@@ -498,7 +496,7 @@ def assert_refused(archive: Path, ids: list[int], some_may_answer: bool = False)
     "shard",
     ["../../secret.h5", "{out}/secret.h5", f"shards/../shards/{A}.1.h5", f"shards//{A}.1.h5", "", "shards", "\n"],
 )
-def test_shard_that_is_not_in_its_place_is_not_opened(archive: Path, tmp_path: Path, shard: str) -> None:
+def test_shard_at_an_unexpected_path_is_not_opened(archive: Path, tmp_path: Path, shard: str) -> None:
     ids, shard = objects(archive), shard.format(out=tmp_path)
     execute(archive, f"UPDATE tiles SET shard = '{shard}'")
     assert_refused(archive, ids, some_may_answer=shard == "")
@@ -508,7 +506,7 @@ def test_shard_that_is_not_in_its_place_is_not_opened(archive: Path, tmp_path: P
 @pytest.mark.parametrize(
     "name", ["../T", "../../T", "a/b", "/etc/T", "..", ".", ".hidden", "", "a\nb", "a\x1b[31m", "x" * 5000, "a b", "ü"]
 )
-def test_tile_whose_name_is_no_file_name_is_refused(archive: Path, name: str) -> None:
+def test_tile_with_an_unsafe_name_is_refused(archive: Path, name: str) -> None:
     ids = objects(archive)
     execute(archive, f"UPDATE tiles SET name = '{name}', shard = 'shards/{name}.1.h5'")
     assert_refused(archive, ids)
@@ -574,7 +572,7 @@ def test_index_with_other_tables_is_refused_by_readers_and_builders(place: Path,
     ]
     + [("recipe", text) for text in ("[" * 3000, "null", "[]", '{"survey": []}', "\x00")],
 )
-def test_settings_that_make_no_sense_are_refused(archive: Path, key: str, value: str) -> None:
+def test_invalid_settings_are_refused(archive: Path, key: str, value: str) -> None:
     ids = objects(archive)
     execute(archive, f"UPDATE settings SET value = CAST(x'{value.encode().hex()}' AS TEXT) WHERE key = '{key}'")
     assert_refused(archive, ids)
@@ -585,7 +583,7 @@ def test_settings_that_make_no_sense_are_refused(archive: Path, key: str, value:
 @pytest.mark.parametrize(
     "change", ["row = -1", "row = 10", "row = 9223372036854775807", "row = 1e300", "row = x'00'", "status = 9"]
 )
-def test_object_in_a_row_that_is_not_its_own_is_an_error(archive: Path, change: str) -> None:
+def test_object_with_a_wrong_row_is_an_error(archive: Path, change: str) -> None:
     ids = objects(archive)
     execute(archive, f"UPDATE objects SET {change}")
     with Archive(archive) as opened:
@@ -613,7 +611,7 @@ def test_object_ids_beyond_64_bits_are_wrong_requests(place: Path, tmp_path: Pat
 # ---- reindexing and the survey
 
 
-def test_reindex_takes_no_foreign_shard(place: Path, attacked: dict[str, Path], tmp_path: Path) -> None:
+def test_reindex_leaves_out_foreign_shards(place: Path, attacked: dict[str, Path], tmp_path: Path) -> None:
     archive = Path(shutil.copytree(place / "mosaic", tmp_path / "archive"))
     for path in attacked.values():
         shutil.copy(path, archive / f"shards/{path.name}")
@@ -645,7 +643,7 @@ def test_tile_table_cannot_lead_out_of_the_archive(place: Path, tmp_path: Path, 
 
 
 def calls() -> list[tuple[str, ast.Call]]:
-    """Every call in the package, with the name called."""
+    """Return every call in the package, with the called name."""
     found = []
     for path in Path(archive_builder.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -654,7 +652,7 @@ def calls() -> list[tuple[str, ast.Call]]:
     return found
 
 
-def test_nothing_that_is_read_is_ever_run() -> None:
+def test_no_file_contents_are_ever_executed() -> None:
     everything = calls()
     assert len(everything) > 500
     banned = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "yaml.load", "enable_load_extension"}
@@ -677,7 +675,7 @@ def test_nothing_that_is_read_is_ever_run() -> None:
     assert imported & {"pickle", "dill", "shelve", "marshal", "joblib", "cloudpickle", "subprocess"} == set()
 
 
-def test_json_answers_hold_what_foreign_files_say_without_harm(archive: Path) -> None:
+def test_json_answers_keep_foreign_text_and_printed_lines_escape_it(archive: Path) -> None:
     execute(archive, "INSERT INTO tiles (name, state, error) VALUES ('T', 'failed', 'two\nlines \x1b[31m')")
     told = CliRunner().invoke(main, ["status", str(archive)], catch_exceptions=False)
     assert all(line.isprintable() for line in told.stdout.splitlines())
@@ -686,7 +684,7 @@ def test_json_answers_hold_what_foreign_files_say_without_harm(archive: Path) ->
     assert json.loads(answer.stdout)["failures"] == {"T": "two\nlines \x1b[31m"}
 
 
-def test_errors_of_this_package_are_one_line_whatever_they_quote() -> None:
+def test_errors_of_this_package_are_one_line_with_any_quoted_text() -> None:
     for text in ("a\nb", "\x1b]0;title\x07", "\udcff", "x" * 10**6, "\u2028", "\u202e"):
         assert is_one_line(ArchiveBuilderError(f"file {text}: is damaged"))
     assert str(ArchiveError("Größe 5″: naïve")) == "Größe 5″: naïve"

@@ -1,4 +1,4 @@
-"""All object IDs of an index, against sqlite3's own rows."""
+"""All object IDs of an index, compared with sqlite3's own rows."""
 
 import sqlite3
 from contextlib import closing
@@ -16,7 +16,7 @@ EXTREMES = [-(2**63), -(2**63) + 1, -1, 0, 1, 2**63 - 2, 2**63 - 1]
 
 
 def index_with(folder: Path, rows: list[tuple[int, object]]) -> Path:
-    """Make an index with objects of these IDs and statuses."""
+    """Make an index of objects with these IDs and statuses."""
     Index(folder, writable=True).close()
     with closing(sqlite3.connect(folder / "index.sqlite")) as db, db:
         db.executemany("INSERT INTO objects VALUES (?, 1, 0, ?)", rows)
@@ -25,7 +25,7 @@ def index_with(folder: Path, rows: list[tuple[int, object]]) -> Path:
 
 @pytest.mark.parametrize("batch", [1, 2, 7, 10_000])
 @pytest.mark.parametrize("status", [None, *Status])
-def test_ids_are_those_of_the_table_in_rising_order(
+def test_ids_equal_those_of_the_table_in_rising_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int, status: Status | None
 ) -> None:
     monkeypatch.setattr(index_module, "BATCH", batch)
@@ -43,14 +43,14 @@ def test_index_without_objects_has_no_ids(tmp_path: Path) -> None:
         assert (index.ids().shape, index.ids().dtype) == ((0,), np.int64)
 
 
-def test_ids_are_more_than_one_batch(tmp_path: Path) -> None:
+def test_ids_of_several_batches_are_complete(tmp_path: Path) -> None:
     rows = [(3 * n, 0) for n in range(2 * index_module.BATCH + 5)]
     with Index(index_with(tmp_path, rows)) as index:
         np.testing.assert_array_equal(index.ids(Status.STORED), 3 * np.arange(len(rows)))
 
 
-def test_ids_that_are_out_of_order_are_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    query = "SELECT '7,5' WHERE ?1 < ?3 OR ?2 IS NULL"  # the answer of a table with damaged pages
+def test_ids_out_of_order_are_reported_as_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    query = "SELECT '7,5' WHERE ?1 < ?3 OR ?2 IS NULL"  # a table with damaged pages can give this answer
     with Index(index_with(tmp_path, [(5, 0), (7, 0)])) as index:
         monkeypatch.setattr(index_module, "IDS", query)
         with pytest.raises(DamagedIndexError, match="not in order"):

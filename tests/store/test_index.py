@@ -1,4 +1,4 @@
-"""The index, against a dictionary and the bare sqlite3."""
+"""The index, compared with a dictionary and with plain sqlite3."""
 
 import random
 import sqlite3
@@ -46,7 +46,7 @@ def contents(folder: Path) -> set[tuple[int, int, int]]:
 
 @settings(max_examples=30)
 @given(objects=ids, asked=st.lists(st.integers(-(2**63), 2**63 - 1), max_size=10), data=st.data())
-def test_every_id_is_found_where_it_was_put_and_no_other(
+def test_every_id_is_found_at_its_place_and_no_other_id_is_found(
     objects: list[int], asked: list[int], data: st.DataObject
 ) -> None:
     cut = data.draw(st.integers(0, len(objects)))
@@ -67,7 +67,7 @@ def test_every_id_is_found_where_it_was_put_and_no_other(
         assert contents(Path(folder)) == {(key, *place) for key, place in expected.items()}
 
 
-def test_more_ids_than_one_statement_takes_are_found(tmp_path: Path) -> None:
+def test_lookup_of_more_ids_than_one_statement_accepts_is_complete(tmp_path: Path) -> None:
     with Index(tmp_path, writable=True) as index:
         everything = list(range(0, 70_000, 2))
         commit(index, "a", everything, [])
@@ -77,7 +77,7 @@ def test_more_ids_than_one_statement_takes_are_found(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("replaced", [[1, 2, 3], None])
-def test_replaced_tile_leaves_nothing_of_its_old_objects(tmp_path: Path, replaced: list[int] | None) -> None:
+def test_replaced_tile_leaves_none_of_its_old_objects(tmp_path: Path, replaced: list[int] | None) -> None:
     with Index(tmp_path, writable=True) as index:
         commit(index, "a", [1, 2], [3])
         commit(index, "b", [7], [])
@@ -88,8 +88,8 @@ def test_replaced_tile_leaves_nothing_of_its_old_objects(tmp_path: Path, replace
 
 @settings(max_examples=25, deadline=None)
 @given(sizes=st.lists(st.integers(0, 350), min_size=1, max_size=5), spread=st.integers(1, 8), data=st.data())
-def test_tiles_of_many_close_ids_are_found_whole(sizes: list[int], spread: int, data: st.DataObject) -> None:
-    """Some hundred rows go into one statement, and IDs that lie close together are looked up as one stretch."""
+def test_lookup_of_many_close_ids_is_complete(sizes: list[int], spread: int, data: st.DataObject) -> None:
+    """A statement takes some hundred rows, and a range scan finds IDs that lie close together."""
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
     universe = rng.choice(sum(sizes) * spread + 1, sum(sizes), replace=False) - 50
     tiles = np.split(universe, np.cumsum(sizes)[:-1])
@@ -110,7 +110,7 @@ def test_tiles_of_many_close_ids_are_found_whole(sizes: list[int], spread: int, 
         assert contents(Path(folder)) == {(key, row, status) for key, (_, row, status) in expected.items()}
 
 
-def test_tile_built_again_with_the_same_objects_keeps_them_though_its_old_shard_is_lost(tmp_path: Path) -> None:
+def test_rebuilt_tile_keeps_its_objects_even_if_its_old_shard_is_missing(tmp_path: Path) -> None:
     with Index(tmp_path, writable=True) as index:
         commit(index, "a", [1, 2], [3])
         commit(index, "b", [7], [])
@@ -118,8 +118,8 @@ def test_tile_built_again_with_the_same_objects_keeps_them_though_its_old_shard_
         assert contents(tmp_path) == {(3, 0, 0), (1, 1, 0), (2, 0, 2), (7, 0, 0)}
 
 
-def test_pages_are_full_whatever_the_order_of_the_tiles(tmp_path: Path) -> None:
-    """Of these, put in by rising ID, a row would take 16.6 bytes, in the order of the shard 17.1."""
+def test_pages_are_full_in_any_order_of_the_tiles(tmp_path: Path) -> None:
+    """Inserted by rising ID, a row would take 16.6 bytes; in the order of the shard, 17.1 bytes."""
     rng = np.random.default_rng(1)
     with Index(tmp_path, writable=True) as index:
         for number in rng.permutation(60).tolist():
@@ -128,7 +128,7 @@ def test_pages_are_full_whatever_the_order_of_the_tiles(tmp_path: Path) -> None:
     assert (tmp_path / INDEX_NAME).stat().st_size < 16.2 * 60 * 4000
 
 
-def test_whatever_byte_is_damaged_objects_are_found_together_as_each_alone(tmp_path: Path) -> None:
+def test_joint_and_single_lookups_agree_for_any_damaged_byte(tmp_path: Path) -> None:
     with Index(tmp_path, writable=True) as index:
         commit(index, "a", list(range(1000, 1150)), [1151])
         commit(index, "b", list(range(1160, 1240, 2)), [])
@@ -153,7 +153,7 @@ def test_whatever_byte_is_damaged_objects_are_found_together_as_each_alone(tmp_p
     assert answers > 20
 
 
-def test_id_of_another_tile_is_refused_by_name_and_nothing_is_kept(tmp_path: Path) -> None:
+def test_id_of_another_tile_is_refused_and_nothing_of_the_tile_is_committed(tmp_path: Path) -> None:
     with Index(tmp_path, writable=True) as index:
         commit(index, "a", [1, 2], [3])
         with pytest.raises(DuplicateObjectError, match=r"object 3 of tile b belongs to tile a"):
@@ -162,7 +162,7 @@ def test_id_of_another_tile_is_refused_by_name_and_nothing_is_kept(tmp_path: Pat
         assert [tile.name for tile in index.tiles()] == ["a"]
 
 
-def test_failure_is_recorded_and_keeps_what_was_good(tmp_path: Path) -> None:
+def test_recorded_failure_keeps_the_good_shard(tmp_path: Path) -> None:
     with Index(tmp_path, writable=True) as index:
         commit(index, "a", [1], [])
         index.record_failure("a", "a lorry ran over it")
@@ -173,7 +173,7 @@ def test_failure_is_recorded_and_keeps_what_was_good(tmp_path: Path) -> None:
         assert contents(tmp_path) == {(1, 0, 0)}
 
 
-def test_settings_come_back(tmp_path: Path) -> None:
+def test_settings_are_read_back(tmp_path: Path) -> None:
     recipe = {"survey": {"name": "S"}, "storage": {"layout": "mosaic"}}
     settings = Settings(size=228, bands=("g", "r"), format_version=1, recipe=recipe)
     with Index(tmp_path, writable=True) as index:
@@ -193,7 +193,7 @@ def test_folder_without_an_index_is_no_archive(tmp_path: Path) -> None:
         Index(tmp_path)
 
 
-def test_file_that_is_no_database_is_named(tmp_path: Path) -> None:
+def test_error_names_a_file_that_is_no_database(tmp_path: Path) -> None:
     (tmp_path / INDEX_NAME).write_bytes(b"not a database, whatever its name says" * 100)
     with pytest.raises(ArchiveError, match=INDEX_NAME):
         Index(tmp_path)

@@ -1,4 +1,4 @@
-"""The cache of the values last used, against a list kept by hand."""
+"""The least-recently-used cache, compared with a list kept by hand."""
 
 import pytest
 from hypothesis import given
@@ -8,7 +8,7 @@ from archive_builder.store.lru import Lru
 
 
 @given(st.integers(1, 5), st.lists(st.integers(0, 8)))
-def test_keeps_the_values_last_used_and_evicts_the_others_once(size: int, keys: list[int]) -> None:
+def test_cache_keeps_the_last_used_values_and_evicts_each_other_value_once(size: int, keys: list[int]) -> None:
     made: list[int] = []
     evicted: list[str] = []
 
@@ -35,7 +35,7 @@ def test_keeps_the_values_last_used_and_evicts_the_others_once(size: int, keys: 
     assert evicted == expected_evicted + [str(key) for key in by_hand]
 
 
-def test_error_while_a_value_is_made_leaves_the_cache_as_it_is() -> None:
+def test_error_during_the_creation_of_a_value_leaves_the_cache_unchanged() -> None:
     evicted: list[int] = []
     cache: Lru[int, int] = Lru(1, evicted.append)
     cache.get(1, lambda key: key)
@@ -45,6 +45,6 @@ def test_error_while_a_value_is_made_leaves_the_cache_as_it_is() -> None:
     assert cache.get(1, lambda key: -1) == 1
 
 
-def test_without_a_function_values_are_dropped_silently() -> None:
+def test_cache_without_a_callback_drops_values_silently() -> None:
     cache: Lru[str, bytes] = Lru(1)
     assert [cache.get(key, str.encode) for key in ("a", "b", "a")] == [b"a", b"b", b"a"]

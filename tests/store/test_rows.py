@@ -1,4 +1,4 @@
-"""A tile's rows on their way through memory, against the whole tile in one array."""
+"""Buffer of a tile's rows, compared with the whole tile in one array."""
 
 import numpy as np
 from hypothesis import given, settings
@@ -30,7 +30,7 @@ def padded(flux: np.ndarray, by: int) -> np.ndarray:
     y0=st.integers(-60, 310),
     size=st.integers(1, 60),
 )
-def test_window_and_blanks_are_those_of_the_whole_tile(
+def test_window_and_blank_fraction_equal_those_of_the_whole_tile(
     seed: int, holes: float, strips: list[int], x0: int, y0: int, size: int
 ) -> None:
     flux = tile(seed, holes)
@@ -47,7 +47,7 @@ def test_window_and_blanks_are_those_of_the_whole_tile(
     assert fraction[0] == np.isnan(expected).mean(axis=(1, 2)).max()
 
 
-def test_slabs_are_given_up_in_order_and_once() -> None:
+def test_slabs_are_released_in_order_and_once() -> None:
     flux = tile(0, 0.0)
     rows = RowBuffer(Lossless((1.0,) * BANDS), (HEIGHT, WIDTH))
     released = []

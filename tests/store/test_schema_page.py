@@ -1,4 +1,4 @@
-"""The page of the file format: its program and its queries run, and find what the library finds."""
+"""The page of the file format: its program and its queries give the same results as the library."""
 
 import re
 import sqlite3
@@ -15,7 +15,7 @@ PAGE = (Path(__file__).parents[2] / "schema" / "README.md").read_text(encoding="
 
 
 def for_object(text: str, object_id: int) -> str:
-    """Return a part of the page with its object replaced."""
+    """Return a part of the page with the object ID replaced."""
     changed, count = re.subn(r"\b353000001\b", str(object_id), text)
     assert count
     return changed
@@ -27,7 +27,7 @@ def object_id(demo_archive: Path) -> int:
         return int(index.execute("SELECT min(object_id) FROM objects WHERE status = 0").fetchone()[0])
 
 
-def test_the_page_s_program_reads_the_pixels_that_the_library_reads(
+def test_the_pages_program_reads_the_same_pixels_as_the_library(
     demo_archive: Path, object_id: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (program,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
@@ -38,7 +38,7 @@ def test_the_page_s_program_reads_the_pixels_that_the_library_reads(
         np.testing.assert_array_equal(found["flux"], archive.get(object_id).data)
 
 
-def test_the_page_s_queries_find_what_the_library_finds(demo_archive: Path, object_id: int) -> None:
+def test_the_pages_queries_give_the_same_results_as_the_library(demo_archive: Path, object_id: int) -> None:
     first, second = re.findall(r'sqlite3 archive/index\.sqlite "(.*?)"', PAGE)
     with Archive(demo_archive) as archive, closing(sqlite3.connect(demo_archive / "index.sqlite")) as index:
         where = archive.locate(object_id)

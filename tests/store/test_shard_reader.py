@@ -20,7 +20,7 @@ from archive_builder.store.rows import RowBuffer
 from archive_builder.store.shard_reader import Shard
 from archive_builder.store.shard_writer import ShardWriter, place_shard
 
-assert hdf5plugin.version  # h5py reads Bitshuffle once it is imported
+assert hdf5plugin.version  # importing hdf5plugin registers Bitshuffle with h5py
 
 BANDS = ("g", "Y")
 LAYOUTS = ("mosaic", "stamps")
@@ -33,7 +33,7 @@ def table(x: np.ndarray, y: np.ndarray, first_id: int = 2**60) -> ObjectTable:
 
 
 def write(path: Path, flux: np.ndarray, objects: ObjectTable, size: int, layout: str, codec: Codec) -> None:
-    """Write a shard as the builder does, but with the whole tile in one strip."""
+    """Write a shard like the builder, but with the whole tile in one strip."""
     height, width = flux.shape[1:]
     quantization = "lossless" if isinstance(codec, Lossless) else "16.0"
     info = ShardInfo(
@@ -64,7 +64,7 @@ def write(path: Path, flux: np.ndarray, objects: ObjectTable, size: int, layout:
 
 
 def window(flux: np.ndarray, x: float, y: float, size: int) -> np.ndarray:
-    """Cut a padded tile: the independent answer."""
+    """Cut a window out of a padded tile, as the independent answer."""
     x0, y0 = round(x) - size // 2 + size, round(y) - size // 2 + size
     return np.pad(flux, ((0, 0), (size, size), (size, size)), constant_values=np.nan)[:, y0 : y0 + size, x0 : x0 + size]
 
@@ -117,7 +117,7 @@ def shard_path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return tmp_path / "t.h5"
 
 
-def test_mosaic_writes_only_chunks_that_a_cutout_touches(tmp_path: Path) -> None:
+def test_mosaic_writes_only_the_chunks_touched_by_cutouts(tmp_path: Path) -> None:
     write(
         tmp_path / "t.h5",
         tile(768, 1000),
@@ -133,7 +133,7 @@ def test_mosaic_writes_only_chunks_that_a_cutout_touches(tmp_path: Path) -> None
     assert corners == {(128, 256)}
 
 
-def test_tables_come_back(shard_path: Path) -> None:
+def test_tables_are_read_back(shard_path: Path) -> None:
     with Shard(shard_path) as shard:
         assert shard.objects.object_id.tolist() == [2**60, 2**60 + 1, 2**60 + 2]
         assert shard.objects.x.tolist() == [20.0, 600.0, 990.0]
@@ -161,7 +161,7 @@ def test_flipped_byte_among_the_pixels_is_an_error_that_names_shard_and_object(s
 
 
 @pytest.mark.parametrize("damage", ["missing", "garbage", "truncated", "foreign", "newer", "no pixels"])
-def test_file_that_is_no_good_shard_is_named(shard_path: Path, damage: str) -> None:
+def test_error_names_a_file_that_is_no_valid_shard(shard_path: Path, damage: str) -> None:
     if damage == "missing":
         shard_path.unlink()
     elif damage == "garbage":
@@ -186,7 +186,7 @@ def test_file_that_is_no_good_shard_is_named(shard_path: Path, damage: str) -> N
     ("path", "complaint"),
     [("objects/ra", "/objects/ra is missing"), ("headers", "/headers is missing"), ("written", "/written is missing")],
 )
-def test_format_check_tells_what_is_missing(tmp_path: Path, path: str, complaint: str) -> None:
+def test_format_check_names_missing_parts(tmp_path: Path, path: str, complaint: str) -> None:
     write(
         tmp_path / "t.h5", tile(50, 50), table(np.array([9.0]), np.array([9.0])), 8, "mosaic", NoiseScaled((1.0, 1.0))
     )
@@ -198,7 +198,7 @@ def test_format_check_tells_what_is_missing(tmp_path: Path, path: str, complaint
         Shard(tmp_path / "t.h5")
 
 
-def test_format_check_tells_wrong_shapes_and_types(tmp_path: Path) -> None:
+def test_format_check_names_wrong_shapes_and_types(tmp_path: Path) -> None:
     write(
         tmp_path / "t.h5", tile(50, 50), table(np.array([9.0]), np.array([9.0])), 8, "mosaic", NoiseScaled((1.0, 1.0))
     )
@@ -215,4 +215,4 @@ def test_format_check_tells_wrong_shapes_and_types(tmp_path: Path) -> None:
 
 def test_checksum_is_crc32(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"123456789")
-    assert checksum(tmp_path / "file") == "crc32:cbf43926"  # the check value of CRC-32's catalogues
+    assert checksum(tmp_path / "file") == "crc32:cbf43926"  # check value in the CRC catalogues

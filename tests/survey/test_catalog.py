@@ -1,4 +1,4 @@
-"""Objects come out of every table format as they went in, and a table that cannot be trusted is refused."""
+"""Objects are read exactly from every table format, and invalid tables are refused."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FINITE = {"allow_nan": False, "allow_infinity": False}
 
 
 def columns(ids: Any = (11, 12, 13), **others: Any) -> Columns:
-    """Three objects, or as many as there are IDs."""
+    """Return columns of one object for each ID, three by default."""
     number = np.arange(len(ids))
     return {"ID": np.asarray(ids), "RA": 54.0 + number / 7, "DEC": -28.0 - number / 7, **others}
 
@@ -72,7 +72,7 @@ def read(path: Path, tile: str | None = None) -> Catalog:
 
 
 def complaint(path: Path, tile: str | None = None) -> str:
-    """What a catalogue's error says after the file's name."""
+    """Return the error of a catalogue without the file's name."""
     with pytest.raises(TileError) as caught:
         read(path, tile)
     place, _, rest = str(caught.value).partition(": ")
@@ -84,9 +84,7 @@ def complaint(path: Path, tile: str | None = None) -> str:
 @FORMATS
 @given(ids=st.lists(INT64, min_size=1, max_size=8, unique=True))
 @example(ids=[2**53 + 1, 2**53, -(2**63), 2**63 - 1])
-def test_every_64_bit_id_comes_through_exactly(
-    tmp_path_factory: pytest.TempPathFactory, name: str, ids: list[int]
-) -> None:
+def test_every_64_bit_id_is_read_exactly(tmp_path_factory: pytest.TempPathFactory, name: str, ids: list[int]) -> None:
     path = tmp_path_factory.getbasetemp() / name
     WRITERS[name](path, columns(np.array(ids, dtype=np.int64)))
     found = read(path).object_id
@@ -96,7 +94,7 @@ def test_every_64_bit_id_comes_through_exactly(
 
 @FORMATS
 @given(places=st.lists(st.tuples(st.floats(-360, 360, **FINITE), st.floats(-90, 90, **FINITE)), min_size=1, max_size=8))
-def test_positions_come_through_to_the_last_bit(
+def test_positions_are_read_to_the_last_bit(
     tmp_path_factory: pytest.TempPathFactory, name: str, places: list[tuple[float, float]]
 ) -> None:
     path = tmp_path_factory.getbasetemp() / name
@@ -126,13 +124,13 @@ def test_tile_that_is_not_in_the_catalogue_is_refused(tmp_path: Path, name: str)
 
 
 @FORMATS
-def test_tile_called_by_a_number_keeps_its_zeros(tmp_path: Path, name: str) -> None:
+def test_numeric_tile_name_keeps_its_leading_zeros(tmp_path: Path, name: str) -> None:
     WRITERS[name](tmp_path / name, columns(range(4), TILE=["0012", "12", "0012", "1e1"]))
     assert read(tmp_path / name, "0012").object_id.tolist() == [0, 2]
     assert read(tmp_path / name, "1e1").object_id.tolist() == [3]
 
 
-def test_trouble_on_another_tile_is_none_of_this_ones(tmp_path: Path) -> None:
+def test_invalid_rows_of_another_tile_do_not_matter(tmp_path: Path) -> None:
     table = columns([1, 2, 2, 3], TILE=["A", "A", "B", "B"], RA=[54.0, 54.1, np.nan, 54.2])
     write_fits(tmp_path / "cat.fits", table)
     assert read(tmp_path / "cat.fits", "A").object_id.tolist() == [1, 2]
@@ -152,13 +150,13 @@ def test_floating_point_ids_are_refused(tmp_path: Path, name: str) -> None:
 
 
 @FORMATS
-def test_ids_that_are_text_are_refused(tmp_path: Path, name: str) -> None:
+def test_text_ids_are_refused(tmp_path: Path, name: str) -> None:
     WRITERS[name](tmp_path / name, columns(["J0336-2801", "J0336-2802", "J0336-2803"]))
     assert "not integers" in complaint(tmp_path / name)
 
 
 @pytest.mark.parametrize("name", ["cat.fits", "v1.2_cat.fits.gz", "cat.ecsv", "cat.parquet"])
-def test_unsigned_ids_are_taken_up_to_the_largest_signed_one(tmp_path: Path, name: str) -> None:
+def test_unsigned_ids_are_accepted_up_to_the_largest_signed_one(tmp_path: Path, name: str) -> None:
     WRITERS[name](tmp_path / name, columns(np.array([1, 2**63 - 1], dtype=np.uint64)))
     assert read(tmp_path / name).object_id.tolist() == [1, 2**63 - 1]
     WRITERS[name](tmp_path / name, columns(np.array([1, 2**63], dtype=np.uint64)))
@@ -166,7 +164,7 @@ def test_unsigned_ids_are_taken_up_to_the_largest_signed_one(tmp_path: Path, nam
 
 
 def with_gap(name: str, column: str, value: Any) -> Columns:
-    """Three objects, the second of which has no value in a column, in the way of each format."""
+    """Return three objects; the second has no value in one column, in the manner of each format."""
     table = columns()
     if name.endswith(("fits", "gz", "ecsv")) and "csv.gz" not in name:
         fill = {"fill_value": -1} if column == "ID" else {}
@@ -183,7 +181,7 @@ def test_missing_id_is_refused(tmp_path: Path, name: str) -> None:
 
 @FORMATS
 @pytest.mark.parametrize("column", ["RA", "DEC"])
-def test_missing_position_is_refused_by_its_object(tmp_path: Path, name: str, column: str) -> None:
+def test_missing_position_is_refused_and_the_error_names_its_object(tmp_path: Path, name: str, column: str) -> None:
     WRITERS[name](tmp_path / name, with_gap(name, column, None))
     message = complaint(tmp_path / name)
     assert message.startswith("1 objects have no position on the sky (first: object 12 at RA ")
@@ -192,7 +190,9 @@ def test_missing_position_is_refused_by_its_object(tmp_path: Path, name: str, co
 
 @FORMATS
 @pytest.mark.parametrize("position", [{"RA": np.nan}, {"DEC": np.inf}, {"DEC": -90.5}, {"RA": 1e5}])
-def test_position_that_is_none_is_refused_by_its_object(tmp_path: Path, name: str, position: dict[str, float]) -> None:
+def test_invalid_position_is_refused_and_the_error_names_its_object(
+    tmp_path: Path, name: str, position: dict[str, float]
+) -> None:
     table = columns()
     ((column, value),) = position.items()
     table[column][1:] = value
@@ -214,14 +214,14 @@ def test_empty_catalogue_is_refused(tmp_path: Path, name: str) -> None:
 
 
 @FORMATS
-def test_missing_column_is_named_with_the_nearest(tmp_path: Path, name: str) -> None:
+def test_error_for_a_missing_column_suggests_a_similar_one(tmp_path: Path, name: str) -> None:
     table = columns()
     WRITERS[name](tmp_path / name, {"RAJ": table["RA"], "ID": table["ID"], "DEC": table["DEC"]})
     assert complaint(tmp_path / name).startswith("has no column RA: did you mean RAJ?")
 
 
 @FORMATS
-def test_missing_column_like_no_other_is_named_with_those_there(tmp_path: Path, name: str) -> None:
+def test_error_for_a_missing_column_lists_the_columns_if_none_is_similar(tmp_path: Path, name: str) -> None:
     WRITERS[name](tmp_path / name, {"ID": np.arange(2), "X": np.zeros(2), "Y": np.zeros(2)})
     assert complaint(tmp_path / name).startswith("has no column RA: it has ID, X, Y")
 
@@ -234,7 +234,7 @@ def test_file_that_is_no_table_is_refused(tmp_path: Path, name: str, content: by
 
 
 @FORMATS
-def test_file_that_is_not_there_is_named(tmp_path: Path, name: str) -> None:
+def test_error_names_a_missing_file(tmp_path: Path, name: str) -> None:
     assert "No such file" in complaint(tmp_path / name) or "does not exist" in complaint(tmp_path / name)
 
 
@@ -243,15 +243,15 @@ def test_fits_file_without_a_table_is_refused(tmp_path: Path) -> None:
     assert complaint(tmp_path / "image.fits").startswith("holds no table")
 
 
-def test_table_is_found_behind_another(tmp_path: Path) -> None:
-    # As in SExtractor's FITS_LDAC.
+def test_catalogue_is_found_behind_another_table(tmp_path: Path) -> None:
+    # SExtractor's FITS_LDAC has such a first table.
     head = fits.BinTableHDU.from_columns([fits.Column("Field Header Card", "80A", array=["x"])], name="LDAC_IMHEAD")
     fits.HDUList([fits.PrimaryHDU(), head, fits.table_to_hdu(Table(columns()))]).writeto(tmp_path / "cat.fits")
     assert read(tmp_path / "cat.fits").object_id.tolist() == [11, 12, 13]
 
 
-def test_odd_units_make_no_noise(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    # Warnings are errors in these tests.
+def test_unusual_units_give_no_warning(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    # In these tests a warning is an error.
     ids, ra, dec = columns().values()
     shapes = [("ID", "K", "none", ids), ("RA", "D", "degrees", ra), ("DEC", "D", "d:m:s", dec)]
     table = fits.BinTableHDU.from_columns([fits.Column(n, f, unit=u, array=a) for n, f, u, a in shapes])
@@ -269,14 +269,14 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in WRITERS}
 
 
-# Where astropy gives up on a damaged file it may leave it to the garbage collector.
+# astropy may leave a damaged file to the garbage collector.
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 @pytest.mark.parametrize("name", [name for name in WRITERS if not name.endswith(".parquet")])
 @given(flips=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 255)), min_size=1, max_size=4))
-def test_damage_to_a_catalogue_costs_its_tile_at_most(
+def test_damage_to_a_catalogue_fails_its_tile_at_most(
     tmp_path_factory: pytest.TempPathFactory, tables: dict[str, bytes], name: str, flips: list[tuple[float, int]]
 ) -> None:
-    # Not Parquet: for some damage pyarrow ends the process, which costs a worker, and so its tile, but not this test's.
+    # Without Parquet: some damage makes pyarrow end the process. That fails only the tile, but would end this test.
     content = bytearray(tables[name])
     for place, bits in flips:
         content[int(place * len(content))] ^= bits
@@ -291,8 +291,8 @@ def test_damage_to_a_catalogue_costs_its_tile_at_most(
         assert len(np.unique(found)) == len(found) > 0
 
 
-def test_gzipped_table_with_a_spoilt_header_does_not_take_for_ever(tmp_path: Path) -> None:
-    # astropy finds a corrupted HDU at the start of such a file again and again.
+def test_gzipped_table_with_a_damaged_header_is_refused_instead_of_hanging(tmp_path: Path) -> None:
+    # astropy finds a corrupted HDU at the start of this file again and again.
     write_fits(tmp_path / "plain", columns())
     content = bytearray((tmp_path / "plain").read_bytes())
     assert content[29] == ord("T")  # SIMPLE = T

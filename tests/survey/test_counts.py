@@ -1,4 +1,4 @@
-"""Objects counted without reading them, against catalogues that are read."""
+"""Objects counted without reading the catalogues, compared with catalogues that are read."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def objects(count: int, first: int = 0) -> Table:
 
 
 def all_objects() -> Table:
-    """The objects of all tiles in no order, and some of a tile that nobody asks for."""
+    """Return the objects of all tiles in random order, with some of an unused tile."""
     tiles = np.repeat([*SIZES, "Z"], [*SIZES.values(), 9])
     table = objects(len(tiles))
     table["TILE"] = tiles
@@ -37,14 +37,14 @@ def files(tile: str, catalog: Path) -> TileFiles:
 
 
 @pytest.mark.parametrize("ending", [".fits", ".ldac", ".parquet"])
-def test_counts_are_those_of_the_catalogues_read(tmp_path: Path, ending: str) -> None:
+def test_counts_equal_the_lengths_of_the_catalogues(tmp_path: Path, ending: str) -> None:
     tiles = []
     for tile, count in SIZES.items():
         path = tmp_path / f"{tile}{ending}"
         if ending == ".parquet":
             objects(count).write(path)
         else:
-            # As SExtractor's LDAC: the catalogue is not the first table.
+            # Like SExtractor's LDAC: the catalogue is not the first table.
             other = fits.BinTableHDU(Table({"X": np.arange(99)}), name="LDAC_IMHEAD")
             fits.HDUList([fits.PrimaryHDU(), other, fits.BinTableHDU(objects(count))]).writeto(path)
         tiles.append(files(tile, path))
@@ -52,7 +52,7 @@ def test_counts_are_those_of_the_catalogues_read(tmp_path: Path, ending: str) ->
     assert count_objects(tiles, COLUMNS) == read == SIZES
 
 
-def test_parquet_file_of_all_tiles_is_counted_tile_by_tile(tmp_path: Path) -> None:
+def test_parquet_file_of_all_tiles_is_counted_by_tile(tmp_path: Path) -> None:
     path = tmp_path / "all.parquet"
     all_objects().write(path)
     tiles = [files(tile, path) for tile in SIZES]
@@ -61,7 +61,9 @@ def test_parquet_file_of_all_tiles_is_counted_tile_by_tile(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(("ending", "columns"), [(".csv", COLUMNS), (".fits.gz", COLUMNS), (".fits", SHARED)])
-def test_what_would_have_to_be_read_is_not_counted(tmp_path: Path, ending: str, columns: CatalogSection) -> None:
+def test_table_that_must_be_read_to_be_counted_is_not_counted(
+    tmp_path: Path, ending: str, columns: CatalogSection
+) -> None:
     path = tmp_path / f"all{ending}"
     all_objects().write(path)
     assert count_objects([files("A", path)], columns) is None

@@ -1,4 +1,4 @@
-"""The synthetic survey is what its description says."""
+"""The synthetic survey agrees with its description."""
 
 import tomllib
 from pathlib import Path
@@ -73,7 +73,7 @@ def saturated_star(tile: Path) -> tuple[int, int]:
 
 
 def peak_offset(image: np.ndarray, x: float, y: float) -> float:
-    """How far the brightest of the 11 x 11 pixels around a position lies from it, px."""
+    """Return the distance of the brightest of the 11 x 11 pixels around a position, px."""
     box = Cutout2D(image, (x, y), 11, mode="partial", fill_value=-np.inf)
     row, column = np.unravel_index(np.argmax(box.data), box.data.shape)
     peak_x, peak_y = box.to_original_position((column, row))
@@ -81,7 +81,7 @@ def peak_offset(image: np.ndarray, x: float, y: float) -> float:
 
 
 def aperture_flux(image: np.ndarray, x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:
-    """Light within a radius of positions, the light around them taken off."""
+    """Return the light within a radius of positions, minus the light around them."""
     return sep.sum_circle(np.ascontiguousarray(image), x, y, radius, bkgann=(radius + 2, radius + 8))[0]
 
 
@@ -97,7 +97,7 @@ def test_every_tile_has_five_bands_a_picture_and_a_catalogue(survey):
 
 
 @pytest.mark.parametrize("band", BANDS)
-def test_images_are_laid_out_and_compressed_as_fpack_does(survey, band):
+def test_images_have_the_hdus_and_the_compression_of_fpack(survey, band):
     with fits.open(band_file(first_tile(survey), band), disable_image_compression=True) as file:
         assert [hdu.name for hdu in file] == ["PRIMARY", "SCI", "MSK", "WGT"]
         assert file[0].header["NAXIS"] == 0
@@ -146,7 +146,7 @@ def test_a_tile_keeps_its_noise_and_its_star_when_the_survey_grows(survey, tmp_p
 # ---- the catalogues
 
 
-def test_every_tile_has_as_many_objects_as_asked_for_and_no_id_twice(survey):
+def test_every_tile_has_the_requested_number_of_objects_and_no_id_twice(survey):
     tables = [catalog(tile) for tile in tile_folders(survey)]
     assert [len(table) for table in tables] == [OBJECTS] * 4
     ids = np.concatenate([table["COADD_OBJECT_ID"] for table in tables])
@@ -159,7 +159,7 @@ def test_ids_have_gaps(survey):
     assert np.diff(ids).max() > 2
 
 
-def test_an_object_is_catalogued_by_the_tile_it_lies_deepest_in(survey):
+def test_an_object_is_catalogued_by_the_tile_where_it_lies_deepest_inside(survey):
     folders = tile_folders(survey)
     for tile in folders:
         depths = np.array([depth_in(other, catalog(tile)) for other in folders])
@@ -180,7 +180,7 @@ def test_pixel_columns_of_the_catalogue_agree_with_the_wcs(survey):
         assert np.allclose(table["YWIN_IMAGE"], y + 1, atol=1e-6)
 
 
-def test_stars_are_as_small_as_the_psf_and_galaxies_are_larger(survey):
+def test_stars_have_the_size_of_the_psf_and_galaxies_are_larger(survey):
     table = vstack([catalog(tile) for tile in tile_folders(survey)])
     bright = table[table["MAG_AUTO_I"] < 21]
     stars = bright["CLASS_STAR_I"] > 0.5
@@ -192,7 +192,7 @@ def test_stars_are_as_small_as_the_psf_and_galaxies_are_larger(survey):
 
 
 def isolated(tile: Path, brighter_than: float) -> Table:
-    """Bright, unsaturated objects far from the tile's edge, its hole and anything that would disturb them."""
+    """Return bright, unsaturated objects far from the tile's edge, its hole and disturbing objects."""
     table = vstack([catalog(tile), *(catalog(other) for other in tile_folders(tile.parent) if other != tile)])
     x, y = pixel_positions(tile, table)
     magnitude = np.asarray(table["MAG_AUTO_I"])
@@ -217,7 +217,7 @@ def test_catalogued_sources_are_where_the_images_peak(survey):
 
 
 @pytest.mark.parametrize("band", BANDS)
-def test_images_hold_the_light_that_the_catalogue_says(survey, band):
+def test_images_hold_the_light_of_the_catalogue(survey, band):
     difference = []
     for tile in tile_folders(survey):
         table = isolated(tile, 20.5)
@@ -308,7 +308,7 @@ def test_the_weight_is_one_over_the_square_of_the_measured_noise(survey, band):
         assert np.median(ratio) == pytest.approx(1.0, abs=0.12)
 
 
-def test_noise_differs_from_tile_to_tile_and_on_a_tile(survey):
+def test_noise_differs_between_tiles_and_within_a_tile(survey):
     typical = []
     for tile in tile_folders(survey):
         rms = measured_background(pixels(tile, "r")).rms()
@@ -318,8 +318,8 @@ def test_noise_differs_from_tile_to_tile_and_on_a_tile(survey):
     assert 2.6 * 0.7 < min(typical) < max(typical) < 2.6 * 1.4
 
 
-def test_noise_is_correlated_with_the_next_pixel_and_not_beyond_the_kernel(survey):
-    # In Y the noise buries nearly every source; what stands out is left out.
+def test_noise_is_correlated_with_the_next_pixel_but_not_beyond_the_kernel(survey):
+    # In Y the noise buries nearly every source; pixels of 3 times the noise or more are left out.
     image = pixels(first_tile(survey), "Y") * np.sqrt(pixels(first_tile(survey), "Y", "WGT"))
     image[~(np.abs(image) < 3.0)] = np.nan
 
@@ -356,7 +356,7 @@ def test_the_mask_is_clear_outside_the_hole_and_the_saturated_stars(survey):
         assert np.array_equal(mask != 0, flagged)
 
 
-def test_the_recipe_skips_a_tenth_of_the_default_survey_for_noise_and_for_blank_pixels(tmp_path):
+def test_the_recipe_skips_a_tenth_of_the_default_survey_for_noise_or_blank_pixels(tmp_path):
     recipe = tomllib.loads(make_survey(tmp_path).read_text())["quality"]
     noisy, blank = [], []
     for tile in tile_folders(tmp_path):
@@ -376,7 +376,7 @@ def test_the_recipe_skips_a_tenth_of_the_default_survey_for_noise_and_for_blank_
     assert np.mean(blank) > 0.005
 
 
-# ---- what is refused
+# ---- refused arguments
 
 
 @pytest.mark.parametrize(
@@ -390,14 +390,14 @@ def test_the_recipe_skips_a_tenth_of_the_default_survey_for_noise_and_for_blank_
         ({"tiles": 20000, "tile_size": 10000}, "90 degrees"),
     ],
 )
-def test_senseless_arguments_are_refused_in_one_line_before_anything_is_written(tmp_path, senseless, named):
+def test_invalid_arguments_are_refused_in_one_line_before_any_file_is_written(tmp_path, senseless, named):
     with pytest.raises(ValueError, match=named) as refusal:
         make_survey(tmp_path / "demo", **senseless)
     assert "\n" not in str(refusal.value)
     assert not (tmp_path / "demo").exists()
 
 
-def test_a_survey_is_not_written_over_another(survey):
+def test_a_survey_does_not_overwrite_another(survey):
     before = sorted(survey.rglob("*"))
     with pytest.raises(FileExistsError, match="holds a synthetic survey"):
         make_survey(survey, tiles=1, tile_size=256, objects=10)

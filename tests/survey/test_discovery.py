@@ -1,4 +1,4 @@
-"""Tiles and their files are found by the recipe's patterns, and what is not there is said of its tile."""
+"""Discovery: the recipe's patterns find the tiles and their files, and missing files are reported by tile."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from archive_builder.survey.recipe import Recipe
 
 
 def recipe(root: Path, image: str = "{tile}_{band}.fits", catalog: str = "{tile}.csv", **survey: Any) -> Recipe:
-    """A recipe of two bands for files under a folder."""
+    """Return a recipe of two bands for files under a folder."""
     return Recipe.model_validate(
         {
             "survey": {"name": "T", "root": root, "bands": ["g", "r"], "image": image, "zero_point": 30.0, **survey},
@@ -33,14 +33,14 @@ def make(root: Path, *names: str) -> None:
 
 
 def found(discovery: Discovery, root: Path) -> dict[str, list[str]]:
-    """Each whole tile's images and catalogue, below the root."""
+    """Return each complete tile's images and catalogue, relative to the root."""
     return {
         files.tile: [p.relative_to(root).as_posix() for p in (*files.images.values(), files.catalog)]
         for files in discovery.tiles
     }
 
 
-def test_tiles_are_what_the_image_pattern_matches(tmp_path: Path) -> None:
+def test_tiles_are_the_matches_of_the_image_pattern(tmp_path: Path) -> None:
     make(tmp_path, *(f"{tile}{end}" for tile in ("A", "B-1") for end in ("_g.fits", "_r.fits", ".csv")))
     make(tmp_path, "A_z.fits", "README", "C_g.fits.part")
     discovery = discover(recipe(tmp_path))
@@ -52,7 +52,7 @@ def test_tiles_are_what_the_image_pattern_matches(tmp_path: Path) -> None:
     assert [list(files.images) for files in discovery.tiles] == [["g", "r"]] * 2
 
 
-def test_repeated_tile_must_be_the_same_name(tmp_path: Path) -> None:
+def test_repeated_placeholder_must_match_the_same_name(tmp_path: Path) -> None:
     make(tmp_path, *(f"A/A_r1_{end}" for end in ("g.fits.fz", "r.fits", "cat.fits")))
     make(tmp_path, "A/B_r1_g.fits", "B/A_r1_g.fits", "old/A_r1_g.fits")
     discovery = discover(recipe(tmp_path, "{tile}/{tile}_*_{band}.fits*", "{tile}/{tile}_*_cat.fits"))
@@ -89,7 +89,7 @@ def test_tile_with_a_file_missing_is_incomplete(tmp_path: Path, missing: str, wh
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
-def test_columns_of_the_tile_table_stand_in_the_patterns(tmp_path: Path, separator: str) -> None:
+def test_columns_of_the_tile_table_can_be_used_in_the_patterns(tmp_path: Path, separator: str) -> None:
     make(tmp_path, *(f"{path}/{band}.fits" for path in ("p1/a", "p2/b") for band in "gr"), "cat-7.csv", "cat-8.csv")
     rows = [("run", "tile", "path"), ("7", "A", "p1/a"), ("8", "B", "p2/b")]
     (tmp_path / "tiles.csv").write_text("".join(separator.join(row) + "\r\n" for row in rows))
@@ -100,7 +100,7 @@ def test_columns_of_the_tile_table_stand_in_the_patterns(tmp_path: Path, separat
     }
 
 
-def test_numbers_that_name_tiles_keep_their_zeros(tmp_path: Path) -> None:
+def test_numeric_tile_names_keep_their_leading_zeros(tmp_path: Path) -> None:
     names = ["0012", "12", "1e3", "007.50"]
     make(tmp_path, *(f"{name}{end}" for name in names for end in ("_g.fits", "_r.fits", ".csv")))
     (tmp_path / "tiles.csv").write_text("\ufefftile\n" + "\n".join(names), encoding="utf-8")
@@ -110,7 +110,7 @@ def test_numbers_that_name_tiles_keep_their_zeros(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "..", ".hidden", "a b", "a*", "", "-x", "x" * 101])
-def test_name_that_is_no_file_name_is_refused(tmp_path: Path, name: str) -> None:
+def test_unsafe_tile_name_is_refused(tmp_path: Path, name: str) -> None:
     make(tmp_path, "A_g.fits", "A_r.fits", "A.csv")
     (tmp_path / "tiles.csv").write_text(f"tile,n\nA,1\n{name},2\n")
     discovery = discover(recipe(tmp_path, tiles=tmp_path / "tiles.csv"))
@@ -127,14 +127,14 @@ def test_table_cannot_lead_out_of_the_surveys_folder(tmp_path: Path, path: str) 
     assert repr(path) in discovery.incomplete["A"]
 
 
-def test_column_that_no_pattern_names_may_hold_anything(tmp_path: Path) -> None:
+def test_unused_column_can_hold_any_text(tmp_path: Path) -> None:
     make(tmp_path, "A_g.fits", "A_r.fits", "A.csv")
     (tmp_path / "tiles.csv").write_text("tile,origin\nA,/archive/../A\n")
     discovery = discover(recipe(tmp_path, tiles=tmp_path / "tiles.csv"))
     assert set(found(discovery, tmp_path)) == {"A"}
 
 
-def test_brackets_in_a_table_are_no_pattern(tmp_path: Path) -> None:
+def test_brackets_in_a_table_are_taken_literally(tmp_path: Path) -> None:
     make(tmp_path, "p[1]/g.fits", "p[1]/r.fits", "p1/g.fits", "p1/r.fits", "A.csv")
     (tmp_path / "tiles.csv").write_text("tile,path\nA,p[1]\n")
     discovery = discover(recipe(tmp_path, "{path}/{band}.fits", tiles=tmp_path / "tiles.csv"))
@@ -151,7 +151,7 @@ def test_brackets_in_a_table_are_no_pattern(tmp_path: Path) -> None:
         (None, "cannot be read"),
     ],
 )
-def test_tile_table_that_cannot_be_used_is_named(tmp_path: Path, table: str | None, message: str) -> None:
+def test_error_names_an_unusable_tile_table(tmp_path: Path, table: str | None, message: str) -> None:
     path = tmp_path / "tiles.csv"
     if table is not None:
         path.write_text(table)
@@ -161,7 +161,7 @@ def test_tile_table_that_cannot_be_used_is_named(tmp_path: Path, table: str | No
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_unknown_placeholder_is_named(tmp_path: Path) -> None:
+def test_error_names_an_unknown_placeholder(tmp_path: Path) -> None:
     make(tmp_path, "A_g.fits")
     with pytest.raises(RecipeError, match=r"there is no \{night\}: use one of band, tile"):
         discover(recipe(tmp_path, "{night}/{tile}_{band}.fits"))
@@ -194,7 +194,7 @@ def test_fingerprint_changes_when_a_file_is_touched_or_grows(tmp_path: Path, nam
     assert files.fingerprint() == before
 
 
-def test_file_that_vanishes_is_named(tmp_path: Path) -> None:
+def test_error_names_a_file_that_vanished(tmp_path: Path) -> None:
     make(tmp_path, "A_g.fits", "A_r.fits", "A.csv")
     (files,) = discover(recipe(tmp_path)).tiles
     (tmp_path / "A_r.fits").unlink()

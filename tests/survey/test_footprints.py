@@ -1,4 +1,4 @@
-"""Where tiles are by the tile table."""
+"""Footprints of tiles from the tile table."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def corners(folder: Path, table: str, side: float = 0.5) -> tuple[dict[str, np.n
     return tile_corners(load_recipe(folder / "survey.toml"), side)
 
 
-def test_box_is_the_one_the_table_gives_also_across_ra_zero(tmp_path: Path) -> None:
+def test_box_equals_the_tables_box_also_across_ra_zero(tmp_path: Path) -> None:
     found, columns = corners(tmp_path, "tile,RALL,DECLL,RAUR,DECUR\nA,10,-5,11,-4\nB,359.5,0,0.5,1\nC,,,,\nD,x,1,2,3\n")
     assert columns == "RALL, DECLL, RAUR, DECUR"
     assert found.keys() == {"A", "B"}
@@ -52,7 +52,7 @@ def test_centre_becomes_a_square_on_the_sky(tmp_path: Path, dec: float) -> None:
     assert middle.separation(SkyCoord(west.ra, middle.dec)).deg == pytest.approx(0.25, rel=0.01)
 
 
-def test_table_without_positions_and_no_table_give_none(tmp_path: Path) -> None:
+def test_no_table_or_a_table_without_positions_gives_no_footprints(tmp_path: Path) -> None:
     assert corners(tmp_path, "tile,path\nA,x\n") == ({}, "")
     (tmp_path / "survey.toml").write_text(RECIPE)
     assert tile_corners(load_recipe(tmp_path / "survey.toml"), 1) == ({}, "")

@@ -1,4 +1,4 @@
-"""The recipe is read as it is meant, and what is wrong with it is named on one line."""
+"""Recipes are read correctly, and each error names its key on one line."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ SCHEMA = Path(__file__).parents[2] / "schema" / "recipe.schema.json"
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder for recipes, with the survey's root below it."""
+    """Folder for recipes, with the survey's root inside."""
     folder = tmp_path_factory.mktemp("recipe")
     (folder / "data").mkdir()
     return folder
@@ -61,7 +61,7 @@ def load(folder: Path, text: str) -> Recipe:
 
 
 def complaint(folder: Path, text: str) -> str:
-    """What a recipe's error says after the recipe's name."""
+    """Return the error of a recipe without the recipe's name."""
     with pytest.raises(RecipeError) as caught:
         load(folder, text)
     path, _, rest = str(caught.value).partition(": ")
@@ -71,14 +71,14 @@ def complaint(folder: Path, text: str) -> str:
 
 
 def changed(line: str) -> str:
-    """The recipe with another line for a key, or with a new one."""
+    """Return the recipe with another line for a key."""
     key = line.split(" =")[0]
     text, times = re.subn(rf"^{key} = .*$", lambda _: line, TEXT, flags=re.MULTILINE)
     assert times == 1
     return text
 
 
-def test_values_are_those_of_the_file(folder: Path) -> None:
+def test_recipe_has_the_values_of_its_file(folder: Path) -> None:
     written, recipe = tomllib.loads(TEXT), load(folder, TEXT)
     for section in ("catalog", "cutout", "quality", "storage"):
         model = getattr(recipe, section)
@@ -94,7 +94,7 @@ def test_root_is_relative_to_the_recipe(folder: Path, tmp_path: Path, monkeypatc
     assert survey.tiles == folder / "data" / "tiles.csv"
 
 
-def test_absolute_root_stays(folder: Path, tmp_path: Path) -> None:
+def test_absolute_root_is_kept(folder: Path, tmp_path: Path) -> None:
     assert load(folder, changed(f'root = "{tmp_path}"')).survey.root == tmp_path
 
 
@@ -108,11 +108,13 @@ def test_absolute_root_stays(folder: Path, tmp_path: Path) -> None:
         ("dec =", "declination =", "unknown key catalog.declination"),
     ],
 )
-def test_unknown_key_is_named_with_the_nearest_known_one(folder: Path, right: str, wrong: str, message: str) -> None:
+def test_error_for_an_unknown_key_suggests_the_nearest_known_one(
+    folder: Path, right: str, wrong: str, message: str
+) -> None:
     assert message in complaint(folder, TEXT.replace(right, wrong, 1))
 
 
-def test_unknown_key_like_no_other_is_only_named(folder: Path) -> None:
+def test_error_for_an_unknown_key_without_a_similar_one_names_only_the_key(folder: Path) -> None:
     assert complaint(folder, TEXT.replace("[cutout]", "[cutout]\nxyzzy = 1")) == "unknown key cutout.xyzzy"
 
 
@@ -124,12 +126,12 @@ def test_unknown_key_like_no_other_is_only_named(folder: Path) -> None:
         ("cutout", "size"),
     ],
 )
-def test_missing_key_is_named(folder: Path, section: str, key: str) -> None:
+def test_error_names_a_missing_key(folder: Path, section: str, key: str) -> None:
     text = re.sub(rf"^{key} = .*\n", "", TEXT, flags=re.MULTILINE)
     assert complaint(folder, text) == f"missing key {section}.{key}"
 
 
-def test_missing_section_is_named(folder: Path) -> None:
+def test_error_names_a_missing_section(folder: Path) -> None:
     assert complaint(folder, TEXT.replace("[cutout]\n", "").replace("size =", "mag =")).endswith("missing key cutout")
 
 
@@ -161,12 +163,12 @@ def test_missing_section_is_named(folder: Path) -> None:
         ("max_blank_fraction = nan", "quality.max_blank_fraction"),
     ],
 )
-def test_wrong_value_is_refused_by_its_key(folder: Path, line: str, key: str) -> None:
+def test_wrong_value_is_refused_and_the_error_names_its_key(folder: Path, line: str, key: str) -> None:
     assert complaint(folder, changed(line)).startswith(f"{key}: ")
 
 
 @pytest.mark.parametrize("line", ["size = 228", 'size = "228 px"', 'size = "0.5arcmin"', "image_hdu = 1"])
-def test_sizes_and_hdus_can_be_written_in_every_way_documented(folder: Path, line: str) -> None:
+def test_sizes_and_hdus_can_be_written_in_every_documented_form(folder: Path, line: str) -> None:
     key = line.split(" =")[0]
     recipe = load(folder, changed(line))
     value = recipe.cutout.size if key == "size" else recipe.survey.image_hdu
@@ -185,16 +187,16 @@ def test_one_catalogue_for_all_tiles_needs_the_tile_column(folder: Path) -> None
     assert load(folder, text.replace('ra = "RA"', 'ra = "RA"\ntile = "TILE"')).catalog.tile == "TILE"
 
 
-def test_missing_root_is_named(folder: Path) -> None:
+def test_error_names_a_missing_root(folder: Path) -> None:
     message = complaint(folder, changed('root = "nowhere"'))
     assert message == f"survey.root is {folder / 'nowhere'}, which is not a folder"
 
 
-def test_toml_error_tells_the_line(folder: Path) -> None:
+def test_toml_error_names_the_line(folder: Path) -> None:
     assert re.match(r"is not TOML: .*line 8\b", complaint(folder, TEXT.replace("30.0", "30.0.0")))
 
 
-def test_recipe_that_cannot_be_read_is_named(folder: Path) -> None:
+def test_error_names_an_unreadable_recipe(folder: Path) -> None:
     with pytest.raises(RecipeError, match=re.escape(f"recipe {folder}: cannot be read: Is a directory")):
         load_recipe(folder)
     with pytest.raises(RecipeError, match=r"missing\.toml: cannot be read: No such file"):
@@ -210,13 +212,13 @@ def test_recipe_that_cannot_be_read_is_named(folder: Path) -> None:
     value=st.integers() | st.floats() | st.booleans() | st.text(st.characters(exclude_categories=["Cs"])),
 )
 def test_message_is_always_one_line(folder: Path, section: str, key: str, value: object) -> None:
-    # A JSON string is a TOML string (but for DEL, which makes no TOML at all), and so are numbers.
+    # A JSON string is a TOML string, except for DEL, which is not valid in TOML. Numbers are the same.
     pair = f"{json.dumps(key)} = {json.dumps(value)}".replace("NaN", "nan").replace("Infinity", "inf")
     complaint(folder, TEXT.replace(f"[{section}]", f"[{section}]\n{pair}"))
 
 
 VALID = ('color = "{tile}.tiff"', "blank_value = -0.5", 'tile = "T"', "background_mesh = 64", 'planes = ["WGT", "MSK"]')
-"""Lines that a recipe may have besides those of `TEXT`, each in one section."""
+"""Optional lines that `TEXT` lacks, each for one section."""
 
 typed = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
 keys = st.from_regex(r"[A-Za-z0-9_-]+", fullmatch=True) | st.sampled_from(["str", "int", "float", "literal", "name"])
@@ -230,7 +232,7 @@ slips = st.one_of(
 
 
 def rules() -> dict[str, tuple[dict[str, object], list[str]]]:
-    """Return what the written schema says of each section: its keys with their defaults, and the keys required."""
+    """Return each section of the written schema: its keys with their defaults, and its required keys."""
     defined = json.loads(SCHEMA.read_text(encoding="utf-8"))["$defs"]
     return {
         name.removesuffix("Section").lower(): (
@@ -242,7 +244,7 @@ def rules() -> dict[str, tuple[dict[str, object], list[str]]]:
 
 
 def key_complaints(values: dict[str, object]) -> set[str]:
-    """Return a complaint for each key of a recipe that the written schema does not know or misses."""
+    """Return the expected error for each key of a recipe that the written schema does not have or that is missing."""
     found = {f"unknown key {name}" for name in values.keys() - rules().keys()}
     for name, (known, required) in rules().items():
         section = values[name]
@@ -253,7 +255,7 @@ def key_complaints(values: dict[str, object]) -> set[str]:
 
 
 @given(line=st.integers(0, TEXT.count("\n")), text=slips)
-def test_nothing_but_a_recipe_error_comes_of_a_slip_of_the_keyboard(folder: Path, line: int, text: str) -> None:
+def test_a_mistyped_line_gives_a_valid_recipe_or_a_recipe_error(folder: Path, line: int, text: str) -> None:
     lines = TEXT.split("\n")
     spoilt = "\n".join([*lines[:line], text, *lines[line:]])
     try:
@@ -274,14 +276,14 @@ def test_nothing_but_a_recipe_error_comes_of_a_slip_of_the_keyboard(folder: Path
     assert recipe == {}
 
 
-def test_schema_in_the_tree_is_that_of_the_code() -> None:
+def test_schema_file_equals_the_codes_schema() -> None:
     assert json.loads(SCHEMA.read_text(encoding="utf-8")) == recipe_schema(), (
-        f"{SCHEMA} is out of date; make it again with: python -c "
+        f"{SCHEMA} is out of date: write the file again: python -c "
         "'import json; from archive_builder.survey.recipe import recipe_schema as schema; "
         f"print(json.dumps(schema(), indent=2))' > {SCHEMA}"
     )
 
 
-def test_schema_is_written_as_json_writes_it() -> None:
+def test_schema_file_has_the_format_of_pythons_json() -> None:
     text = SCHEMA.read_text(encoding="utf-8")
     assert text == json.dumps(json.loads(text), indent=2) + "\n"

@@ -1,4 +1,4 @@
-"""Every format of table gives the same columns in one common form."""
+"""Tables of every format give the same columns in one common form."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from archive_builder.survey.tables import Where, as_text, kind, open_table
 MOST = 2**63 - 1
 
 CSV = f" é ,1.5,{MOST}\nB,,\n,-2.0,-7\n"
-"""Three rows; the second has no numbers, the third no text."""
+"""Three rows: the second has no numbers, the third no text."""
 
 
 def as_astropy(path: Path, **options: Any) -> None:
@@ -99,7 +99,7 @@ def test_values_without_a_type_can_stay_text(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "rows"), [("t.fits", 3), ("t.FIT", 3), ("t.parquet", 3), ("t.csv", None), ("t.v2.ecsv", None)]
 )
-def test_number_of_rows_is_given_where_no_row_is_read(tmp_path: Path, name: str, rows: int | None) -> None:
+def test_number_of_rows_is_given_if_no_row_must_be_read(tmp_path: Path, name: str, rows: int | None) -> None:
     WRITERS[name](tmp_path / name)
     assert open_table(tmp_path / name).rows == rows
 
@@ -134,7 +134,7 @@ def test_row_group_of_padded_texts_is_read(tmp_path: Path, padded: str) -> None:
     assert open_table(tmp_path / "t.parquet").read(["N"], Where("T", "A"))["N"].tolist() == [1]
 
 
-def test_columns_named_choose_among_the_tables_of_a_fits_file(tmp_path: Path) -> None:
+def test_named_columns_select_the_table_of_a_fits_file(tmp_path: Path) -> None:
     small, large = Table({"ID": [1], "RA": [2.0]}), Table({"ID": [3, 4], "Z": [5, 6]})
     fits.HDUList([fits.PrimaryHDU(), fits.BinTableHDU(small), fits.BinTableHDU(large)]).writeto(tmp_path / "t.fits")
     assert open_table(tmp_path / "t.fits", ["RA"]).read(["ID"])["ID"].tolist() == [1]
@@ -160,7 +160,7 @@ def test_header_alone_is_a_table_without_rows(tmp_path: Path, content: str) -> N
     assert table.read(["N"])["N"].tolist() == []
 
 
-def test_repeated_name_is_refused_only_where_it_is_read(tmp_path: Path) -> None:
+def test_repeated_column_name_is_refused_only_if_the_column_is_read(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("A,B,A\n1,2,3\n")
     table = open_table(tmp_path / "t.csv")
     assert table.names == ("A", "B", "A")
@@ -179,7 +179,7 @@ def test_format_of_an_unknown_ending_is_the_callers_choice(tmp_path: Path) -> No
 
 
 @FORMATS
-def test_path_that_is_no_regular_file_is_not_opened(tmp_path: Path, name: str) -> None:
+def test_irregular_file_is_not_opened(tmp_path: Path, name: str) -> None:
     os.mkfifo(tmp_path / name)
     with pytest.raises(TableError, match=r"^is not a regular file: "):
         open_table(tmp_path / name)
@@ -195,7 +195,7 @@ def test_text_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
         open_table(tmp_path / "t.csv").read(["T"])
 
 
-def test_fits_column_without_a_name_is_passed_over(tmp_path: Path) -> None:
+def test_fits_column_without_a_name_is_ignored(tmp_path: Path) -> None:
     table = fits.BinTableHDU(Table({"A": [1], "ID": [7]}))
     table.writeto(tmp_path / "t.fits")
     content = (tmp_path / "t.fits").read_bytes()

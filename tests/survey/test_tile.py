@@ -1,4 +1,4 @@
-"""A tile's pixels are what astropy reads of its files, and bands that do not fit together are refused."""
+"""A tile's pixels equal astropy's, and bands that do not fit together are refused."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SCALE = 0.263 / 3600
 
 
 def header(ctype: str = "TAN", **cards: Any) -> fits.Header:
-    """A WCS in the middle of the image."""
+    """Return the header of a WCS in the middle of the image."""
     values = {
         "CTYPE1": f"RA---{ctype}",
         "CTYPE2": f"DEC--{ctype}",
@@ -43,14 +43,14 @@ def header(ctype: str = "TAN", **cards: Any) -> fits.Header:
     return fits.Header({**values, **cards})
 
 
-# Coefficients that move the corners of the image by some pixels.
+# Coefficients that move the corners of the image by several pixels.
 TPV = header("TPV", PV1_0=1e-5, PV1_1=1.01, PV1_2=0.02, PV1_4=3.0, PV1_7=40.0, PV2_1=0.99, PV2_5=-2.0)
 SIP = header("TAN-SIP", A_ORDER=2, B_ORDER=2, A_2_0=1e-3, A_0_2=-4e-4, B_1_1=8e-4, B_0_2=5e-4)
 PROJECTIONS = pytest.mark.parametrize("cards", [header(), TPV, SIP], ids=["TAN", "TPV", "SIP"])
 
 
 def sky(dtype: str = "float32") -> NDArray[Any]:
-    """Noise on a slope, and a bright pixel."""
+    """Return an image of noise on a slope, with one bright pixel."""
     image = np.random.default_rng(5).normal(100, 20, SHAPE) + np.arange(SHAPE[1])
     image[20, 30] = 2500
     return np.rint(image).clip(0, 250).astype(dtype) if dtype == "uint8" else image.astype(dtype)
@@ -82,7 +82,7 @@ def primary(path: Path, data: NDArray[Any]) -> Path:
 
 
 def raw_image(path: Path, data: NDArray[Any], cards: fits.Header) -> Path:
-    """Write integers as they are, whatever BSCALE and BZERO say of them."""
+    """Write integers unscaled, for any BSCALE and BZERO."""
     first = {"SIMPLE": True, "BITPIX": 8 * data.itemsize, "NAXIS": 2, "NAXIS1": SHAPE[1], "NAXIS2": SHAPE[0]}
     pixels = data.astype(data.dtype.newbyteorder(">")).tobytes()
     text = fits.Header([*first.items(), *cards.cards]).tostring()
@@ -91,7 +91,7 @@ def raw_image(path: Path, data: NDArray[Any], cards: fits.Header) -> Path:
 
 
 def by_fpack(path: Path) -> Path:
-    """Compress an image with the program most surveys use."""
+    """Compress an image with fpack, the program most surveys use."""
     if shutil.which("fpack") is None:
         pytest.skip("CFITSIO's fpack is not installed")
     subprocess.run(["fpack", path], check=True)
@@ -102,26 +102,26 @@ COMPRESS: dict[str, Callable[[Path], Path]] = {"plain": Path, "fpack": by_fpack}
 
 
 def whole(path: Path, hdu: str | int | None = None, **options: Any) -> NDArray[np.float32]:
-    """All of a one-band tile."""
+    """Return the whole image of a one-band tile."""
     with Tile({"g": path}, hdu, **options) as tile:
         return tile.read(0, tile.shape[0])[0]
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "int32", "float32", "float64", "uint16", "uint32"])
 @pytest.mark.parametrize("form", [plain, gzipped, fpacked, primary])
-def test_pixels_are_those_of_getdata(tmp_path: Path, form: Callable[[Path, NDArray[Any]], Path], dtype: str) -> None:
+def test_pixels_equal_those_of_getdata(tmp_path: Path, form: Callable[[Path, NDArray[Any]], Path], dtype: str) -> None:
     path = form(tmp_path / "a.fits", sky(dtype))
     expected = fits.getdata(path).astype(np.float32)
     pixels = whole(path)
     assert (pixels.dtype, pixels.dtype.isnative) == (np.float32, True)
     np.testing.assert_array_equal(pixels, expected)
-    # A quantization step is a sixteenth of the noise of 20.
+    # A quantization step is a sixteenth of the noise RMS of 20.
     np.testing.assert_allclose(pixels, sky(dtype), atol=1.3 if form is fpacked else 1e-4)
 
 
 @pytest.mark.parametrize("form", [plain, gzipped, fpacked])
 @given(bounds=st.tuples(st.integers(0, SHAPE[0]), st.integers(0, SHAPE[0])).map(sorted))
-def test_any_strip_is_that_part_of_the_whole_image(
+def test_any_strip_equals_that_part_of_the_whole_image(
     tmp_path_factory: pytest.TempPathFactory, form: Callable[[Path, NDArray[Any]], Path], bounds: list[int]
 ) -> None:
     path = tmp_path_factory.getbasetemp() / f"strip-{form.__name__}.fits"
@@ -135,7 +135,7 @@ def test_any_strip_is_that_part_of_the_whole_image(
 
 @pytest.mark.parametrize("form", ["plain", "fpack"])
 @pytest.mark.parametrize(("bzero", "bscale"), [(32768, 1), (-3.5, 1), (10, 0.25)])
-def test_scaled_integers_come_as_physical_values(tmp_path: Path, form: str, bzero: float, bscale: float) -> None:
+def test_scaled_integers_are_read_as_physical_values(tmp_path: Path, form: str, bzero: float, bscale: float) -> None:
     stored = np.random.default_rng(1).integers(-30000, 30000, SHAPE).astype(np.int16)
     path = raw_image(tmp_path / "a.fits", stored, header(BSCALE=bscale, BZERO=bzero))
     np.testing.assert_array_equal(whole(COMPRESS[form](path)), np.float32(bscale) * stored + np.float32(bzero))
@@ -185,13 +185,13 @@ def test_hdu_is_found_by_name_by_number_or_as_the_first_image(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("hdu", ["WGT", 7])
-def test_missing_hdu_is_named_with_those_there(tmp_path: Path, hdu: str | int) -> None:
+def test_error_for_a_missing_hdu_lists_the_hdus(tmp_path: Path, hdu: str | int) -> None:
     path = plain(tmp_path / "a.fits", sky())
     with pytest.raises(TileError, match=rf"a\.fits: has no HDU {hdu} \(it has 0 PRIMARY, 1 SCI\)"):
         whole(path, hdu)
 
 
-def test_hdu_that_is_no_image_is_refused(tmp_path: Path) -> None:
+def test_hdu_without_an_image_is_refused(tmp_path: Path) -> None:
     path = plain(tmp_path / "a.fits", sky())
     with pytest.raises(TileError, match=r"a\.fits: HDU 0 is not a 2-D image"):
         whole(path, 0)
@@ -217,7 +217,7 @@ def test_positions_agree_with_astropys_wcs(tmp_path: Path, cards: fits.Header) -
 
 
 @PROJECTIONS
-def test_far_side_of_the_sky_is_nowhere_on_the_tile(cards: fits.Header) -> None:
+def test_far_side_of_the_sky_is_not_on_the_tile(cards: fits.Header) -> None:
     ra, dec = np.array([234.0, 54.0, 54.0, 0.0, 55.0]), np.array([28.0, 62.0, 28.0, 90.0, -28.0])
     x, y = sky_to_pixel(WCS(cards), SHAPE, ra, dec)
     assert np.isnan(x).all()
@@ -227,7 +227,7 @@ def test_far_side_of_the_sky_is_nowhere_on_the_tile(cards: fits.Header) -> None:
 
 
 @pytest.mark.parametrize(("cards", "offset"), [({"CRPIX1": 42.02}, 0.02), ({"CRPIX2": 30.98}, 0.02)])
-def test_bands_off_by_more_than_a_hundredth_of_a_pixel_are_refused(
+def test_bands_shifted_by_more_than_a_hundredth_of_a_pixel_are_refused(
     tmp_path: Path, cards: dict[str, float], offset: float
 ) -> None:
     paths = {band: tmp_path / f"{band}.fits" for band in "gri"}
@@ -237,7 +237,7 @@ def test_bands_off_by_more_than_a_hundredth_of_a_pixel_are_refused(
         Tile(paths)
 
 
-def test_bands_that_turn_about_the_centre_are_refused(tmp_path: Path) -> None:
+def test_bands_rotated_about_the_centre_are_refused(tmp_path: Path) -> None:
     paths = {band: tmp_path / f"{band}.fits" for band in "gr"}
     write(paths["g"], fits.ImageHDU(sky(), header()))
     write(paths["r"], fits.ImageHDU(sky(), header(CD1_2=1e-3 * SCALE, CD2_1=1e-3 * SCALE)))
@@ -245,7 +245,7 @@ def test_bands_that_turn_about_the_centre_are_refused(tmp_path: Path) -> None:
         Tile(paths)
 
 
-def test_bands_on_other_places_of_the_sky_are_refused(tmp_path: Path) -> None:
+def test_bands_at_different_sky_positions_are_refused(tmp_path: Path) -> None:
     paths = {band: tmp_path / f"{band}.fits" for band in "gr"}
     write(paths["g"], fits.ImageHDU(sky(), header()))
     write(paths["r"], fits.ImageHDU(sky(), header(CRVAL1=234.0, CRVAL2=28.0)))
@@ -253,7 +253,7 @@ def test_bands_on_other_places_of_the_sky_are_refused(tmp_path: Path) -> None:
         Tile(paths)
 
 
-def test_bands_off_by_less_are_accepted(tmp_path: Path) -> None:
+def test_bands_shifted_by_less_are_accepted(tmp_path: Path) -> None:
     paths = {band: tmp_path / f"{band}.fits" for band in "gr"}
     write(paths["g"], fits.ImageHDU(sky(), header()))
     write(paths["r"], fits.ImageHDU(sky(), header(CRPIX1=42.005)))
@@ -262,7 +262,7 @@ def test_bands_off_by_less_are_accepted(tmp_path: Path) -> None:
         assert [h["CRPIX1"] for h in tile.headers] == [42.0, 42.005]
 
 
-def test_bands_of_other_shape_are_refused(tmp_path: Path) -> None:
+def test_bands_of_different_shapes_are_refused(tmp_path: Path) -> None:
     paths = {band: tmp_path / f"{band}.fits" for band in "gr"}
     write(paths["g"], fits.ImageHDU(sky(), header()))
     write(paths["r"], fits.ImageHDU(sky()[:-1], header()))
@@ -270,8 +270,8 @@ def test_bands_of_other_shape_are_refused(tmp_path: Path) -> None:
         Tile(paths)
 
 
-def test_header_oddities_make_no_noise(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    # Warnings are errors in these tests.
+def test_unusual_headers_give_no_warning(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    # In these tests a warning is an error.
     old = header(
         **{"DATE-OBS": "12/08/99", "RADECSYS": "FK5", "EQUINOX": 2000.0, "A_ORDER": 2, "B_ORDER": 2, "A_2_0": 1e-3}
     )
@@ -283,13 +283,13 @@ def test_header_oddities_make_no_noise(tmp_path: Path, capfd: pytest.CaptureFixt
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """The same image in each form."""
+    """The same image in each file format."""
     forms = {".fits": plain, ".fits.gz": gzipped, ".fits.fz": fpacked}
     return {end: form(tmp_path_factory.mktemp("whole") / "a.fits", sky()).read_bytes() for end, form in forms.items()}
 
 
 def data_end(content: bytes) -> int:
-    """Bytes of a file up to the end of its last pixel, or of its gzip stream but for what holds padding."""
+    """Return the number of bytes up to the end of the last pixel, or of a gzip stream without its padding."""
     if content.startswith(b"\x1f\x8b"):
         return len(content) - 32
     with fits.open(io.BytesIO(content), disable_image_compression=True) as hdus:
@@ -300,15 +300,15 @@ def data_end(content: bytes) -> int:
 
 FORMS = pytest.mark.parametrize("end", [".fits", ".fits.gz", ".fits.fz"])
 PLACES = st.floats(0, 1, exclude_max=True)
-"""Places in a file, as a fraction of its length."""
+"""Positions in a file, as fractions of its length."""
 
 
-# Where astropy gives up on a damaged file it may leave it to the garbage collector.
+# astropy may leave a damaged file to the garbage collector.
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 @FORMS
 @given(place=PLACES)
 @example(place=1 - 1e-12)
-def test_image_cut_short_anywhere_is_refused(
+def test_image_truncated_anywhere_is_refused(
     tmp_path_factory: pytest.TempPathFactory, images: dict[str, bytes], end: str, place: float
 ) -> None:
     path = tmp_path_factory.getbasetemp() / f"short{end}"
@@ -320,7 +320,7 @@ def test_image_cut_short_anywhere_is_refused(
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 @FORMS
 @given(flips=st.lists(st.tuples(PLACES, st.integers(1, 255)), min_size=1, max_size=4))
-def test_damage_to_an_image_costs_its_tile_at_most(
+def test_damage_to_an_image_fails_its_tile_at_most(
     tmp_path_factory: pytest.TempPathFactory, images: dict[str, bytes], end: str, flips: list[tuple[float, int]]
 ) -> None:
     content = bytearray(images[end])
@@ -338,10 +338,10 @@ def test_damage_to_an_image_costs_its_tile_at_most(
 
 
 @pytest.mark.parametrize("hdu", [None, "SCI", 1])
-def test_gzipped_image_with_a_spoilt_header_does_not_take_for_ever(
+def test_gzipped_image_with_a_damaged_header_is_refused_instead_of_hanging(
     tmp_path: Path, images: dict[str, bytes], hdu: str | int | None
 ) -> None:
-    # astropy finds a corrupted HDU at the start of such a file again and again.
+    # astropy finds a corrupted HDU at the start of this file again and again.
     content = bytearray(images[".fits"])
     assert content[29] == ord("T")  # SIMPLE = T
     content[29] = ord("%")

@@ -1,7 +1,7 @@
-"""The archive in PyTorch: DataLoader's workers, forked and spawned, give what a plain loop gives, each object once.
+"""The archive in PyTorch: DataLoader's workers, forked or spawned, give each object of a plain loop once.
 
-`ops/requirements.lock` does not hold torch, of several GB on some platforms: in `ops/test` all of this is skipped.
-To run it, install ``torch`` beside the package: ``pip install --editable '.[torch,test]'``.
+`ops/requirements.lock` does not hold torch, which takes several GB on some platforms: `ops/test` skips this file.
+To run these tests, install ``torch`` beside the package: ``pip install --editable '.[torch,test]'``.
 """
 
 import subprocess
@@ -22,7 +22,7 @@ from archive_builder import Archive, ObjectNotFoundError, ObjectSkippedError, Re
 from archive_builder.serve.stream import BatchStream  # noqa: E402
 from archive_builder.training.torch import CutoutDataset, CutoutStream  # noqa: E402
 
-# As many workers as are tested, however few cores there are.
+# Test with several workers even on few cores.
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create . worker processes:UserWarning")
 
 METHODS = ("fork", "spawn")
@@ -31,12 +31,12 @@ METHODS = ("fork", "spawn")
 @pytest.fixture
 def archive(demo_archive: Path):
     with Archive(demo_archive) as opened:
-        opened.get_many(ids_in(demo_archive, "objects"), size=8)  # as in use: with open shards
+        opened.get_many(ids_in(demo_archive, "objects"), size=8)  # a typical archive has open shards
         yield opened
 
 
 def ids_in(archive: Path, table: str) -> list[int]:
-    """Return the IDs in one table of all shards, as they are stored."""
+    """Return the IDs in one table of all shards, in stored order."""
     found: list[int] = []
     for path in sorted((archive / "shards").iterdir()):
         with h5py.File(path) as shard:
@@ -54,7 +54,7 @@ def flat(batches: list[list[int]]) -> list[int]:
 
 
 def assert_is(data: torch.Tensor, cutout: np.ndarray) -> None:
-    """Check a tensor against a cutout of which `torch.nan_to_num` makes 0 what is NaN."""
+    """Assert that a tensor equals a cutout after `torch.nan_to_num`, which replaces NaN by 0."""
     assert data.dtype == torch.float32
     np.testing.assert_array_equal(data.numpy(), np.where(np.isnan(cutout), 0, cutout))
 
@@ -63,7 +63,7 @@ def assert_is(data: torch.Tensor, cutout: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_dataset_in_four_workers_is_the_plain_loop(archive: Archive, method: str) -> None:
+def test_dataset_in_four_workers_equals_the_plain_loop(archive: Archive, method: str) -> None:
     ids = np.random.default_rng(0).permutation(ids_in(archive.path, "objects"))
     dataset = CutoutDataset(archive, ids, size=16, bands="gri", transform=torch.nan_to_num)
     loader = DataLoader(dataset, batch_size=9, num_workers=4, multiprocessing_context=method)
@@ -77,7 +77,7 @@ def test_dataset_in_four_workers_is_the_plain_loop(archive: Archive, method: str
 def test_stream_in_four_workers_has_every_object_once(archive: Archive, method: str) -> None:
     stream = CutoutStream(archive, 16, 9, 1, "gri", transform=torch.nan_to_num)
     loader = DataLoader(stream, batch_size=None, num_workers=4, multiprocessing_context=method)
-    assert len(loader) == len(stream)  # from then on the loader warns if it is exceeded
+    assert len(loader) == len(stream)  # the loader now warns if there are more batches
     batches = list(loader)
     assert len(batches) == len(stream)
     plain = [object_id for batch in archive.batches(16, 9, 1, "gri") for object_id in batch.object_id.tolist()]
@@ -88,7 +88,7 @@ def test_stream_in_four_workers_has_every_object_once(archive: Archive, method: 
             assert_is(data, archive.get(object_id, 16, "gri").data)
 
 
-def test_stream_without_workers_is_that_of_the_archive(archive: Archive) -> None:
+def test_stream_without_workers_equals_the_archives_stream(archive: Archive) -> None:
     stream = CutoutStream(archive.path, 8, 11, 4)
     assert len(stream) > 1
     for (ids, data), batch in zip(DataLoader(stream, batch_size=None), archive.batches(8, 11, 4), strict=True):
@@ -96,18 +96,18 @@ def test_stream_without_workers_is_that_of_the_archive(archive: Archive) -> None
         np.testing.assert_array_equal(data.numpy(), batch.data)
 
 
-def test_worker_number_does_not_change_how_many_batches_there_are(archive: Archive) -> None:
+def test_number_of_workers_does_not_change_the_number_of_batches(archive: Archive) -> None:
     stream = CutoutStream(archive, 4, 10, 1)
     assert len(stream) == -(-len(ids_in(archive.path, "objects")) // 10)
     for workers in (0, 1, 3, 4):
         assert len(list(DataLoader(stream, batch_size=None, num_workers=workers))) == len(stream)
 
 
-# ---- epochs, and going on where it ended
+# ---- epochs, and resuming
 
 
 @pytest.mark.parametrize(("method", "workers"), [("fork", 3), ("spawn", 1)])
-def test_persistent_workers_learn_of_the_epoch(archive: Archive, method: str, workers: int) -> None:
+def test_persistent_workers_receive_the_epoch(archive: Archive, method: str, workers: int) -> None:
     stream = CutoutStream(archive, 4, 10, 1)
     how = {"num_workers": workers, "multiprocessing_context": method, "persistent_workers": True}
     loader = DataLoader(stream, batch_size=None, **how)
@@ -119,7 +119,7 @@ def test_persistent_workers_learn_of_the_epoch(archive: Archive, method: str, wo
     assert seen[0] == seen[2] != seen[1]
     stream.set_epoch(1, position=3)
     assert ids_of(loader) == seen[1][3:]
-    del loader  # its workers end here and not at the end of the tests
+    del loader  # its workers end here, not at the end of the tests
 
 
 @pytest.mark.parametrize(("workers", "batch_size", "ranks"), [(0, 9, 1), (1, 9, 2), (3, 9, 1), (4, 11, 2)])
@@ -133,7 +133,7 @@ def test_resumed_stream_is_exactly_the_rest(archive: Archive, workers: int, batc
             assert ids_of(rest) == whole[position:]
 
 
-def test_what_a_loader_had_fetched_ahead_comes_again(archive: Archive) -> None:
+def test_prefetched_batches_come_again_after_resuming(archive: Archive) -> None:
     stream = CutoutStream(archive, 4, 8, 1)
     loader = DataLoader(stream, batch_size=None, num_workers=2, prefetch_factor=3)
     whole = ids_of(loader)
@@ -170,7 +170,7 @@ if __name__ == "__main__":
 """
 
 
-def test_ranks_are_those_of_torch_distributed(demo_archive: Path, tmp_path: Path) -> None:
+def test_default_ranks_are_those_of_torch_distributed(demo_archive: Path, tmp_path: Path) -> None:
     ranks = [
         subprocess.Popen(
             [sys.executable, "-c", RANK, str(demo_archive), str(tmp_path / "store"), str(rank)],
@@ -185,10 +185,10 @@ def test_ranks_are_those_of_torch_distributed(demo_archive: Path, tmp_path: Path
     assert sorted(shares[0] + shares[1]) == sorted(ids_in(demo_archive, "objects"))
 
 
-# ---- the data set by itself, and what makes no sense
+# ---- the data set itself, and invalid arguments
 
 
-def test_dataset_answers_one_number_or_several(archive: Archive) -> None:
+def test_dataset_accepts_one_number_or_several(archive: Archive) -> None:
     ids = ids_in(archive.path, "objects")
     dataset = CutoutDataset(archive.path, ids, size=(6, 9))
     assert len(dataset) == len(ids)
@@ -208,7 +208,7 @@ def test_blank_pixels_are_nan_unless_transformed(archive: Archive) -> None:
     assert not torch.isnan(CutoutDataset(archive, ids, transform=torch.nan_to_num)[blank[0]]).any()
 
 
-def test_object_without_a_cutout_is_known_at_once(archive: Archive) -> None:
+def test_object_without_a_cutout_is_refused_at_once(archive: Archive) -> None:
     good, skipped = ids_in(archive.path, "objects")[0], ids_in(archive.path, "skipped")[0]
     with pytest.raises(ObjectSkippedError):
         CutoutDataset(archive, [good, skipped])
@@ -232,7 +232,7 @@ def test_object_without_a_cutout_is_known_at_once(archive: Archive) -> None:
         ({"rank": 2, "world_size": 2}, "rank 2 of a world_size 2"),
     ],
 )
-def test_senseless_argument_is_one_clear_line(archive: Archive, arguments: dict[str, int], words: str) -> None:
+def test_invalid_argument_is_an_error_on_one_line(archive: Archive, arguments: dict[str, int], words: str) -> None:
     with pytest.raises(RequestError, match=words) as caught:
         CutoutStream(archive, 4, **{"batch_size": 8} | arguments)
     assert "\n" not in str(caught.value)
