@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from archive_builder.builder.one_tile import TileResult
 from archive_builder.errors import ArchiveBuilderError, ArchiveError, DuplicateObjectError, one_line
 from archive_builder.measure.quality import count_reasons
-from archive_builder.store.index import Index, shard_name, utc_now
+from archive_builder.store.file_names import shard_name
+from archive_builder.store.index import Index, utc_now
 from archive_builder.store.records import TileEntry, TileRecord, TileRow
 from archive_builder.store.shard_reader import Shard
 from archive_builder.store.shard_writer import place_shard

@@ -9,7 +9,7 @@ from pathlib import Path
 from archive_builder.builder.changes import Changes, find_changes, tile_names
 from archive_builder.builder.rebuild import NEXT_INDEX_NAME, IndexState, read_index, setting_changes
 from archive_builder.errors import ArchiveError, RecipeError
-from archive_builder.store.index import INDEX_NAME, SHARD_FOLDER
+from archive_builder.store.file_names import INDEX_NAME, SHARD_FOLDER
 from archive_builder.store.records import TileRow
 from archive_builder.survey.discovery import Discovery
 from archive_builder.survey.recipe import Recipe

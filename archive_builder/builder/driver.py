@@ -20,7 +20,8 @@ from archive_builder.errors import ArchiveError, RequestError, one_line
 from archive_builder.run import machine
 from archive_builder.run.engine import Engine, LocalEngine, Lost, run_with_retries
 from archive_builder.run.pool import end_if_starting
-from archive_builder.store.index import SHARD_FOLDER, Index
+from archive_builder.store.file_names import SHARD_FOLDER
+from archive_builder.store.index import Index
 from archive_builder.store.records import Settings
 from archive_builder.survey.discovery import TileFiles, discover
 from archive_builder.survey.recipe import Recipe, load_recipe

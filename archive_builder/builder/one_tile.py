@@ -33,8 +33,8 @@ from archive_builder.measure.quantize import (
     step_for,
     step_without_noise,
 )
+from archive_builder.store.file_names import shard_name
 from archive_builder.store.format import checksum
-from archive_builder.store.index import shard_name
 from archive_builder.store.records import ObjectTable, ShardInfo
 from archive_builder.store.shard_writer import ShardWriter
 from archive_builder.survey.catalog import Catalog, read_catalog

@@ -38,8 +38,9 @@ from pathlib import Path
 
 from archive_builder.atomic import TEMPORARY
 from archive_builder.errors import ArchiveError, one_line
+from archive_builder.store.file_names import INDEX_NAME, SHARD_FOLDER
 from archive_builder.store.format import shard_format
-from archive_builder.store.index import INDEX_NAME, SHARD_FOLDER, Index
+from archive_builder.store.index import Index
 from archive_builder.store.index_file import replace_index
 from archive_builder.store.records import Settings, TileRow
 from archive_builder.survey.recipe import Recipe

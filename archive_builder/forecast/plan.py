@@ -20,7 +20,8 @@ from archive_builder.forecast.alternatives import alternatives, build_reference,
 from archive_builder.forecast.forecast import Forecast, Sample, make_forecast
 from archive_builder.forecast.sample import TileSample, run_sample
 from archive_builder.run.pool import end_if_starting, run_jobs
-from archive_builder.store.index import INDEX_NAME, SHARD_FOLDER, Index
+from archive_builder.store.file_names import INDEX_NAME, SHARD_FOLDER
+from archive_builder.store.index import Index
 from archive_builder.store.records import Settings
 from archive_builder.survey.discovery import Discovery, TileFiles, discover
 from archive_builder.survey.recipe import StorageSection, load_recipe

@@ -16,8 +16,9 @@ from archive_builder.builder.lock import BuildLock
 from archive_builder.errors import ArchiveError, DuplicateObjectError, NoArchiveError, one_line
 from archive_builder.run.machine import available_cpus
 from archive_builder.run.pool import MOST_TOGETHER, end_if_starting, files_together, run_in_batches
+from archive_builder.store.file_names import INDEX_NAME, SHARD_FOLDER, is_shard_name
 from archive_builder.store.format import checksum
-from archive_builder.store.index import INDEX_NAME, SHARD_FOLDER, Index, is_shard_name
+from archive_builder.store.index import Index
 from archive_builder.store.index_file import replace_index
 from archive_builder.store.records import Settings, ShardInfo, TileEntry
 from archive_builder.store.shard_reader import Shard

@@ -14,8 +14,9 @@ from archive_builder.geometry import window_origin
 from archive_builder.measure.quality import count_reasons
 from archive_builder.run.machine import available_cpus
 from archive_builder.run.pool import MOST_TOGETHER, end_if_starting, files_together, run_in_batches
+from archive_builder.store.file_names import SHARD_FOLDER, is_shard_name
 from archive_builder.store.format import checksum, shard_format
-from archive_builder.store.index import SHARD_FOLDER, Index, is_shard_name, object_places
+from archive_builder.store.index import Index, object_places
 from archive_builder.store.records import Settings, TileRow
 from archive_builder.store.shard_reader import Shard
 from archive_builder.survey.discovery import TileFiles, discover

@@ -16,7 +16,8 @@ from archive_builder.errors import ArchiveError, CutoutTooLargeError, NoArchiveE
 from archive_builder.geometry import Shape, Size, parse_shape
 from archive_builder.serve.headers import TileHeaders
 from archive_builder.serve.sky import Footprints
-from archive_builder.store.index import Index, is_shard_name
+from archive_builder.store.file_names import is_shard_name
+from archive_builder.store.index import Index
 from archive_builder.store.lru import Lru
 from archive_builder.store.records import Places, TileRow
 from archive_builder.store.shard_reader import Shard

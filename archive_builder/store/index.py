@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from archive_builder.errors import ArchiveError, DamagedIndexError, DuplicateObjectError, NoArchiveError, one_line
 from archive_builder.measure.quality import Status
+from archive_builder.store.file_names import INDEX_NAME
 from archive_builder.store.index_file import check_tables, create_index, is_half_written, open_index
 from archive_builder.store.records import (
     BuildRow,
@@ -32,13 +33,6 @@ from archive_builder.store.records import (
     tile_corners,
     tile_depth,
 )
-from archive_builder.survey.discovery import TILE_NAME
-
-INDEX_NAME = "index.sqlite"
-"""File name of the index in the archive's folder."""
-
-SHARD_FOLDER = "shards"
-"""Folder of the shards in the archive's folder."""
 
 BATCH = 10_000
 """Object IDs in one statement."""
@@ -84,16 +78,6 @@ NOT_JSON = (ValueError, TypeError, RecursionError, OverflowError)
 def utc_now() -> str:
     """Return the time in the form of the index: UTC, ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def shard_name(tile: str, generation: int) -> str:
-    """Return the path of a tile's shard below the archive."""
-    return f"{SHARD_FOLDER}/{tile}.{generation}.h5"
-
-
-def is_shard_name(name: object, tile: str, generation: int) -> bool:
-    """Return True if a tile's shard is where it belongs: a foreign index might lead anywhere."""
-    return name == shard_name(tile, generation) and TILE_NAME.fullmatch(tile) is not None
 
 
 class Index:

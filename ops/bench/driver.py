@@ -26,7 +26,8 @@ from archive_builder.builder.commit import Committer
 from archive_builder.builder.one_tile import TileJob, TileResult, run_job
 from archive_builder.run.engine import Engine, LocalEngine
 from archive_builder.run.engines import choose_engine
-from archive_builder.store.index import SHARD_FOLDER, Index
+from archive_builder.store.file_names import SHARD_FOLDER
+from archive_builder.store.index import Index
 from archive_builder.survey.recipe import load_recipe
 
 COMMITS = 20

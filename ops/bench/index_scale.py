@@ -31,7 +31,8 @@ from archive_builder import Archive
 from archive_builder.builder.one_tile import peak_memory
 from archive_builder.builder.status import archive_status
 from archive_builder.measure.quality import Status, count_reasons
-from archive_builder.store.index import INDEX_NAME, Index, object_places, shard_name
+from archive_builder.store.file_names import INDEX_NAME, shard_name
+from archive_builder.store.index import Index, object_places
 from archive_builder.store.records import Settings, TileEntry, TileRecord
 from archive_builder.survey.recipe import load_recipe
 from archive_builder.survey.tables import open_table

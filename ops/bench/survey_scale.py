@@ -25,8 +25,9 @@ from archive_builder.builder.status import archive_status
 from archive_builder.maintain.reindex import reindex
 from archive_builder.maintain.verify import verify
 from archive_builder.measure.quantize import NoiseScaled
+from archive_builder.store.file_names import shard_name
 from archive_builder.store.format import checksum
-from archive_builder.store.index import Index, shard_name
+from archive_builder.store.index import Index
 from archive_builder.store.records import ObjectTable, Settings, ShardInfo, TileEntry
 from archive_builder.store.rows import RowBuffer
 from archive_builder.store.shard_reader import Shard

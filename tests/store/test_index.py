@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from archive_builder.errors import ArchiveError, DuplicateObjectError, NoArchiveError
-from archive_builder.store.index import INDEX_NAME, Index
+from archive_builder.store.file_names import INDEX_NAME
+from archive_builder.store.index import Index
 from archive_builder.store.records import Settings, TileEntry, TileRecord
 
 ids = st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=30, unique=True)
