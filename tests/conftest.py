@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sqlite3
+import subprocess
+import sys
+import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +32,43 @@ settings.load_profile("shared")
 
 # Builds share the machine too: one worker by default.
 os.environ["SLURM_CPUS_PER_TASK"] = "1"
+
+
+def workers_of(pid: int) -> list[int]:
+    """Return the worker processes of a command in the order of their start, from /proc."""
+    workers = []
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        with suppress(FileNotFoundError, ProcessLookupError):  # the process has ended
+            if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
+                workers.append(int(child))
+    return workers
+
+
+def start_held_build(*arguments: object, workers: int) -> subprocess.Popen[bytes]:
+    """Start a build, and stop its last worker before that worker has read its tile: the build runs until it is killed.
+
+    Each worker has one tile, in the order of the tiles' names.
+    """
+    program = "from archive_builder.cli.main import main; main()"
+    command = [sys.executable, "-c", program, "build", "--workers", str(workers), *map(str, arguments)]
+    process = subprocess.Popen(command, start_new_session=True)
+    while len(found := workers_of(process.pid)) < workers:
+        assert process.poll() is None
+        time.sleep(0.005)
+    os.kill(found[-1], signal.SIGSTOP)
+    return process
+
+
+@pytest.fixture(scope="session")
+def held_build() -> Callable[..., subprocess.Popen[bytes]]:
+    """Starts a build that runs until it is killed; see `start_held_build`."""
+    return start_held_build
+
+
+@pytest.fixture(scope="session", name="workers_of")
+def workers_of_fixture() -> Callable[[int], list[int]]:
+    """Returns the worker processes of a command."""
+    return workers_of
 
 
 @pytest.fixture(scope="session")

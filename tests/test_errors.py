@@ -18,6 +18,7 @@ EXAMPLES = [
             ArchiveBuilderError,
             errors.RecipeError,
             errors.RequestError,
+            errors.TableError,
             errors.TileError,
             errors.ArchiveError,
             errors.EngineError,

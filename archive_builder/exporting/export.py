@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from archive_builder.errors import RequestError
-from archive_builder.exporting.folder import Options, export_folder
+from archive_builder.exporting.folder import Options, export_folder, remove_temporary_files
 from archive_builder.exporting.job import ExportJob, JobResult, run_job
 from archive_builder.exporting.manifest import write_manifest
 from archive_builder.exporting.names import check_prefix
@@ -143,12 +143,16 @@ def _run(plan: Plan, workers: int, on_start: Callable[[int], None], on_rows: Cal
     """Run the jobs, and write the manifest."""
     on_start(len(plan.order))
     made = kept = 0
+    is_any_lost = False
     for result in run_jobs(run_job, plan.jobs(), min(workers, plan.job_count), _lost):
         if result.error is not None:
             raise result.error
         plan.answers.take(result)
         made, kept = made + result.made, kept + result.kept
+        is_any_lost |= result.is_lost
         on_rows(len(result.rows))
+    if is_any_lost:
+        remove_temporary_files(plan.output.directory)
     write_manifest(plan)
     return ExportReport(
         directory=str(plan.output.directory),
@@ -164,5 +168,6 @@ def _run(plan: Plan, workers: int, on_start: Callable[[int], None], on_rows: Cal
 def _lost(job: ExportJob, cause: str) -> JobResult:
     """Return the result of a job that its worker did not finish."""
     result = JobResult.of(job)
+    result.is_lost = True
     result.fail(list(range(len(job.rows))), Outcome.FAILED, f"{cause}: run the export again")
     return result

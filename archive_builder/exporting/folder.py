@@ -102,7 +102,7 @@ def export_folder(directory: Path, options: Options) -> Iterator[None]:
         try:
             _lock(descriptor, directory)
             _check_options(directory, options)
-            _remove_leftovers(directory)
+            _reopen(directory)
             yield
         finally:
             os.close(descriptor)
@@ -136,15 +136,20 @@ def _check_options(directory: Path, options: Options) -> None:
         raise RequestError(f"{directory} holds an export with other options: {changes}: give a new folder")
 
 
-def _remove_leftovers(directory: Path) -> None:
-    """Remove the manifest, and the temporary files of a killed run if there was no manifest.
+def _reopen(directory: Path) -> None:
+    """Remove the manifest, and the temporary files of a killed run.
 
-    A manifest means that the export is complete.
+    A manifest means that the last run was not killed.
     """
     if not all((directory / name).exists() for name in MANIFESTS):
-        for folder, _, files in os.walk(directory):
-            for name in files:
-                if TEMPORARY.fullmatch(name):
-                    Path(folder, name).unlink(missing_ok=True)
+        remove_temporary_files(directory)
     for name in reversed(MANIFESTS):
         (directory / name).unlink(missing_ok=True)
+
+
+def remove_temporary_files(directory: Path) -> None:
+    """Remove the unfinished files of killed processes from an export's folder."""
+    for folder, _, files in os.walk(directory):
+        for name in files:
+            if TEMPORARY.fullmatch(name):
+                Path(folder, name).unlink(missing_ok=True)

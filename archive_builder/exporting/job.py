@@ -96,6 +96,9 @@ class JobResult:
     kept: int = 0
     """Files, or pieces, of an earlier run."""
 
+    is_lost: bool = False
+    """True if the worker died."""
+
     error: ArchiveBuilderError | None = None
     """Error that ends the export: nothing can be written."""
 

@@ -10,7 +10,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -74,27 +73,17 @@ def refusal(result: Result) -> str:
 
 
 @pytest.fixture(scope="module")
-def held(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
-    """A running build of a copy of the archive, blocked on a FIFO instead of a catalogue; and the copy."""
+def held(
+    place: Path, tmp_path_factory: pytest.TempPathFactory, held_build: Callable[..., subprocess.Popen[bytes]]
+) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+    """A running build of a copy of the archive, with a stopped worker; and the copy."""
     folder = tmp_path_factory.mktemp("held")
     archive = Path(shutil.copytree(place / "archive", folder / "archive"))
-    survey = Path(shutil.copytree(place / "survey", folder / "survey"))
-    catalog = sorted(survey.glob("*/*_cat.fits"))[0]
-    catalog.rename(folder / "catalogue")
-    os.mkfifo(catalog)
-    command = [sys.executable, "-c", "from archive_builder.cli.main import main; main()", "build", "--force"]
-    process = subprocess.Popen([*command, str(survey / "survey.toml"), str(archive)], start_new_session=True)
-    wait_for(lambda: workers_of(process.pid))
+    process = held_build("--force", place / "survey/survey.toml", archive, workers=1)
     yield process, archive
     if process.returncode is None:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-
-
-def workers_of(pid: int) -> list[int]:
-    """Return the worker processes of a build, from /proc."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [int(n) for n in children if b"spawn_main" in Path(f"/proc/{n}/cmdline").read_bytes()]
 
 
 def test_second_build_is_refused_and_the_error_names_the_holder_and_the_start_time(
@@ -125,12 +114,13 @@ def test_readers_and_dry_runs_work_during_a_build(held: tuple[subprocess.Popen[b
 
 
 def test_next_build_takes_the_lock_of_a_killed_build_after_its_workers_end(
-    held: tuple[subprocess.Popen[bytes], Path], recipe: Path
+    held: tuple[subprocess.Popen[bytes], Path], recipe: Path, workers_of: Callable[[int], list[int]]
 ) -> None:
     process, archive = held
     (worker,) = workers_of(process.pid)
     os.kill(process.pid, signal.SIGKILL)  # the driver alone, like the kernel when memory runs out
     process.wait()
+    os.kill(worker, signal.SIGCONT)
     assert json.loads((archive / "build.lock").read_text())["pid"] == process.pid
     # A surviving worker could put its shard in place of the next build's shard.
     wait_for(lambda: not Path(f"/proc/{worker}").exists() or "State:\tZ" in Path(f"/proc/{worker}/status").read_text())

@@ -10,7 +10,6 @@ import signal
 import socket
 import sqlite3
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -203,14 +202,12 @@ def wait_for(condition: Callable[[], object]) -> None:
 
 
 @pytest.fixture
-def at_work(place: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], Path, Path]]:
-    """A build with one of two tiles built, blocked on a FIFO instead of the other tile's catalogue."""
+def at_work(
+    place: Path, tmp_path: Path, held_build: Callable[..., subprocess.Popen[bytes]]
+) -> Iterator[tuple[subprocess.Popen[bytes], Path, Path]]:
+    """A running build with one of two tiles built; the worker of the other tile is stopped."""
     survey, archive = Path(shutil.copytree(place / "survey", tmp_path / "survey")), tmp_path / "archive"
-    catalog = sorted(survey.glob("*/*_cat.fits"))[1]
-    catalog.rename(tmp_path / "catalogue")
-    os.mkfifo(catalog)
-    command = [sys.executable, "-c", "from archive_builder.cli.main import main; main()", "build"]
-    process = subprocess.Popen([*command, str(survey / "survey.toml"), str(archive)], start_new_session=True)
+    process = held_build(survey / "survey.toml", archive, workers=2)
     wait_for(lambda: (archive / "index.sqlite").is_file() and execute(archive, "SELECT * FROM tiles"))
     yield process, archive, survey
     if process.returncode is None:
@@ -245,9 +242,6 @@ def test_status_shows_a_killed_build_as_interrupted_and_the_next_as_finished(
     assert status.lock.alive is False
     assert (status.build.state, status.build.left, status.build.seconds_left) == ("interrupted", 1, None)
     assert "build again with the same recipe to continue" in run("status", archive).stdout
-    catalog = sorted(survey.glob("*/*_cat.fits"))[1]
-    catalog.unlink()
-    shutil.copy(survey.parent / "catalogue", catalog)
     assert build(survey / "survey.toml", archive).built == 1
     status = archive_status(archive)
     assert (status.lock, status.build.state, status.build.planned, status.build.left) == (None, "finished", 1, 0)

@@ -372,7 +372,9 @@ def test_positions_are_cut_named_and_packed_like_objects(demo_archive: Path, tmp
 
 def test_an_hdf5_pack_of_positions_has_the_pixels_at_each_position(demo_archive: Path, tmp_path: Path) -> None:
     with Archive(demo_archive) as archive:
-        assert archive.has_color  # a picture in the survey's colours needs no pixels, but an HDF5 pack needs them
+        assert (
+            archive.reader.settings.has_color
+        )  # a picture in the survey's colours needs no pixels, but an HDF5 pack needs them
         sky = [(archive.get(i).ra, archive.get(i).dec) for i in objects(demo_archive)["stored"][:3]]
         cutouts = {position: archive.at(position, size=24).data for position in sky}
     path = write_list(tmp_path / "list.csv", "RA,DEC", [f"{ra!r},{dec!r}" for ra, dec in sky])

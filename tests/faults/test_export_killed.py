@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -79,20 +80,15 @@ def test_an_export_killed_at_any_instant_and_repeated_has_the_same_bytes(
     assert tree(folder) == peace
 
 
-def children(process: subprocess.Popen[bytes]) -> list[int]:
-    """Return the worker processes of an export, from /proc."""
-    found = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    return [int(pid) for pid in found if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-
-
 def test_a_killed_worker_fails_its_rows_and_a_repeat_serves_them(
-    demo_archive: Path, long_list: Path, tmp_path: Path
+    demo_archive: Path, long_list: Path, tmp_path: Path, workers_of: Callable[[int], list[int]]
 ) -> None:
     folder = tmp_path / "out"
     process = start(demo_archive, long_list, folder, ["--format", "npy"])
     wait_for_news(folder, set(), process)
-    os.kill(children(process)[0], signal.SIGKILL)
+    os.kill(workers_of(process.pid)[0], signal.SIGKILL)
     assert process.wait() == 1
+    assert not [name for name in tree(folder) if name.endswith(".part")]
     manifest = (folder / "manifest.csv").read_text()
     assert "the worker process died" in manifest
     assert len(manifest.splitlines()) == len(long_list.read_text().splitlines())

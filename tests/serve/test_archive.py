@@ -180,7 +180,7 @@ def test_error_of_a_skipped_object_has_the_reason_and_the_noise(archive: Archive
         ({"size": "3 arcmin"}, CutoutTooLargeError, r"at most \d+ px"),
         ({"size": -1}, RequestError, "size -1"),
         ({"bands": "gu"}, RequestError, "no band 'u'"),
-        ({"bands": ""}, RequestError, "no band was asked"),
+        ({"bands": ""}, RequestError, "no band is given"),
         ({"object_id": 1.5}, RequestError, "64-bit integers"),
         ({"object_id": "353000001"}, RequestError, "64-bit integers"),
         ({"object_id": 2**63}, RequestError, "64-bit integers"),
