@@ -64,52 +64,54 @@ def plot_option(subject: str) -> Callable[[Command], Command]:
     return click.option("--plot", type=a_path, metavar="FILE", help=text)
 
 
+_PICTURE_OPTIONS = (
+    click.option(
+        "--color",
+        type=click.Choice(get_args(Color)),
+        default=USUAL_STYLE.color,
+        show_default=True,
+        help="Colours of a PNG or TIFF: the survey's own picture, Lupton's composite of three bands, or the "
+        "first of these that is available.",
+    ),
+    click.option("--rgb", metavar="BANDS", help="Bands of the composite, red first: irg, or F160W,F814W,F606W."),
+    click.option(
+        "--stretch",
+        type=float,
+        metavar="X",
+        default=USUAL_STYLE.stretch,
+        show_default=True,
+        help="Linear stretch of the composite, in flux at zero point 30.",
+    ),
+    click.option(
+        "--softening",
+        type=float,
+        metavar="X",
+        default=USUAL_STYLE.softening,
+        show_default=True,
+        help="Softening Q of the composite; a larger Q is more logarithmic.",
+    ),
+    click.option(
+        "--minimum",
+        type=float,
+        metavar="X",
+        default=USUAL_STYLE.minimum,
+        show_default=True,
+        help="Flux mapped to black, in flux at zero point 30.",
+    ),
+    click.option(
+        "--compression",
+        type=click.Choice(get_args(Compression)),
+        default=USUAL_STYLE.compression,
+        show_default=True,
+        help="Compression of a TIFF.",
+    ),
+)
+"""Options for the look of a PNG or TIFF; they are the fields of `Style`."""
+
+
 def picture_options(command: Command) -> Command:
-    """Add the options for the look of a PNG or TIFF; they are the fields of `Style`."""
-    usual = USUAL_STYLE
-    options = (
-        click.option(
-            "--color",
-            type=click.Choice(get_args(Color)),
-            default=usual.color,
-            show_default=True,
-            help="Colours of a PNG or TIFF: the survey's own picture, Lupton's composite of three bands, or the "
-            "first of these that is available.",
-        ),
-        click.option("--rgb", metavar="BANDS", help="Bands of the composite, red first: irg, or F160W,F814W,F606W."),
-        click.option(
-            "--stretch",
-            type=float,
-            metavar="X",
-            default=usual.stretch,
-            show_default=True,
-            help="Linear stretch of the composite, in flux at zero point 30.",
-        ),
-        click.option(
-            "--softening",
-            type=float,
-            metavar="X",
-            default=usual.softening,
-            show_default=True,
-            help="Softening Q of the composite; a larger Q is more logarithmic.",
-        ),
-        click.option(
-            "--minimum",
-            type=float,
-            metavar="X",
-            default=usual.minimum,
-            show_default=True,
-            help="Flux mapped to black, in flux at zero point 30.",
-        ),
-        click.option(
-            "--compression",
-            type=click.Choice(get_args(Compression)),
-            default=usual.compression,
-            show_default=True,
-            help="Compression of a TIFF.",
-        ),
-    )
-    for option in reversed(options):  # in the order of decorators
+    """Add the options for the look of a picture."""
+    for option in reversed(_PICTURE_OPTIONS):  # as decorators would be applied
         command = option(command)
     return command
 
