@@ -99,4 +99,4 @@ if not TYPE_CHECKING:  # with this function in view, a type checker would accept
 
 def __dir__() -> list[str]:
     """Return the public names, imported or not."""
-    return sorted({*globals(), *__all__})
+    return sorted(__all__)

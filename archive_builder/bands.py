@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+
 from archive_builder.errors import RequestError
 
 
@@ -38,7 +40,10 @@ def band_names(bands: str | Iterable[str], known: Sequence[str], owner: str = "t
     >>> band_names("F160W,F814W", ["F160W", "F606W", "F814W"])
     ('F160W', 'F814W')
     """
-    names = _split(bands, known) if isinstance(bands, str) else tuple(str(band) for band in bands)
+    if isinstance(bands, str) or not isinstance(bands, Iterable):
+        names = _split(str(bands), known)
+    else:
+        names = tuple(map(str, np.ravel(bands) if isinstance(bands, np.ndarray) else bands))
     if not names:
         raise RequestError(f"no band is given: {owner} has {', '.join(known)}")
     for name in names:

@@ -75,7 +75,7 @@ class ObjectNotFoundError(ArchiveBuilderError, KeyError):
     Attributes
     ----------
     object_id : int or str
-        The object ID, or a description of the position.
+        The object ID, or the place: ``"within 2 arcsec of RA ..., Dec ..."``.
     archive : object
         The archive's folder.
     """
@@ -83,7 +83,10 @@ class ObjectNotFoundError(ArchiveBuilderError, KeyError):
     def __init__(self, object_id: int | str, archive: object) -> None:
         self.object_id = object_id
         self.archive = archive
-        super().__init__(f"object {object_id} is not in the archive {archive}: check the ID and the survey")
+        if isinstance(object_id, str):
+            super().__init__(f"no object of the archive {archive} lies {object_id}: give a larger radius")
+        else:
+            super().__init__(f"object {object_id} is not in the archive {archive}: check the ID and the survey")
 
     def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.object_id, self.archive)
@@ -110,7 +113,7 @@ class ObjectSkippedError(ArchiveBuilderError):
         measured = ", ".join(f"{band} {value:.4g}" for band, value in rms.items())
         super().__init__(
             f"object {object_id} on tile {tile} has no cutout: skipped for {reason} "
-            f"(background RMS {measured}); the recipe's [quality] decides"
+            f"(background RMS {measured}): the recipe's [quality] sets the limits"
         )
 
     def __reduce__(self) -> tuple[object, ...]:

@@ -6,7 +6,9 @@ astropy's units take as long to import as all the rest of a small command: funct
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from itertools import pairwise
+from numbers import Integral
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from archive_builder.errors import RequestError
@@ -52,7 +54,7 @@ def parse_memory(text: str) -> int:
     """
     match = re.fullmatch(r"\s*(\d+\.?\d*)\s*([KMGT]?)(iB|B)?\s*", text, re.IGNORECASE)
     if match is None or not float(match[1]) > 0:
-        raise RequestError(f"memory {text!r} is no amount of memory: give it as 2GB, 8GiB or 500MB")
+        raise RequestError(f"memory {text!r} is not an amount of memory: give it as 2GB, 8GiB or 500MB")
     decimal = (match[3] or "").upper() == "B" and match[2]
     return int(float(match[1]) * MEMORY_UNITS[match[2].upper() + ("B" if decimal else "")])
 
@@ -93,7 +95,7 @@ def parse_length(length: Length) -> tuple[float, Literal["px", "arcsec"]]:
         return float(quantity.to_value(u.arcsec)), "arcsec"
     if quantity.isscalar and quantity.unit in (u.dimensionless_unscaled, u.pix):
         return float(quantity.value), "px"
-    raise RequestError(f"size {length!r} is neither pixels nor an angle: give 64 or 0.5arcmin, say")
+    raise RequestError(f"size {length!r} is neither pixels nor an angle: give 64 or 0.5arcmin, for example")
 
 
 def to_degrees(radius: u.Quantity | str) -> float:
@@ -114,10 +116,39 @@ def to_degrees(radius: u.Quantity | str) -> float:
     try:
         limit = float(u.Quantity(radius).to_value(u.deg))
     except (TypeError, ValueError):
-        raise RequestError(f"radius {radius!r} is no angle: give 1 arcmin, say") from None
+        raise RequestError(f"radius {radius!r} is not an angle: give 1 arcmin, for example") from None
     if not 0 <= limit <= 180:
         raise RequestError(f"radius {radius!r} is not between 0 and 180 deg")
     return limit
+
+
+def whole_number(value: object, name: str, least: int) -> int:
+    """Return a whole number of a request after a check.
+
+    Raises
+    ------
+    RequestError
+        The value is not a whole number, or less than the least.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise RequestError(f"{name} is {value!r}: give a whole number, {least} or more")
+    return int(value)
+
+
+def names(given: str | Iterable[str]) -> tuple[str, ...]:
+    """Return the names of a request; a single text is one name."""
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
+def plural(number: int, noun: str) -> str:
+    """Return a count and its noun: ``1 tile``, ``2 tiles``.
+
+    Examples
+    --------
+    >>> plural(1, "tile"), plural(2, "tile")
+    ('1 tile', '2 tiles')
+    """
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def count(number: float) -> str:

@@ -8,6 +8,8 @@ import re
 import subprocess
 import sys
 from collections import defaultdict
+from collections.abc import Iterator
+from fnmatch import fnmatch
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -27,6 +29,13 @@ def skipped_here() -> dict[str, str]:
     return {path: package for path, package in OPTIONAL.items() if find_spec(package) is None}
 
 
+def files_on_disk() -> Iterator[Path]:
+    """Yield the test files of the repository, in tests/ or elsewhere; hidden folders hold environments."""
+    for folder, names, files in os.walk(ROOT):
+        names[:] = [name for name in names if not name.startswith(".")]
+        yield from (Path(folder, name) for name in files if fnmatch(name, "test_*.py"))
+
+
 @pytest.fixture(scope="module")
 def report() -> str:
     """Output of pytest's collection at the root of the repository, with the project's own configuration."""
@@ -41,16 +50,16 @@ def report() -> str:
 @pytest.fixture(scope="module")
 def collected(report: str) -> Names:
     found: Names = defaultdict(set)
-    for path, name in re.findall(r"^(tests/\S+\.py)::(?:\w+::)*(\w+)", report, re.MULTILINE):
+    for path, name in re.findall(r"^(\S+\.py)::(?:\w+::)*(\w+)", report, re.MULTILINE):
         found[path].add(name)
     return found
 
 
 @pytest.fixture(scope="module")
 def on_disk() -> Names:
-    """Return the test functions of every test file below ``tests``, from the source."""
+    """Return the test functions of every test file of the repository, from the source."""
     found: Names = {}
-    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+    for path in files_on_disk():
         nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         names = {node.name for node in nodes if isinstance(node, ast.FunctionDef)}
         found[path.relative_to(ROOT).as_posix()] = {name for name in names if name.startswith("test")}

@@ -31,6 +31,7 @@ EXAMPLES = [
     errors.DuplicateObjectError(17, "A", "B"),
     errors.DuplicateObjectError(None, "A", "B"),
     errors.ObjectNotFoundError(17, "archive"),
+    errors.ObjectNotFoundError("within 2 arcsec of RA 1, Dec 2", "archive"),
     errors.ObjectSkippedError(17, "A", "noise", {"g": 3.25, "r": float("nan")}),
 ]
 
@@ -63,5 +64,5 @@ def test_unknown_id_is_a_key_error_and_a_wrong_request_a_value_error(error: Arch
 @pytest.mark.parametrize("kind", [ArchiveBuilderError, errors.RequestError])
 def test_message_from_a_foreign_file_stays_on_one_line(kind: type[ArchiveBuilderError]) -> None:
     assert str(kind("name\n\x1b[31mred")) == "name\\n\\x1b[31mred"
-    assert str(errors.ObjectNotFoundError("a\nb", "c")).startswith("object a\\nb is not in")
+    assert str(errors.ObjectNotFoundError(17, "a\nb")).startswith("object 17 is not in the archive a\\nb")
     assert len(str(kind("x" * 5000))) < 2010

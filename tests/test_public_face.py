@@ -15,8 +15,6 @@ from archive_builder import training
 
 REPOSITORY = Path(__file__).parents[1]
 
-FUNCTIONS = ("build", "export", "plan", "reindex", "verify")
-
 HEAVY = ("astropy.io", "h5py", "matplotlib", "multiprocess", "PIL", "pyarrow", "pydantic", "sep", "torch", "tqdm")
 
 EXTRAS = {
@@ -96,16 +94,61 @@ def test_public_functions_work_after_every_module_is_imported(demo_survey: Path,
     assert answer["asked"] == answer["done"] == answer["stored"] > 50
 
 
-def test_no_module_has_the_name_of_a_public_function() -> None:
-    names = {path.stem for path in Path(archive_builder.__file__).parent.iterdir()}
-    assert len(names) > 10
-    assert names.isdisjoint(FUNCTIONS)
-    assert all(callable(getattr(archive_builder, name)) for name in FUNCTIONS)
+WRONG_NUMBERS = [
+    ("build", {"retries": -1}),
+    ("build", {"workers": 0}),
+    ("build", {"workers": "2"}),
+    ("build", {"memory": "2GB"}),
+    ("build", {"memory": -1}),
+    ("plan", {"sample": 0}),
+    ("plan", {"seed": -1}),
+    ("plan", {"workers": (4, 0)}),
+    ("verify", {"workers": 0}),
+    ("reindex", {"workers": -1}),
+    ("export", {"workers": 0}),
+    ("export", {"workers": True}),
+    ("Archive", {"open_shards": 0}),
+]
+"""A public function, and a number that it refuses."""
+
+
+@pytest.mark.parametrize(("name", "wrong"), WRONG_NUMBERS)
+def test_a_wrong_number_is_refused_before_anything_is_written(
+    demo_survey: Path, demo_archive: Path, tmp_path: Path, name: str, wrong: dict[str, object]
+) -> None:
+    recipe, listed = demo_survey / "survey.toml", tmp_path / "list.csv"
+    with archive_builder.Archive(demo_archive) as opened:
+        listed.write_text(f"ID\n{opened.ids()[0]}\n")
+    arguments = {
+        "build": (recipe, tmp_path / "new"),
+        "plan": (recipe,),
+        "verify": (demo_archive,),
+        "reindex": (demo_archive,),
+        "export": (demo_archive, listed, tmp_path / "new"),
+        "Archive": (demo_archive,),
+    }[name]
+    before = (demo_archive / "index.sqlite").stat()
+    words = rf"^{next(iter(wrong))} is .*: give a whole number, [01] or more$"
+    with pytest.raises(archive_builder.RequestError, match=words):
+        list(getattr(archive_builder, name)(*arguments, **wrong))  # verify works when its findings are read
+    assert not (tmp_path / "new").exists()
+    assert (demo_archive / "index.sqlite").stat().st_mtime_ns == before.st_mtime_ns
+
+
+def test_one_name_needs_no_list(demo_survey: Path, tmp_path: Path) -> None:
+    recipe, archive, listed = demo_survey / "survey.toml", tmp_path / "archive", tmp_path / "list.csv"
+    first = sorted(path.name for path in demo_survey.iterdir() if path.is_dir())[0]
+    assert archive_builder.build(recipe, archive, tiles=first).built == 1
+    assert [sample.tile for sample in archive_builder.plan(recipe, tiles=first).sampled] == [first]
+    with archive_builder.Archive(archive) as opened:
+        listed.write_text(f"ID\n{opened.ids()[0]}\n")
+    assert archive_builder.export(archive, listed, tmp_path / "out", formats="png", bands="gri").made == 1
+    assert len(list((tmp_path / "out").rglob("*.png"))) == 1
 
 
 def test_every_public_name_exists_and_has_its_own_name() -> None:
     assert archive_builder.__all__ == sorted(archive_builder.__all__)
-    assert set(archive_builder.__all__) <= set(dir(archive_builder))
+    assert dir(archive_builder) == archive_builder.__all__
     for name in archive_builder.__all__:
         value = getattr(archive_builder, name)
         assert name == "__version__" or value.__name__ == name

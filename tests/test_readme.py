@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import doctest
 import os
 import re
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -21,7 +23,8 @@ BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 VARYING = (
     (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", "TIME"),
     (r"\d+:\d\d:\d\d", "DURATION"),
-    (r"[\d,.]+ (objects/s|rows/s|tiles/h|[kMG]B|min|h|s)\b", r"N \1"),
+    (r"[\d,.]+ (objects/s|rows/s|tiles/h|min|h|s)\b", r"N \1"),
+    (r"peak memory [\d,.]+ [kMG]B", "peak memory N"),
 )
 """Patterns for the numbers of an output that vary from run to run: speeds, times, memory."""
 
@@ -34,7 +37,7 @@ class Step:
     """Line of the README."""
 
     language: str
-    """``console`` or ``pycon``."""
+    """``console``, ``pycon`` or ``python``."""
 
     text: str
     """A command and its output, or a block of Python examples."""
@@ -49,7 +52,7 @@ def steps() -> Iterator[Step]:
         if language == "console":
             for command in re.finditer(r"^\$ .*\n(?:(?!\$ ).*\n)*", content, re.MULTILINE):
                 yield Step(line + content.count("\n", 0, command.start()), language, command[0])
-        elif language == "pycon":
+        elif language in ("pycon", "python"):
             yield Step(line, language, content)
 
 
@@ -95,6 +98,22 @@ def run_examples(step: Step, names: dict[str, object]) -> int:
     return result.attempted
 
 
+def run_script(step: Step) -> list[str]:
+    """Run a block that needs PyTorch, or without PyTorch compare its calls with the source; return the names called."""
+    tree = ast.parse(step.text)
+    calls = {ast.unparse(node.func): node for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    if find_spec("torch") is not None:
+        exec(compile(tree, f"README line {step.line}", "exec"), {})
+    source = ast.parse((README.parent / "archive_builder/training/torch.py").read_text(encoding="utf-8"))
+    ours = {node.name: node for node in source.body if isinstance(node, ast.ClassDef)}
+    imported = next(node for node in tree.body if isinstance(node, ast.ImportFrom) and "training" in str(node.module))
+    for name in (alias.name for alias in imported.names):
+        (init,) = (node for node in ours[name].body if isinstance(node, ast.FunctionDef) and node.name == "__init__")
+        parameters = {argument.arg for argument in (*init.args.args, *init.args.kwonlyargs)}
+        assert {keyword.arg for keyword in calls[name].keywords} <= parameters, f"README line {step.line}: {name}"
+    return sorted(calls)
+
+
 def test_commands_and_examples_of_the_readme_print_the_shown_output(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -105,8 +124,10 @@ def test_commands_and_examples_of_the_readme_print_the_shown_output(
         if step.language == "console":
             run_command(step, tmp_path)
             commands += 1
-        else:
+        elif step.language == "pycon":
             examples += run_examples(step, names)
+        else:
+            assert run_script(step) == ["CutoutDataset", "CutoutStream", "DataLoader"]
     assert commands >= 10
     assert examples >= 12
     assert (tmp_path / "galaxy.fits").stat().st_size > 0
@@ -119,11 +140,8 @@ def test_every_file_linked_in_the_readme_exists() -> None:
     assert [link for link in links if "://" not in link and not (README.parent / link).is_file()] == []
 
 
-def test_the_recipe_of_the_readme_is_valid(tmp_path: Path) -> None:
-    from archive_builder.survey.recipe import load_recipe
+def test_the_recipe_of_the_readme_is_that_of_the_demo_survey(tmp_path: Path) -> None:
+    from archive_builder.survey.demo.survey import make_survey
 
     recipes = [content for language, content in BLOCK.findall(README.read_text(encoding="utf-8")) if language == "toml"]
-    assert len(recipes) == 1
-    path = tmp_path / "survey.toml"
-    path.write_text(recipes[0], encoding="utf-8")
-    assert load_recipe(path).survey.bands == ("g", "r", "i", "z", "Y")
+    assert recipes == [make_survey(tmp_path, tiles=1, tile_size=600, objects=5).read_text(encoding="utf-8")]

@@ -101,5 +101,5 @@ def test_radius_is_the_same_in_every_unit(degrees: float) -> None:
 
 @pytest.mark.parametrize("radius", ["1 kg", "wide", "-1 arcsec", "181 deg", "nan deg", 5 * u.m])
 def test_invalid_radii_are_refused(radius: u.Quantity | str) -> None:
-    with pytest.raises(RequestError, match=r"radius .* (is no angle|is not between 0 and 180 deg)"):
+    with pytest.raises(RequestError, match=r"radius .* (is not an angle|is not between 0 and 180 deg)"):
         units.to_degrees(radius)

@@ -93,7 +93,9 @@ class Committer:
                 f"shard {draft}: was made but is not here: keep the archive in a folder that all workers share"
             ) from None
         except OSError as error:
-            raise ArchiveError(f"shard {self._archive / result.shard}: cannot be named: {one_line(error)}") from None
+            raise ArchiveError(
+                f"shard {self._archive / result.shard}: cannot be named: {one_line(error)}: build again"
+            ) from None
 
     def _commit(self, results: list[TileResult]) -> None:
         self._index.commit_tiles([self._entry(result) for result in results])

@@ -25,6 +25,7 @@ from archive_builder.store.index import Index
 from archive_builder.store.records import Settings
 from archive_builder.survey.discovery import TileFiles, discover
 from archive_builder.survey.recipe import Recipe, load_recipe
+from archive_builder.units import names, whole_number
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +100,7 @@ def build(
     recipe: str | Path,
     archive: str | Path,
     *,
-    tiles: Collection[str] = (),
+    tiles: str | Collection[str] = (),
     workers: int | None = None,
     memory: int | None = None,
     engine: Engine | None = None,
@@ -121,7 +122,7 @@ def build(
         File of the recipe.
     archive : str or Path
         Folder of the archive; created if it does not exist.
-    tiles : collection of str
+    tiles : str or collection of str
         Build only these tiles; all if empty.
     workers : int, optional
         Maximum worker processes on this machine (default: one per CPU); fewer if memory is short.
@@ -156,24 +157,27 @@ def build(
     RecipeError, ArchiveError
         The build could not start, or a whole rebuild could not replace the archive.
     RequestError
-        The engine cannot run jobs, the memory is too small for one worker, ``memory`` is given together with an
-        engine, or the call is not under ``if __name__ == "__main__"``.
+        A number is out of range, the engine cannot run jobs, the memory is too small for one worker, ``memory`` is
+        given together with an engine, or the call is not under ``if __name__ == "__main__"``.
     EngineError
         The engine failed during the build. The tiles built before are in the archive.
     """
     end_if_starting()
     if engine is not None and memory is not None:
         raise RequestError(
-            "--memory is for workers of this machine: elsewhere the batch job's request sets the memory, "
+            "memory is for workers of this machine: elsewhere the batch job's request sets the memory, "
             "and Parsl's configuration or mpiexec sets the number of workers"
         )
-    archive, options = Path(archive), _Options(workers, memory, retries, contents, prune)
+    processes = None if workers is None else whole_number(workers, "workers", 1)
+    memory = None if memory is None else whole_number(memory, "memory", 1)
+    retries = whole_number(retries, "retries", 0)
+    archive, options = Path(archive), _Options(processes, memory, retries, contents, prune)
     with engine or nullcontext():
         loaded = load_recipe(Path(recipe))
         found = discover(loaded)
         _make_folders(archive)
         with BuildLock(archive):
-            decision = decide(archive, loaded, found, tiles=tiles, force=force, contents=contents)
+            decision = decide(archive, loaded, found, tiles=names(tiles), force=force, contents=contents)
             if not prune:
                 refuse_to_lose(archive, decision.lost)
             if not decision.is_continued:
@@ -196,7 +200,7 @@ def plan_changes(
     recipe: str | Path,
     archive: str | Path,
     *,
-    tiles: Collection[str] = (),
+    tiles: str | Collection[str] = (),
     force: bool = False,
     contents: bool = False,
 ) -> Changes:
@@ -213,7 +217,7 @@ def plan_changes(
         Same errors as :func:`build`.
     """
     loaded = load_recipe(Path(recipe))
-    return decide(Path(archive), loaded, discover(loaded), tiles=tiles, force=force, contents=contents).changes
+    return decide(Path(archive), loaded, discover(loaded), tiles=names(tiles), force=force, contents=contents).changes
 
 
 class _Build:
@@ -332,7 +336,9 @@ def _make_folders(archive: Path) -> None:
     try:
         (archive / SHARD_FOLDER).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ArchiveError(f"archive {archive}: its folder cannot be made: {one_line(error)}") from None
+        raise ArchiveError(
+            f"archive {archive}: its folder cannot be made: {one_line(error)}: give another folder"
+        ) from None
 
 
 def _settle_size(index: Index, recipe: Recipe, tiles: Sequence[TileFiles]) -> int:

@@ -105,7 +105,8 @@ class BuildLock:
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             self._descriptor = os.open(self._path, flags, 0o644)
         except OSError as error:
-            raise ArchiveError(f"archive {archive}: its {LOCK_NAME} cannot be written: {one_line(error)}") from None
+            reason = f"its {LOCK_NAME} cannot be written: {one_line(error)}"
+            raise ArchiveError(f"archive {archive}: {reason}: get write access to the folder") from None
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             holder = _read(self._descriptor)

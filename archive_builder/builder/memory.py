@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from archive_builder import units
 from archive_builder.builder.first_tile import measure_first
 from archive_builder.builder.sweep import BLOCK, STRIP_ROWS
 from archive_builder.errors import RequestError, TileError
@@ -95,8 +96,8 @@ def strip_that_fits(shape: Shape, recipe: Recipe, size: int, memory: int, pictur
     if not fitting:
         least = min(needs.values())
         raise TileError(
-            f"it takes {_gb(least)} of memory but a worker may take {_gb(memory)}: give more --memory"
-            " or fewer --workers"
+            f"the tile takes {units.size(least)} of memory, a worker may use {units.size(memory)}: "
+            "give more --memory or fewer --workers"
         )
     return max(fitting)
 
@@ -118,7 +119,7 @@ def share_out(
     cpus : int
         Maximum workers if ``workers`` is None.
     workers : int or None
-        Maximum workers.
+        Maximum workers, 1 or more.
 
     Raises
     ------
@@ -130,8 +131,8 @@ def share_out(
     fitting = min(wanted, (budget - DRIVER) // need if need else wanted)
     if fitting < 1:
         raise RequestError(
-            f"memory {_gb(budget)} is too little for one worker: a tile of this survey takes {_gb(need + DRIVER)}, "
-            "all processes together: give at least this as --memory"
+            f"memory {units.size(budget)} is too little for one worker: "
+            f"give at least {units.size(1.01 * (need + DRIVER))} as --memory"
         )
     return Load(fitting, (budget - DRIVER) // fitting, fewer=fitting < wanted)
 
@@ -162,7 +163,3 @@ def _needs(shape: Shape, recipe: Recipe, size: int, picture_rows: int) -> dict[i
     mesh = recipe.quality.background_mesh
     heights = sorted({STRIP_ROWS, 64, 32, LOWEST_STRIP, mesh * max(1, STRIP_ROWS // mesh)})
     return {rows: worker_memory(shape, recipe, size, rows, picture_rows) for rows in heights}
-
-
-def _gb(number: int) -> str:
-    return f"{number / 1e9:.2f} GB"

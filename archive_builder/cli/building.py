@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from archive_builder import units
 from archive_builder.choices import ENGINES
 from archive_builder.cli.logs import Verbosity
 from archive_builder.cli.options import (
@@ -150,9 +151,9 @@ class _News:
     def load(self, load: Load) -> None:
         """Show the number of workers if memory is short."""
         log.info(
-            "%d workers, each with at most %.2f GB of memory",
+            "%d workers, each with at most %s of memory",
             load.workers,
-            load.memory / 1e9,
+            units.size(load.memory),
             extra={"workers": load.workers, "memory": load.memory},
         )
         if load.fewer and self._workers:
@@ -201,5 +202,5 @@ def _summary(report: BuildReport) -> str:
     skipped = ", ".join(f"{n} for {reason}" for reason, n in report.skipped.items() if n) or "none"
     return (
         f"{tiles}\n{report.stored} objects stored; skipped: {skipped}\n"
-        f"{report.bytes / 1e6:.1f} MB in shards, peak memory {report.peak_memory / 1e6:.0f} MB a process"
+        f"{units.size(report.bytes)} in shards, peak memory {units.size(report.peak_memory)} a process"
     )

@@ -111,8 +111,16 @@ def verify_command(
     elif not as_json:
         click.echo(f"{len(damage)} problems found" if damage else "all is well")
     if damage:
-        click.echo(f"error: archive {archive}: {len(damage)} problems found: run verify --repair", err=True)
+        remedy = _remedy(damage, deep, survey)
+        click.echo(f"error: archive {archive}: {len(damage)} problems found: {remedy}", err=True)
         sys.exit(FAILED)
+
+
+def _remedy(damage: list[Finding], deep: bool, survey: Path | None) -> str:
+    """Return the command that finds the same problems again and repairs them."""
+    needs_recipe = any(finding.kind == "shard" for finding in damage)
+    recipe = f" --survey {survey or 'RECIPE'}" if needs_recipe or survey else ""
+    return f"run verify{' --deep' * deep} --repair{recipe}"
 
 
 def _findings(archive: Path, deep: bool, survey: Path | None, workers: int, verbosity: Verbosity) -> list[Finding]:

@@ -80,7 +80,7 @@ def check_plot(path: Path) -> None:
     try:
         import matplotlib  # noqa: F401
     except ModuleNotFoundError:
-        raise RequestError("plot: matplotlib is not installed: pip install 'archive-builder[plot]'") from None
+        raise RequestError("plot: matplotlib is not installed: pip install '.[plot]'") from None
 
 
 @contextmanager

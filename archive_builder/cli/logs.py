@@ -1,7 +1,7 @@
 """Log messages of a command: as text on stderr, as JSON lines in a file.
 
-The commands print their progress, warnings and errors themselves, and log them for the file. So stderr gets the other
-messages of this folder only with ``-v``, and these never.
+The commands print their progress, warnings and errors themselves; the log has them for the file only. Other messages go
+to stderr with ``-v``.
 """
 
 from __future__ import annotations

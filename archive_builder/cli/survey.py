@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from archive_builder import units
 from archive_builder.choices import PLAN_SEED, PLAN_TILES, PLAN_WORKERS
 from archive_builder.cli.logs import Verbosity
 from archive_builder.cli.options import (
@@ -167,7 +168,7 @@ class _News:
             news = f"{name}: failed: {result.error}"
             log.log(failure, "%s", news, extra={"tile": result.tile})
         else:
-            news = f"{name}: {result.bytes / 1e6:.1f} MB in {result.seconds:.1f} s"
+            news = f"{name}: {units.size(result.bytes)} in {units.duration(result.seconds)}"
             cost = {"stored": result.stored, "bytes": result.bytes, "seconds": round(result.seconds, 3)}
             log.info("%s", news, extra={"tile": result.tile, **cost})
         rate = f"{self._meter.seconds / self._done:.1f} s each"

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from archive_builder.errors import RequestError
 from archive_builder.exporting.folder import Options, export_folder, remove_temporary_files
 from archive_builder.exporting.job import ExportJob, JobResult, run_job
 from archive_builder.exporting.manifest import write_manifest
@@ -15,10 +14,11 @@ from archive_builder.exporting.output import Output, check_bands, check_formats,
 from archive_builder.exporting.plan import Plan, make_plan
 from archive_builder.exporting.request_list import ANY_COLUMNS, ColumnNames, Outcome, read_requests
 from archive_builder.geometry import Size
-from archive_builder.run.machine import available_cpus
 from archive_builder.run.pool import end_if_starting, run_jobs
 from archive_builder.serve.archive import Archive
+from archive_builder.serve.snapshot import Bands
 from archive_builder.serve.style import USUAL_STYLE, Style
+from archive_builder.units import whole_number
 
 
 @dataclass(frozen=True)
@@ -52,14 +52,14 @@ def export(
     requests: str | Path,
     directory: str | Path,
     *,
-    formats: Sequence[str] = (),
+    formats: str | Sequence[str] = (),
     size: Size | None = None,
-    bands: Sequence[str] | None = None,
+    bands: Bands | None = None,
     prefix: str = "",
     pack: str | None = None,
     style: Style = USUAL_STYLE,
     columns: ColumnNames = ANY_COLUMNS,
-    workers: int | None = None,
+    workers: int = 1,
     on_start: Callable[[int], None] = lambda rows: None,
     on_rows: Callable[[int], None] = lambda rows: None,
 ) -> ExportReport:
@@ -75,7 +75,7 @@ def export(
         List of objects or positions: see :func:`archive_builder.exporting.request_list.read_requests`.
     directory : str or Path
         Folder for the files: a new folder, or the folder of the same export to resume.
-    formats : sequence of str
+    formats : str or sequence of str
         Any of ``fits``, ``fits-bands``, ``png``, ``tiff``, ``npy``, ``npz``; default ``fits``, or ``npy`` for a
         WebDataset. An HDF5 pack ignores them: it holds arrays, no files.
     size : int, str, Quantity, or a pair ``(ny, nx)`` of them, optional
@@ -90,8 +90,8 @@ def export(
         Look of pictures.
     columns : ColumnNames
         Columns of the list, if their names are unusual.
-    workers : int, optional
-        Worker processes; default one per CPU.
+    workers : int
+        Maximum worker processes.
     on_start : callable
         Called once with the number of rows to serve.
     on_rows : callable
@@ -120,8 +120,7 @@ def export(
     """
     end_if_starting()
     check_prefix(prefix)
-    if workers is not None and workers < 1:
-        raise RequestError(f"workers is {workers}: give 1 or more")
+    workers = whole_number(workers, "workers", 1)
     listed = read_requests(Path(requests), columns)
     with Archive(archive) as opened:
         output = Output(
@@ -136,7 +135,7 @@ def export(
         )
         plan = make_plan(opened, listed, output)
     with export_folder(output.directory, Options.of(plan)):
-        return _run(plan, available_cpus() if workers is None else workers, on_start, on_rows)
+        return _run(plan, workers, on_start, on_rows)
 
 
 def _run(plan: Plan, workers: int, on_start: Callable[[int], None], on_rows: Callable[[int], None]) -> ExportReport:

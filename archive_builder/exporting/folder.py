@@ -92,7 +92,7 @@ def export_folder(directory: Path, options: Options) -> Iterator[None]:
     Raises
     ------
     RequestError
-        The folder holds an export with other options, or other files.
+        The folder holds a different export, or other files.
     ArchiveBuilderError
         The folder cannot be written, or another export is running in it.
     """
@@ -114,7 +114,9 @@ def _lock(descriptor: int, directory: Path) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise ArchiveBuilderError(f"{directory}: another export is at work in it: wait until it ends") from None
+        raise ArchiveBuilderError(
+            f"{directory}: another export is running in this folder: wait until it ends"
+        ) from None
     except OSError:
         pass  # a file system without locks
 
@@ -125,7 +127,7 @@ def _check_options(directory: Path, options: Options) -> None:
     if not path.exists():
         foreign = [entry.name for entry in os.scandir(directory) if not TEMPORARY.fullmatch(entry.name)]
         if foreign:
-            raise RequestError(f"{directory} holds {foreign[0]} and is no export: give a new folder")
+            raise RequestError(f"{directory} holds {foreign[0]} and is not an export: give a new folder")
         write_whole(path, (json.dumps(options.model_dump(mode="json"), indent=1) + "\n").encode())
         return
     try:
@@ -133,7 +135,7 @@ def _check_options(directory: Path, options: Options) -> None:
     except (ValueError, RequestError):
         raise RequestError(f"{path} is damaged: give a new folder") from None
     if changes := "; ".join(options.changes(before)):
-        raise RequestError(f"{directory} holds an export with other options: {changes}: give a new folder")
+        raise RequestError(f"{directory} holds a different export: {changes}: give a new folder")
 
 
 def _reopen(directory: Path) -> None:

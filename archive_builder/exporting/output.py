@@ -12,7 +12,9 @@ from archive_builder.errors import RequestError
 from archive_builder.exporting.packs import PACKS
 from archive_builder.geometry import Size, parse_shape
 from archive_builder.serve.archive import Archive
+from archive_builder.serve.snapshot import Bands
 from archive_builder.serve.style import Style
+from archive_builder.units import names
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Output:
     """Look of pictures."""
 
 
-def check_formats(formats: Sequence[str], pack: str | None) -> tuple[str, ...]:
+def check_formats(formats: str | Sequence[str], pack: str | None) -> tuple[str, ...]:
     """Return the formats of an export: ``fits`` by default, ``npy`` for a WebDataset, none for an HDF5 pack.
 
     Raises
@@ -54,7 +56,7 @@ def check_formats(formats: Sequence[str], pack: str | None) -> tuple[str, ...]:
     """
     if pack is not None and pack not in PACKS:
         raise RequestError(f"pack {pack!r} is unknown: give {' or '.join(PACKS)}")
-    known = [*FILE_FORMATS, BANDS_FORMAT]
+    formats, known = names(formats), [*FILE_FORMATS, BANDS_FORMAT]
     for kind in formats:
         if kind not in known:
             raise RequestError(f"format {kind!r} is unknown: give any of {', '.join(known)}")
@@ -63,7 +65,7 @@ def check_formats(formats: Sequence[str], pack: str | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys(formats)) or (("fits",) if pack is None else ("npy",))
 
 
-def check_bands(bands: Sequence[str] | None, archive: Archive) -> tuple[str, ...]:
+def check_bands(bands: Bands | None, archive: Archive) -> tuple[str, ...]:
     """Return the bands of an export: all by default.
 
     Raises

@@ -114,7 +114,7 @@ def make_plan(archive: Archive, requests: RequestList, output: Output) -> Plan:
         tiles = {tile.tile_id: tile for tile in index.tiles()}
         has_stamps = index.settings is not None and index.settings.layout != "mosaic"
     if has_stamps and requests.object_id is None:
-        raise RequestError(f"the archive {archive.path} is no mosaic and cannot cut at positions: give object IDs")
+        raise RequestError(f"the archive {archive.path} is not a mosaic and cannot cut at positions: give object IDs")
     answers = Answers.to(requests.outcome)
     asked = np.flatnonzero(answers.outcome == Outcome.DONE)
     placed = _place(archive, requests, asked)

@@ -25,6 +25,7 @@ from archive_builder.store.index import Index
 from archive_builder.store.records import Settings
 from archive_builder.survey.discovery import Discovery, TileFiles, discover
 from archive_builder.survey.recipe import StorageSection, load_recipe
+from archive_builder.units import names, whole_number
 
 
 def plan(
@@ -32,9 +33,9 @@ def plan(
     *,
     sample: int = PLAN_TILES,
     seed: int = PLAN_SEED,
-    tiles: Collection[str] = (),
+    tiles: str | Collection[str] = (),
     workers: Sequence[int] = PLAN_WORKERS,
-    work: Path | None = None,
+    work: str | Path | None = None,
     on_start: Callable[[Discovery, Sequence[TileFiles]], None] = lambda found, chosen: None,
     on_tile: Callable[[TileSample], None] = lambda sample: None,
     on_reference: Callable[[TileSample, Sequence[StorageSection]], None] = lambda sample, storages: None,
@@ -55,11 +56,11 @@ def plan(
         Number of sampled tiles: one at random from each of as many equal parts of the list of tiles.
     seed : int
         Seed of the random numbers.
-    tiles : collection of str
+    tiles : str or collection of str
         Names of the tiles to sample instead.
     workers : sequence of int
         Numbers of workers in the table of wall times.
-    work : Path, optional
+    work : str or Path, optional
         Folder for the temporary folder; the system's default without it. It needs room for one shard of the largest
         alternative, usually stamps: about 9 GB for 40,000 cutouts of 228 px in five bands.
     on_start : callable
@@ -74,15 +75,17 @@ def plan(
     Raises
     ------
     RecipeError, RequestError
-        The recipe cannot be used, a tile in `tiles` is unknown, the temporary folder cannot be made, or the call is not
-        under ``if __name__ == "__main__"``.
+        The recipe cannot be used, a number is out of range, a tile in `tiles` is unknown, the temporary folder cannot
+        be made, or the call is not under ``if __name__ == "__main__"``.
     TileError
         None of the sampled tiles can be built.
     """
     end_if_starting()
+    sample, seed = whole_number(sample, "sample", 1), whole_number(seed, "seed", 0)
+    workers = [whole_number(number, "workers", 1) for number in workers]
     loaded = load_recipe(Path(recipe))
     found = discover(loaded)
-    chosen = choose_tiles(found, sample, seed, tiles)
+    chosen = choose_tiles(found, sample, seed, names(tiles))
     size = size_in_pixels(loaded, chosen)
     on_start(found, chosen)
     with _temporary_folder(work) as folder:
@@ -153,7 +156,7 @@ def _lost(job: TileJob, cause: str) -> TileSample:
 
 
 @contextmanager
-def _temporary_folder(work: Path | None) -> Iterator[Path]:
+def _temporary_folder(work: str | Path | None) -> Iterator[Path]:
     """Make a temporary folder, and remove it with its contents afterwards."""
     try:
         folder = tempfile.TemporaryDirectory(dir=work, prefix="archive-builder-plan-", ignore_cleanup_errors=True)

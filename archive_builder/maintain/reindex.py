@@ -14,7 +14,7 @@ from pathlib import Path
 from archive_builder.builder.commit import tile_entry, tile_record
 from archive_builder.builder.lock import BuildLock
 from archive_builder.errors import ArchiveError, DuplicateObjectError, NoArchiveError, one_line
-from archive_builder.run.machine import available_cpus
+from archive_builder.run.machine import worker_processes
 from archive_builder.run.pool import MOST_TOGETHER, end_if_starting, files_together, run_in_batches
 from archive_builder.store.file_names import INDEX_NAME, SHARD_FOLDER, is_shard_name
 from archive_builder.store.format import checksum
@@ -113,9 +113,9 @@ def reindex(
         The call starts processes and is not under ``if __name__ == "__main__"``.
     """
     end_if_starting()
-    archive, workers = Path(archive), workers or available_cpus()
+    archive, workers = Path(archive), worker_processes(workers)
     if not (archive / SHARD_FOLDER).is_dir():
-        raise NoArchiveError(f"{archive} is no cutout archive: it has no folder {SHARD_FOLDER}")
+        raise NoArchiveError(f"{archive} is not a cutout archive: it has no folder {SHARD_FOLDER}")
     report = ReindexReport()
     with BuildLock(archive):
         tiles = _by_tile(_candidates(archive, workers, report), report)

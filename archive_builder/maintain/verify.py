@@ -12,7 +12,7 @@ import numpy as np
 from archive_builder.errors import ArchiveError, DamagedIndexError, NoArchiveError, TileError, one_line, printable
 from archive_builder.geometry import window_origin
 from archive_builder.measure.quality import count_reasons
-from archive_builder.run.machine import available_cpus
+from archive_builder.run.machine import worker_processes
 from archive_builder.run.pool import MOST_TOGETHER, end_if_starting, files_together, run_in_batches
 from archive_builder.store.file_names import SHARD_FOLDER, is_shard_name
 from archive_builder.store.format import checksum, shard_format
@@ -105,15 +105,14 @@ def verify(
         The call starts processes and is not under ``if __name__ == "__main__"``.
     """
     end_if_starting()
-    archive = Path(archive)
+    archive, processes = Path(archive), worker_processes(workers)
     recipe = None if survey is None else load_recipe(Path(survey))
     files = {} if recipe is None else {files.tile: files for files in discover(recipe).tiles}
     try:
         with Index(archive) as index:
             if deep:
                 yield from (Finding("index", f"index {index.path}: {line}") for line in index.damage())
-            workers = workers or available_cpus()
-            yield from _check_archive(index, archive, deep, recipe, files, workers, on_start, on_tile)
+            yield from _check_archive(index, archive, deep, recipe, files, processes, on_start, on_tile)
     except ArchiveError as error:
         if not any((archive / SHARD_FOLDER).glob("*.h5")):
             raise

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from archive_builder.units import whole_number
+
 MARGIN = 0.9
 """Default share of the free memory for a build: the page cache and other processes need the rest."""
 
@@ -16,6 +18,17 @@ def available_cpus(environment: Mapping[str, str] = os.environ) -> int:
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     given = _number(environment, "SLURM_CPUS_PER_TASK") or _number(environment, "SLURM_CPUS_ON_NODE")
     return min(cpus, given or cpus)
+
+
+def worker_processes(workers: int | None) -> int:
+    """Return the number of worker processes of a request: one per CPU if it names none.
+
+    Raises
+    ------
+    RequestError
+        The number is not a whole number, or less than 1.
+    """
+    return available_cpus() if workers is None else whole_number(workers, "workers", 1)
 
 
 def available_memory(

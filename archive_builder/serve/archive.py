@@ -23,6 +23,7 @@ from archive_builder.serve.reader import ArchiveReader
 from archive_builder.serve.sky import Position, ra_dec
 from archive_builder.serve.snapshot import OPEN_SHARDS, Bands
 from archive_builder.serve.stream import Batch, BatchStream
+from archive_builder.units import whole_number
 
 
 class Archive:
@@ -48,6 +49,8 @@ class Archive:
     ------
     ArchiveError
         The folder is not an archive.
+    RequestError
+        ``open_shards`` is less than 1.
 
     Examples
     --------
@@ -57,7 +60,7 @@ class Archive:
     """
 
     def __init__(self, path: str | Path, open_shards: int = OPEN_SHARDS) -> None:
-        self.reader = ArchiveReader(path, open_shards)
+        self.reader = ArchiveReader(path, whole_number(open_shards, "open_shards", 1))
 
     def __enter__(self) -> Self:
         return self
@@ -97,7 +100,7 @@ class Archive:
         return self.reader.has_cutout(int(object_id))
 
     def ids(self, status: str = "stored") -> NDArray[np.int64]:
-        """Return the IDs of objects, in rising order.
+        """Return the IDs of objects, in ascending order.
 
         Parameters
         ----------
@@ -108,7 +111,7 @@ class Archive:
         Returns
         -------
         ndarray of int64, (N,)
-            While a build is replacing tiles, each ID as of the moment of its reading.
+            During a build, each ID is as of when it is read.
 
         Raises
         ------
@@ -191,23 +194,22 @@ class Archive:
     def batches(
         self,
         size: Size | None = None,
+        bands: Bands | None = None,
+        *,
         batch_size: int = 256,
         shuffle_seed: int | None = None,
-        bands: Bands | None = None,
     ) -> Iterator[Batch]:
         """Stream the cutouts of the whole archive.
 
         Parameters
         ----------
-        size
+        size, bands
             See :meth:`get`.
         batch_size : int
             Cutouts in a batch; the last batch may have fewer.
         shuffle_seed : int, optional
-            Seed of the shuffle of the tiles, and of the cutouts within a buffer of some tiles' worth. The same seed
+            Seed of the shuffle of the tiles, and of the cutouts within a buffer of a few tiles. The same seed
             gives the same order. Without a seed the cutouts come in the order of the shards.
-        bands
-            See :meth:`get`.
 
         Returns
         -------
@@ -221,7 +223,7 @@ class Archive:
         ArchiveError
             During the iteration: a rebuilt tile has another number of cutouts than at the start of the stream.
         """
-        return iter(BatchStream(self.reader, size, batch_size, shuffle_seed, bands))
+        return iter(BatchStream(self.reader, size, bands, batch_size=batch_size, shuffle_seed=shuffle_seed))
 
     # ---- positions
 

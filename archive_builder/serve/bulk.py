@@ -10,7 +10,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from archive_builder.errors import ArchiveError, RequestError
 from archive_builder.geometry import Shape, Size
-from archive_builder.measure.quality import Status
 from archive_builder.serve.lookup import check_row, cutout, whole_numbers
 from archive_builder.serve.snapshot import Bands, Snapshot, as_slice
 from archive_builder.store.records import Places
@@ -45,7 +44,7 @@ def read_objects(
         raise RequestError(f'missing is {missing!r}: give "raise" or "blank"')
     ids = whole_numbers(object_ids)
     places = snapshot.index.find(ids)
-    absent = (places.tile_id < 0) | (places.status != Status.STORED)
+    absent = ~places.has_cutout
     if missing == "raise" and absent.any():
         cutout(snapshot, int(ids[np.flatnonzero(absent)[0]]))  # raises the reason
         raise ArchiveError(f"index {snapshot.index.path}: changed during the lookup: retry")

@@ -159,7 +159,9 @@ class Cutout:
     def _plane(self, plane: str) -> NDArray[Any]:
         if plane not in self.planes:
             where = "survey.color" if plane == "COLOR" else "storage.planes"
-            raise RequestError(f"the archive keeps no {plane} of tile {self.tile}: the recipe's {where} decides")
+            raise RequestError(
+                f"the archive keeps no {plane} of tile {self.tile}: name it in the recipe's {where} and build again"
+            )
         return self.read_plane(plane)
 
     def _number(self, band: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -158,8 +159,9 @@ def find(snapshot: Snapshot, object_ids: ArrayLike) -> Places:
 
 def locate(snapshot: Snapshot, object_id: int) -> Location:
     """Find an object without reading pixels; see :meth:`archive_builder.serve.archive.Archive.locate`."""
-    ids = whole_numbers([object_id])
-    return location(snapshot, int(ids[0]), snapshot.index.find(ids), 0)
+    if not isinstance(object_id, Integral) or not -(2**63) <= object_id < 2**63:
+        raise RequestError(f"object ID {object_id!r} is not a 64-bit integer: give the ID of the catalogue")
+    return location(snapshot, int(object_id), snapshot.index.find(np.array([object_id], dtype=np.int64)), 0)
 
 
 def location(snapshot: Snapshot, object_id: int, places: Places, number: int) -> Location:
@@ -182,7 +184,7 @@ def location(snapshot: Snapshot, object_id: int, places: Places, number: int) ->
 def has_cutout(snapshot: Snapshot, object_id: int) -> bool:
     """Return True if the archive has a cutout of an object."""
     places = find(snapshot, [object_id])
-    return bool(places.tile_id[0] >= 0 and places.status[0] == Status.STORED)
+    return bool(places.has_cutout[0])
 
 
 def object_ids(snapshot: Snapshot, status: str = "stored") -> NDArray[np.int64]:

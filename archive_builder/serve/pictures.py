@@ -72,7 +72,7 @@ def _three_bands(known: Sequence[str], wanted: Sequence[str] | None) -> tuple[st
     if wanted is not None:
         chosen = band_names(wanted, known, "the cutout")
         if len(chosen) != 3:
-            raise RequestError(f"a composite takes three bands, not {len(chosen)}: give irg, say")
+            raise RequestError(f"a composite takes three bands, not {len(chosen)}: give irg, for example")
         return chosen
     if set("irg") <= set(known):
         return "i", "r", "g"

@@ -46,7 +46,7 @@ def ra_dec(position: Position) -> tuple[float, float]:
     except (TypeError, ValueError):
         raise RequestError(f"position {position!r} cannot be read: give a SkyCoord, or RA and Dec in deg") from None
     if not (np.isfinite(ra) and abs(dec) <= 90):
-        raise RequestError(f"RA {ra}, Dec {dec} is no position on the sky: give deg")
+        raise RequestError(f"RA {ra}, Dec {dec} is not a position on the sky: give deg")
     return ra % 360, dec
 
 

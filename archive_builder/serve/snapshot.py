@@ -226,7 +226,7 @@ class Snapshot:
         if max(shape) > self.size:
             raise CutoutTooLargeError(
                 f"{shape[0]} x {shape[1]} px is larger than the cutouts of the archive {self.path}: "
-                f"ask for at most {self.size} px, or for one at a time"
+                f"ask for at most {self.size} px, or call get() for each"
             )
         return shape
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Protocol
 
 import numpy as np
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from archive_builder.errors import RequestError
 from archive_builder.geometry import Shape, Size
 from archive_builder.serve.snapshot import Bands
+from archive_builder.units import whole_number
 
 TILES_TOGETHER = 8
 """Tiles whose cutouts are mixed: the number of shards that an archive keeps open."""
@@ -90,14 +90,12 @@ class BatchStream:
     ----------
     rows : Rows
         The archive's reader, ``archive.reader``.
-    size
+    size, bands
         See `Archive.get`.
     batch_size : int
         Cutouts in a batch; the last batch of the last part may have fewer.
     shuffle_seed : int, optional
         Seed of the shuffle. Without a seed the cutouts come in the order of the shards.
-    bands
-        See `Archive.get`.
     epoch : int
         Number of the epoch: with the same seed, each epoch has its own order.
     part, parts : int
@@ -118,17 +116,20 @@ class BatchStream:
         self,
         rows: Rows,
         size: Size | None = None,
-        batch_size: int = 256,
-        shuffle_seed: int | None = None,
         bands: Bands | None = None,
         *,
+        batch_size: int = 256,
+        shuffle_seed: int | None = None,
         epoch: int = 0,
         part: int = 0,
         parts: int = 1,
         skip: int = 0,
     ) -> None:
-        _require(1, batch_size=batch_size, parts=parts)
-        _require(0, shuffle_seed=0 if shuffle_seed is None else shuffle_seed, epoch=epoch, part=part, skip=skip)
+        whole_number(batch_size, "batch_size", 1)
+        whole_number(parts, "parts", 1)
+        whole_number(0 if shuffle_seed is None else shuffle_seed, "shuffle_seed", 0)
+        for name, number in (("epoch", epoch), ("part", part), ("skip", skip)):
+            whole_number(number, name, 0)
         if part >= parts:
             raise RequestError(f"part {part} of {parts}: parts are counted from 0, give one below {parts}")
         self._rows, self._batch_size, self._skip = rows, batch_size, skip
@@ -241,10 +242,3 @@ def _cut(segments: Iterable[Segment], rows: int) -> Iterator[list[Segment]]:
             room -= s.end - first
     if buffer:
         yield buffer
-
-
-def _require(least: int, **numbers: object) -> None:
-    """Refuse numbers that are not whole or are too small."""
-    for name, number in numbers.items():
-        if not isinstance(number, Integral) or int(number) < least:
-            raise RequestError(f"{name} is {number!r}: give a whole number, {least} or more")

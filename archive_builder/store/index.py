@@ -101,7 +101,7 @@ class Index:
     def __init__(self, archive: Path, writable: bool = False, name: str = INDEX_NAME) -> None:
         self.path = archive / name
         if not writable and not self.path.is_file():
-            raise NoArchiveError(f"{archive} is no cutout archive: it has no {INDEX_NAME}: check the path")
+            raise NoArchiveError(f"{archive} is not a cutout archive: it has no {INDEX_NAME}: check the path")
         with self._explained():
             if writable and not self.path.is_file():
                 create_index(self.path)
@@ -230,7 +230,7 @@ class Index:
         return Places(*found[inverse].T)
 
     def _rows_of(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return ID, tile, row and status of the known ones among rising IDs, (n, 4)."""
+        """Return ID, tile, row and status of the known ones among ascending IDs, (n, 4)."""
         low, high = int(ids[0]), int(ids[-1])
         if high - low >= DENSE * len(ids):
             return self._rows(AMONG, [json.dumps(ids.tolist())])
@@ -262,7 +262,7 @@ class Index:
         return tiles[np.argsort(tiles[:, 0])]
 
     def ids(self, status: Status | None = None) -> NDArray[np.int64]:
-        """Return the IDs of all objects, or of those with one status, in rising order.
+        """Return the IDs of all objects, or of those with one status, in ascending order.
 
         Each batch is read by itself: a transaction of minutes would keep a build from its commits.
         """
@@ -402,7 +402,7 @@ class Index:
             yield
         except FileNotFoundError:
             raise NoArchiveError(
-                f"{self.path.parent} is no cutout archive: its {INDEX_NAME} was removed: restore or reindex it"
+                f"{self.path.parent} is not a cutout archive: its {INDEX_NAME} was removed: restore or reindex it"
             ) from None
         except sqlite3.OperationalError as error:
             if is_half_written(error):
@@ -410,7 +410,9 @@ class Index:
                     f"index {self.path}: a build was killed during a commit: "
                     "build again as a user with write access to the archive"
                 ) from None
-            raise ArchiveError(f"index {self.path}: {one_line(error)}: is the disk full or the file locked?") from None
+            raise ArchiveError(
+                f"index {self.path}: {one_line(error)}: check the free space and the locks of the disk"
+            ) from None
         except InvalidRecordError as error:
             raise DamagedIndexError(f"index {self.path}: {error}: reindex the archive") from None
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # SQLite quotes what it cannot read
@@ -437,8 +439,8 @@ def _order_to_insert(ids: NDArray[np.int64]) -> NDArray[np.intp]:
     """Return an order of IDs that leaves SQLite's pages full.
 
     The IDs of a tile lie close together, mostly between those of other tiles. There SQLite leaves its pages 88% full
-    after rows in rising order, and half full after rows in falling order. So half of the rows are inserted in falling
-    order, and the others fill the pages: 97% full, and no row is moved twice.
+    after rows in ascending order, and half full after rows in descending order. So half of the rows are inserted in
+    descending order, and the others fill the pages: 97% full, and no row is moved twice.
     """
     rising = np.argsort(ids)
     is_first = np.diff(np.floor(np.arange(len(ids) + 1) * FIRST_SHARE)) > 0
@@ -455,7 +457,7 @@ def _tile_row(row: Mapping[str, Any]) -> TileRow:
 def _place(row: Sequence[Any]) -> list[int]:
     """Return tile, row, status and generation of an object, if they are integers."""
     if not all(isinstance(value, int) for value in row):
-        raise InvalidRecordError("an object's place is no integer")
+        raise InvalidRecordError("an object's place is not an integer")
     _check_status(np.array(row[2]))
     return list(row)
 
@@ -466,7 +468,7 @@ def _number_columns(texts: Sequence[str | None]) -> NDArray[np.int64]:
         columns = [json.loads(f"[{text or ''}]", parse_float=_refuse, parse_constant=_refuse) for text in texts]
         return np.array(columns, dtype=np.int64).reshape(len(texts), len(columns[0])).T
     except NOT_JSON:
-        raise InvalidRecordError("an object's place is no integer") from None
+        raise InvalidRecordError("an object's place is not an integer") from None
 
 
 def _check_status(status: NDArray[np.int64]) -> None:
@@ -475,4 +477,4 @@ def _check_status(status: NDArray[np.int64]) -> None:
 
 
 def _refuse(text: str) -> None:
-    raise ValueError(f"{text} is no integer")
+    raise ValueError(f"{text} is not an integer")

@@ -158,7 +158,7 @@ class TileRecord(_Record):
     def _name_is_a_file_name(self) -> Self:
         # A tile without a shard may have any name: the name may be why the tile failed.
         if self.shard is not None and not TILE_NAME.fullmatch(self.name):
-            raise ValueError(f"{self.name!r} is no tile's name")
+            raise ValueError(f"{self.name!r} is not a tile's name")
         return self
 
 

@@ -269,7 +269,7 @@ class Shard:
     def _read_info(self, attrs: dict[str, Any]) -> ShardInfo:
         spec = shard_format()
         if attrs.get("format") != spec["format"]:
-            raise ArchiveError(f"shard {self.path}: is no shard of a cutout archive: remove the file")
+            raise ArchiveError(f"shard {self.path}: is not a shard of a cutout archive: remove the file")
         if attrs["format_version"] != spec["format_version"]:
             raise ArchiveError(
                 f"shard {self.path}: has format version {attrs['format_version']}, this program reads "

@@ -15,7 +15,6 @@ from numpy.typing import ArrayLike
 
 from archive_builder.errors import RequestError
 from archive_builder.geometry import Size
-from archive_builder.measure.quality import Status
 from archive_builder.serve.archive import Archive
 from archive_builder.serve.snapshot import Bands
 from archive_builder.serve.stream import Batch, BatchStream, part_of
@@ -72,7 +71,7 @@ class CutoutDataset(Dataset[Tensor]):  # type: ignore[misc]
         given = np.array(ids)
         places = self.archive.reader.find(given)
         self.ids = given.astype(np.int64)
-        absent = np.flatnonzero((places.tile_id < 0) | (places.status != Status.STORED))
+        absent = np.flatnonzero(~places.has_cutout)
         if len(absent):
             self.archive.get(int(self.ids[absent[0]]))  # raises the reason
 
@@ -109,14 +108,12 @@ class CutoutStream(IterableDataset[tuple[Tensor, Tensor]]):  # type: ignore[misc
     ----------
     archive : str, Path or Archive
         The archive's folder, or the open archive.
-    size
+    size, bands
         See `Archive.get_many`.
     batch_size : int
         Cutouts in a batch.
     shuffle_seed : int, optional
         Seed of the shuffle. Without a seed the cutouts of every worker come in the order of the shards.
-    bands
-        See `Archive.get_many`.
     epoch : int
         Number of the epoch: with the same seed, each epoch has its own order. See `set_epoch`.
     position : int
@@ -148,10 +145,10 @@ class CutoutStream(IterableDataset[tuple[Tensor, Tensor]]):  # type: ignore[misc
         self,
         archive: str | Path | Archive,
         size: Size | None = None,
-        batch_size: int = 256,
-        shuffle_seed: int | None = None,
         bands: Bands | None = None,
         *,
+        batch_size: int = 256,
+        shuffle_seed: int | None = None,
         epoch: int = 0,
         position: int = 0,
         rank: int | None = None,
@@ -159,7 +156,8 @@ class CutoutStream(IterableDataset[tuple[Tensor, Tensor]]):  # type: ignore[misc
         transform: Transform | None = None,
     ) -> None:
         self.archive = _opened(archive)
-        self._arguments = (size, batch_size, shuffle_seed, _names(self.archive, size, bands))
+        self._size, self._bands = size, _names(self.archive, size, bands)
+        self._batch_size, self._shuffle_seed = batch_size, shuffle_seed
         self._transform = transform
         self._rank, self._world_size = _rank_and_world_size(rank, world_size)
         # Memory shared with the workers: persistent workers see a new epoch.
@@ -203,7 +201,17 @@ class CutoutStream(IterableDataset[tuple[Tensor, Tensor]]):  # type: ignore[misc
         return map(self._tensors, self._part(first + mine, parts, self.epoch, taken[mine]))
 
     def _part(self, part: int, parts: int, epoch: int = 0, skip: int = 0) -> BatchStream:
-        return BatchStream(self.archive.reader, *self._arguments, epoch=epoch, part=part, parts=parts, skip=skip)
+        return BatchStream(
+            self.archive.reader,
+            self._size,
+            self._bands,
+            batch_size=self._batch_size,
+            shuffle_seed=self._shuffle_seed,
+            epoch=epoch,
+            part=part,
+            parts=parts,
+            skip=skip,
+        )
 
     def _tensors(self, batch: Batch) -> tuple[Tensor, Tensor]:
         data = torch.from_numpy(batch.data)

@@ -80,7 +80,7 @@ def measure_stream(archive: Path, seed: int | None) -> m.Values:
     """Stream one epoch; the time includes opening the archive."""
     started, count, first = time.perf_counter(), 0, 0.0
     with Archive(archive) as opened:
-        for batch in opened.batches(SIZE, BATCH, shuffle_seed=seed):
+        for batch in opened.batches(SIZE, batch_size=BATCH, shuffle_seed=seed):
             first = first or time.perf_counter() - started
             count += len(batch.object_id)
     seconds = time.perf_counter() - started

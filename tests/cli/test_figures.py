@@ -267,4 +267,4 @@ def test_missing_matplotlib_is_an_error_on_one_line_with_the_remedy(
     what = demo_survey / "survey.toml" if command == "plan" else demo_archive
     result = run(command, what, "--plot", tmp_path / "picture.png")
     assert (result.exit_code, result.stdout) == (2, "")
-    assert result.stderr == "error: plot: matplotlib is not installed: pip install 'archive-builder[plot]'\n"
+    assert result.stderr == "error: plot: matplotlib is not installed: pip install '.[plot]'\n"

@@ -110,4 +110,4 @@ def test_wrong_composite_is_reported_as_the_reason_of_its_rows(
     assert failed.exit_code == 1, failed.stderr
     report = json.loads(failed.stdout)
     assert (report["done"], report["failures"]) == (0, {"failed": 1})
-    assert report["first_error"] == "a composite takes three bands, not 2: give irg, say"
+    assert report["first_error"] == "a composite takes three bands, not 2: give irg, for example"

@@ -238,7 +238,7 @@ def test_a_wrong_request_gives_exit_status_two_and_no_folder(
 
 def test_a_folder_that_is_no_export_is_refused_and_stays_unchanged(demo_archive: Path, tmp_path: Path) -> None:
     path = write_list(tmp_path / "list.csv", "ID", [1])
-    with pytest.raises(RequestError, match=r"holds list\.csv and is no export"):
+    with pytest.raises(RequestError, match=r"holds list\.csv and is not an export"):
         export(demo_archive, path, tmp_path)
     assert os.listdir(tmp_path) == ["list.csv"]
 

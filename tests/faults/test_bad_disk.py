@@ -271,7 +271,7 @@ def test_an_archive_that_may_not_be_created_is_an_error_on_one_line(survey: Path
     archive = tmp_path / "folder/archive"
     with unwritable(archive.parent):
         (line,) = errors(run("build", survey / "survey.toml", archive))
-    assert line == f"error: archive {archive}: its folder cannot be made: Permission denied"
+    assert line == f"error: archive {archive}: its folder cannot be made: Permission denied: give another folder"
 
 
 def test_a_read_only_folder_of_shards_fails_each_tile(survey: Path, archive: Path) -> None:

@@ -471,7 +471,9 @@ def test_command_line_prints_json_and_sets_its_exit_status(place: Path, archive:
     (finding,) = json.loads(bad.stdout)
     assert (finding["kind"], finding["tile"]) == ("shard", A)
     assert str(shard(archive)) in finding["what"]
-    assert bad.stderr == f"error: archive {archive}: 1 problems found: run verify --repair\n"
+    assert bad.stderr == f"error: archive {archive}: 1 problems found: run verify --repair --survey RECIPE\n"
+    deep = run("verify", archive, "--deep", "--survey", place / "survey/survey.toml")
+    assert deep.stderr.endswith(f"run verify --deep --repair --survey {place / 'survey/survey.toml'}\n")
     mended = run("verify", archive, "--survey", place / "survey/survey.toml", "--repair", "--json")
     assert (mended.exit_code, mended.stderr) == (0, "repaired: 0 problems left\n")
     assert len(json.loads(mended.stdout)) == 1

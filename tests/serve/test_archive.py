@@ -181,10 +181,11 @@ def test_error_of_a_skipped_object_has_the_reason_and_the_noise(archive: Archive
         ({"size": -1}, RequestError, "size -1"),
         ({"bands": "gu"}, RequestError, "no band 'u'"),
         ({"bands": ""}, RequestError, "no band is given"),
-        ({"object_id": 1.5}, RequestError, "64-bit integers"),
-        ({"object_id": "353000001"}, RequestError, "64-bit integers"),
-        ({"object_id": 2**63}, RequestError, "64-bit integers"),
-        ({"object_id": 2**70}, RequestError, "64-bit integers"),
+        ({"bands": 5}, RequestError, "no band '5'"),
+        ({"object_id": 1.5}, RequestError, "object ID 1.5 is not a 64-bit integer"),
+        ({"object_id": "353000001"}, RequestError, "object ID '353000001' is not a 64-bit integer"),
+        ({"object_id": 2**63}, RequestError, "is not a 64-bit integer"),
+        ({"object_id": 2**70}, RequestError, "is not a 64-bit integer"),
         ({"object_id": -5}, ObjectNotFoundError, "object -5 is not in the archive"),
     ],
 )
@@ -197,7 +198,7 @@ def test_invalid_request_is_an_error_on_one_line(
 
 
 def test_folder_that_is_no_archive_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ArchiveError, match="no cutout archive"):
+    with pytest.raises(ArchiveError, match="not a cutout archive"):
         Archive(tmp_path)
 
 

@@ -125,7 +125,7 @@ def test_bands_may_be_a_text_a_sequence_or_an_array(archive: Archive, bands: obj
     np.testing.assert_array_equal(archive.get_many(ids, 8, bands), whole)  # type: ignore[arg-type]
     at = archive.at((cutout.ra, cutout.dec), 8, bands)  # type: ignore[arg-type]
     assert at.bands == ("g", "r", "i")
-    batch = next(iter(archive.batches(8, 4, None, bands)))  # type: ignore[arg-type]
+    batch = next(iter(archive.batches(8, bands, batch_size=4, shuffle_seed=None)))  # type: ignore[arg-type]
     assert batch.data.shape == (4, 3, 8, 8)
 
 
@@ -147,8 +147,8 @@ def test_repr_of_an_archive_is_one_line_with_its_contents(archive: Archive) -> N
 def test_repr_of_an_unreadable_archive_raises_no_error(own_archive: Path) -> None:
     archive = Archive(own_archive)
     (own_archive / "index.sqlite").unlink()
-    assert "no cutout archive: its index.sqlite was removed" in repr(archive)
-    assert "no cutout archive: its index.sqlite was removed" in archive._repr_html_()
+    assert "not a cutout archive: its index.sqlite was removed" in repr(archive)
+    assert "not a cutout archive: its index.sqlite was removed" in archive._repr_html_()
     archive.close()
     assert repr(archive) == f"<Archive '{own_archive}': closed>"
     assert "closed" in archive._repr_html_()
@@ -159,7 +159,7 @@ def test_repr_of_a_location_and_of_a_batch_is_one_line(archive: Archive) -> None
     object_id = int(archive.ids()[0])
     where = archive.locate(object_id)
     assert repr(where) == f"<Location of object {object_id}: tile {where.tile}, row {where.row}, stored>"
-    assert repr(next(archive.batches(9, 16))) == "<Batch of 16 cutouts: 5 x 9 x 9>"
+    assert repr(next(archive.batches(9, batch_size=16))) == "<Batch of 16 cutouts: 5 x 9 x 9>"
 
 
 class Cells(HTMLParser):
@@ -227,7 +227,7 @@ def test_forked_child_of_a_removed_archive_raises_an_error(own_archive: Path) ->
         try:
             archive.get(1)
         except ArchiveError as error:
-            os._exit(0 if "no cutout archive" in str(error) else 1)
+            os._exit(0 if "not a cutout archive" in str(error) else 1)
         os._exit(2)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     archive.close()

@@ -92,7 +92,7 @@ def test_unshuffled_stream_is_in_stored_order(archive: Archive) -> None:
 @pytest.mark.parametrize(("size", "bands"), [(None, None), (33, "Yg"), ((5, 12), ["r"]), ("4 arcsec", "grizY")])
 def test_every_cutout_belongs_to_its_id(archive: Archive, seed: int | None, size: object, bands: object) -> None:
     compared = 0
-    for batch in archive.batches(size, 16, seed, bands):
+    for batch in archive.batches(size, bands, batch_size=16, shuffle_seed=seed):
         assert (batch.object_id.dtype, batch.data.dtype) == (np.int64, np.float32)
         for object_id, data in zip(batch.object_id.tolist(), batch.data, strict=True):
             np.testing.assert_array_equal(data, archive.get(object_id, size, bands).data)
@@ -103,7 +103,7 @@ def test_every_cutout_belongs_to_its_id(archive: Archive, seed: int | None, size
 def test_all_batches_except_the_last_are_full(archive: Archive) -> None:
     count = len(stored_ids(archive.path))
     for batch_size in (1, 7, count - 1, count, count + 1, 10**6):
-        stream = BatchStream(archive.reader, 2, batch_size, 1)
+        stream = BatchStream(archive.reader, 2, batch_size=batch_size, shuffle_seed=1)
         sizes = [len(batch.object_id) for batch in stream]
         full, rest = divmod(count, batch_size)
         assert sizes == [batch_size] * full + [rest] * (rest > 0)
@@ -112,7 +112,7 @@ def test_all_batches_except_the_last_are_full(archive: Archive) -> None:
 
 def test_seed_and_epoch_decide_the_order(archive: Archive) -> None:
     def order(seed: int, epoch: int) -> list[int]:
-        return ids_of(list(BatchStream(archive.reader, 1, 16, seed, epoch=epoch)))
+        return ids_of(list(BatchStream(archive.reader, 1, batch_size=16, shuffle_seed=seed, epoch=epoch)))
 
     assert order(5, 2) == order(5, 2)
     orders = {tuple(order(seed, epoch)) for seed, epoch in [(0, 0), (0, 1), (1, 0), (1, 1), (2**64, 0)]}
@@ -121,7 +121,7 @@ def test_seed_and_epoch_decide_the_order(archive: Archive) -> None:
 
 def test_batch_does_not_keep_other_batches_in_memory(archive: Archive) -> None:
     for seed in (None, 1):
-        stream = list(archive.batches(4, 16, seed))
+        stream = list(archive.batches(4, batch_size=16, shuffle_seed=seed))
         assert len(stream) > 1
         for batch in stream:
             owner = batch.data if batch.data.base is None else batch.data.base
@@ -143,7 +143,7 @@ def test_batches_of_a_large_archive_mix_tiles_and_rows(monkeypatch: pytest.Monke
     monkeypatch.setattr(streaming, "BUFFER_BYTES", 4 * 320)
     survey = Tiles([1000] * 40)
     for seed in range(5):
-        stream = [batch.object_id for batch in BatchStream(survey, 1, 32, seed)]
+        stream = [batch.object_id for batch in BatchStream(survey, 1, batch_size=32, shuffle_seed=seed)]
         of_tiles = [len(set((ids // 1000).tolist())) for ids in stream]
         assert np.median(of_tiles) >= 5
         assert min(of_tiles) >= 2
@@ -154,7 +154,7 @@ def test_batches_of_a_large_archive_mix_tiles_and_rows(monkeypatch: pytest.Monke
 def test_shuffled_stream_reads_tiles_group_by_group(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streaming, "BUFFER_BYTES", 4 * 160)
     survey = Tiles([400] * 32)
-    for _ in BatchStream(survey, 1, 16, 1):
+    for _ in BatchStream(survey, 1, batch_size=16, shuffle_seed=1):
         pass
     assert set(survey.read) == set(range(32))
     last = {tile: number for number, tile in enumerate(survey.read)}
@@ -168,7 +168,7 @@ def test_shuffled_stream_reads_tiles_group_by_group(monkeypatch: pytest.MonkeyPa
 def test_part_reads_few_tiles() -> None:
     for seed in (None, 1):
         survey = Tiles([500] * 64)
-        for _ in BatchStream(survey, 1, 10, seed, part=3, parts=8):
+        for _ in BatchStream(survey, 1, batch_size=10, shuffle_seed=seed, part=3, parts=8):
             pass
         assert 8 <= len(set(survey.read)) <= 2 * streaming.TILES_TOGETHER
 
@@ -183,7 +183,8 @@ def test_parts_are_disjoint_and_complete(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(streaming, "BUFFER_BYTES", 4 * buffer)
         streams = [
-            BatchStream(survey, 1, batch_size, seed, epoch=epoch, part=part, parts=parts) for part in range(parts)
+            BatchStream(survey, 1, batch_size=batch_size, shuffle_seed=seed, epoch=epoch, part=part, parts=parts)
+            for part in range(parts)
         ]
         pieces = [list(stream) for stream in streams]
     assert [len(stream) for stream in streams] == [len(piece) for piece in pieces]
@@ -204,8 +205,8 @@ def test_skip_leaves_out_the_first_batches(
         patch.setattr(streaming, "BUFFER_BYTES", 4 * buffer)
         for part in range(parts):
             arguments = {"part": part, "parts": parts}
-            whole = BatchStream(survey, 1, batch_size, seed, **arguments)
-            rest = BatchStream(survey, 1, batch_size, seed, **arguments, skip=skip)
+            whole = BatchStream(survey, 1, batch_size=batch_size, shuffle_seed=seed, **arguments)
+            rest = BatchStream(survey, 1, batch_size=batch_size, shuffle_seed=seed, **arguments, skip=skip)
             expected = [batch.object_id.tolist() for batch in whole][skip:]
             assert [batch.object_id.tolist() for batch in rest] == expected
 
@@ -214,7 +215,7 @@ def test_skipped_rows_are_not_read_except_for_one_buffer(monkeypatch: pytest.Mon
     monkeypatch.setattr(streaming, "BUFFER_BYTES", 4 * 40)
     survey = Tiles([400])
     survey.read_rows = count_rows(survey)  # type: ignore[method-assign]
-    stream = BatchStream(survey, 1, 10, 1, skip=30)
+    stream = BatchStream(survey, 1, batch_size=10, shuffle_seed=1, skip=30)
     assert len(list(stream)) == 10
     assert sum(survey.read) <= 100 + 40
 
@@ -237,14 +238,18 @@ def test_parts_of_a_real_archive_are_disjoint_and_complete(
     every = [
         object_id
         for part in range(parts)
-        for object_id in ids_of(list(BatchStream(archive.reader, 1, batch_size, seed, "g", part=part, parts=parts)))
+        for object_id in ids_of(
+            list(BatchStream(archive.reader, 1, "g", batch_size=batch_size, shuffle_seed=seed, part=part, parts=parts))
+        )
     ]
     assert sorted(every) == sorted(stored_ids(archive.path))
 
 
 def test_more_parts_than_batches_leave_empty_ones(archive: Archive) -> None:
     count = len(stored_ids(archive.path))
-    pieces = [list(BatchStream(archive.reader, 1, count, 1, part=part, parts=3)) for part in range(3)]
+    pieces = [
+        list(BatchStream(archive.reader, 1, batch_size=count, shuffle_seed=1, part=part, parts=3)) for part in range(3)
+    ]
     assert sorted(map(len, pieces)) == [0, 0, 1]
 
 
@@ -326,12 +331,12 @@ def test_stream_is_the_same_in_a_forked_child_even_after_another_archive_is_remo
     shutil.rmtree(tmp_path / "gone")
     ignored: list[object] = []
     monkeypatch.setattr(sys, "unraisablehook", ignored.append)  # receives exceptions of a fork hook
-    expected = ids_of(list(archive.batches(4, 16, shuffle_seed=1)))
+    expected = ids_of(list(archive.batches(4, batch_size=16, shuffle_seed=1)))
     child = os.fork()
     if child == 0:
-        same = ids_of(list(archive.batches(4, 16, shuffle_seed=1))) == expected
+        same = ids_of(list(archive.batches(4, batch_size=16, shuffle_seed=1))) == expected
         os._exit(0 if same and not ignored else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert ids_of(list(archive.batches(4, 16, shuffle_seed=1))) == expected
+    assert ids_of(list(archive.batches(4, batch_size=16, shuffle_seed=1))) == expected
     for one in gone:
         one.close()

@@ -190,7 +190,7 @@ def test_reader_cannot_write(tmp_path: Path) -> None:
 
 
 def test_folder_without_an_index_is_no_archive(tmp_path: Path) -> None:
-    with pytest.raises(NoArchiveError, match="no cutout archive"):
+    with pytest.raises(NoArchiveError, match="not a cutout archive"):
         Index(tmp_path)
 
 

@@ -75,12 +75,16 @@ def test_dataset_in_four_workers_equals_the_plain_loop(archive: Archive, method:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_stream_in_four_workers_has_every_object_once(archive: Archive, method: str) -> None:
-    stream = CutoutStream(archive, 16, 9, 1, "gri", transform=torch.nan_to_num)
+    stream = CutoutStream(archive, 16, "gri", batch_size=9, shuffle_seed=1, transform=torch.nan_to_num)
     loader = DataLoader(stream, batch_size=None, num_workers=4, multiprocessing_context=method)
     assert len(loader) == len(stream)  # the loader now warns if there are more batches
     batches = list(loader)
     assert len(batches) == len(stream)
-    plain = [object_id for batch in archive.batches(16, 9, 1, "gri") for object_id in batch.object_id.tolist()]
+    plain = [
+        object_id
+        for batch in archive.batches(16, "gri", batch_size=9, shuffle_seed=1)
+        for object_id in batch.object_id.tolist()
+    ]
     assert sorted(flat(ids_of(batches))) == sorted(plain) == sorted(ids_in(archive.path, "objects"))
     for ids, cutouts in batches:
         assert (ids.dtype, cutouts.shape) == (torch.int64, (len(ids), 3, 16, 16))
@@ -89,15 +93,17 @@ def test_stream_in_four_workers_has_every_object_once(archive: Archive, method: 
 
 
 def test_stream_without_workers_equals_the_archives_stream(archive: Archive) -> None:
-    stream = CutoutStream(archive.path, 8, 11, 4)
+    stream = CutoutStream(archive.path, 8, batch_size=11, shuffle_seed=4)
     assert len(stream) > 1
-    for (ids, data), batch in zip(DataLoader(stream, batch_size=None), archive.batches(8, 11, 4), strict=True):
+    for (ids, data), batch in zip(
+        DataLoader(stream, batch_size=None), archive.batches(8, batch_size=11, shuffle_seed=4), strict=True
+    ):
         np.testing.assert_array_equal(ids.numpy(), batch.object_id)
         np.testing.assert_array_equal(data.numpy(), batch.data)
 
 
 def test_number_of_workers_does_not_change_the_number_of_batches(archive: Archive) -> None:
-    stream = CutoutStream(archive, 4, 10, 1)
+    stream = CutoutStream(archive, 4, batch_size=10, shuffle_seed=1)
     assert len(stream) == -(-len(ids_in(archive.path, "objects")) // 10)
     for workers in (0, 1, 3, 4):
         assert len(list(DataLoader(stream, batch_size=None, num_workers=workers))) == len(stream)
@@ -108,7 +114,7 @@ def test_number_of_workers_does_not_change_the_number_of_batches(archive: Archiv
 
 @pytest.mark.parametrize(("method", "workers"), [("fork", 3), ("spawn", 1)])
 def test_persistent_workers_receive_the_epoch(archive: Archive, method: str, workers: int) -> None:
-    stream = CutoutStream(archive, 4, 10, 1)
+    stream = CutoutStream(archive, 4, batch_size=10, shuffle_seed=1)
     how = {"num_workers": workers, "multiprocessing_context": method, "persistent_workers": True}
     loader = DataLoader(stream, batch_size=None, **how)
     seen = []
@@ -134,7 +140,7 @@ def test_resumed_stream_is_exactly_the_rest(archive: Archive, workers: int, batc
 
 
 def test_prefetched_batches_come_again_after_resuming(archive: Archive) -> None:
-    stream = CutoutStream(archive, 4, 8, 1)
+    stream = CutoutStream(archive, 4, batch_size=8, shuffle_seed=1)
     loader = DataLoader(stream, batch_size=None, num_workers=2, prefetch_factor=3)
     whole = ids_of(loader)
     running = iter(loader)
@@ -149,7 +155,7 @@ def test_prefetched_batches_come_again_after_resuming(archive: Archive) -> None:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_two_ranks_share_the_objects(archive: Archive, workers: int) -> None:
-    streams = [CutoutStream(archive, 4, 8, 1, rank=rank, world_size=2) for rank in (0, 1)]
+    streams = [CutoutStream(archive, 4, batch_size=8, shuffle_seed=1, rank=rank, world_size=2) for rank in (0, 1)]
     shares = [ids_of(DataLoader(stream, batch_size=None, num_workers=workers)) for stream in streams]
     assert sorted(flat(shares[0] + shares[1])) == sorted(ids_in(archive.path, "objects"))
     assert [len(share) for share in shares] == [len(stream) for stream in streams]
@@ -239,5 +245,14 @@ def test_invalid_argument_is_an_error_on_one_line(archive: Archive, arguments: d
 
 
 def test_stream_leaves_its_archive_usable(archive: Archive) -> None:
-    list(DataLoader(CutoutStream(archive, 4, 8, 1), batch_size=None, num_workers=2, multiprocessing_context="fork"))
-    assert len(list(BatchStream(archive.reader, 4, 8, 1))) == len(CutoutStream(archive, 4, 8, 1))
+    list(
+        DataLoader(
+            CutoutStream(archive, 4, batch_size=8, shuffle_seed=1),
+            batch_size=None,
+            num_workers=2,
+            multiprocessing_context="fork",
+        )
+    )
+    assert len(list(BatchStream(archive.reader, 4, batch_size=8, shuffle_seed=1))) == len(
+        CutoutStream(archive, 4, batch_size=8, shuffle_seed=1)
+    )

@@ -82,21 +82,21 @@ def _recipe_text() -> str:
 
 [survey]
 name = "Demo"
-root = "."                                # the folder of this file
+root = "."                                # relative to this file
 bands = [{bands}]
-image = "{{tile}}/{{tile}}_*_{{band}}.fits*"    # finds every tile; may be fpacked
-image_hdu = "SCI"                         # the same file has MSK and WGT
-color = "{{tile}}/{{tile}}_*_irg.tiff"
+image = "{{tile}}/{{tile}}_*_{{band}}.fits*"    # glob; plain, gzipped or fpacked
+image_hdu = "SCI"                         # its MSK and WGT are found in the same file
+color = "{{tile}}/{{tile}}_*_irg.tiff"        # optional: the tile's colour picture
 zero_point = {ZERO_POINT}                         # AB magnitude of one count
 
 [catalog]
-path = "{{tile}}/{{tile}}_*_cat.fits"
-object_id = "COADD_OBJECT_ID"
+path = "{{tile}}/{{tile}}_*_cat.fits"         # FITS, ECSV, CSV or Parquet
+object_id = "COADD_OBJECT_ID"             # 64-bit integers
 ra = "ALPHAWIN_J2000"
 dec = "DELTAWIN_J2000"
 
 [cutout]
-size = "1 arcmin"                         # 228 px of {PIXEL_SCALE} arcsec
+size = "1 arcmin"                         # or pixels; here 228 px of {PIXEL_SCALE} arcsec
 
 [quality]                                 # an object is skipped if any of these fails
 max_background_rms = {{ r = {MAX_RMS_R} }}          # counts; {typical_rms} is typical
@@ -104,6 +104,6 @@ min_depth = {{ i = {MIN_DEPTH_I} }}                 # AB mag, 5 sigma; both fail
 max_blank_fraction = 0.5                  # of the cutout pixels; the first tile has a hole
 
 [storage]
-layout = "mosaic"                         # each pixel is stored once
-quantization = {QUANTIZE_LEVEL:.0f}                         # quantization steps per background RMS
+layout = "mosaic"                         # each pixel is stored once; or "stamps"
+quantization = {QUANTIZE_LEVEL:.0f}                         # steps per background RMS; or "lossless"
 """
