@@ -1,11 +1,8 @@
-"""Contact sheet of the brightest objects of an archive: survey colours above, Lupton composites below.
-
-usage: python contact_sheet.py ARCHIVE SURVEY FILE.png
-"""
+"""Contact sheet of the brightest objects of an archive: survey colours above, Lupton composites below."""
 
 from __future__ import annotations
 
-import sys
+import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,4 +48,8 @@ def sheet(cutouts: list[Cutout], style: Style) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    main(*(Path(argument) for argument in sys.argv[1:4]))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("archive", type=Path, help="folder of the archive")
+    parser.add_argument("survey", type=Path, help="folder of the demo survey")
+    parser.add_argument("file", type=Path, help="PNG file to write")
+    main(**vars(parser.parse_args()))

@@ -22,10 +22,14 @@ def quoted_lines() -> list[str]:
 
 
 def messages() -> list[str]:
-    """Return every text of the package, with ``...`` for inserted values."""
+    """Return every text of the package except docstrings, with ``...`` for inserted values."""
     found = []
     for path in sorted((ROOT / "archive_builder").rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+        docstrings = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+        for node in nodes:
+            if id(node) in docstrings:
+                continue
             if isinstance(node, ast.JoinedStr):
                 parts = (part.value if isinstance(part, ast.Constant) else "..." for part in node.values)
                 found.append("".join(map(str, parts)))
@@ -44,6 +48,6 @@ def test_lines_and_messages_are_found() -> None:
 
 @pytest.mark.parametrize("line", quoted_lines())
 def test_every_error_line_of_the_runbook_is_in_the_code(line: str) -> None:
-    pieces = [piece.strip(" :,()") for piece in line.split("...")]
+    pieces = [piece.strip() for piece in line.split("...")]
     pattern = re.compile(".*".join(re.escape(piece) for piece in pieces if piece), re.DOTALL)
     assert any(pattern.search(message) for message in MESSAGES)

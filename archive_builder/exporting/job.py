@@ -201,8 +201,7 @@ def _cutout(output: Output, sample: names.Sample) -> Cutout:
 
 def _needs_no_pixels(output: Output, archive: Archive) -> bool:
     """Return True if the output is only pictures in the survey's own colours."""
-    style, has_color = output.style, archive.reader.settings.has_color
-    own_colors = style.color == "survey" or (style.color == "auto" and style.rgb is None and has_color)
+    own_colors = output.style.uses_survey_colors(archive.reader.settings.has_color)
     return own_colors and output.pack != "hdf5" and set(output.formats) <= {"png", "tiff"}
 
 

@@ -196,7 +196,7 @@ class Cutout:
         RequestError
             The archive does not keep the survey's pictures, or the cutout lacks a band.
         """
-        if style.color == "survey" or (style.color == "auto" and style.rgb is None and "COLOR" in self.planes):
+        if style.uses_survey_colors("COLOR" in self.planes):
             return self.color
         return lupton_rgb(self.data, self.bands, self.zero_point, style)
 

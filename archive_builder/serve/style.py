@@ -60,6 +60,10 @@ class Style:
                 "cannot be made: give a stretch above 0, a softening of at least 0 and a finite minimum"
             )
 
+    def uses_survey_colors(self, has_color: bool) -> bool:
+        """Return True if a picture is cropped from the survey's own picture, where the archive has it or not."""
+        return self.color == "survey" or (self.color == "auto" and self.rgb is None and has_color)
+
 
 USUAL_STYLE = Style()
 """The default style."""
