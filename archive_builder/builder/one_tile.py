@@ -231,7 +231,7 @@ def place(catalog: Catalog, tile: Tile) -> ObjectTable:
         raise TileError(
             f"none of the {len(x)} catalogued objects lies on the tile: it is at RA {ra:.4f}, Dec {dec:.4f}, "
             f"the first object at RA {catalog.ra[0]:.4f}, Dec {catalog.dec[0]:.4f}: "
-            "check that RA is in deg and that the catalogue is this tile's"
+            "check that RA is in deg, not in hours, and that the catalogue is this tile's"
         )
     rms = np.full((len(x), len(tile.bands)), np.nan, dtype=np.float32)
     return ObjectTable(catalog.object_id, catalog.ra, catalog.dec, x, y, rms)

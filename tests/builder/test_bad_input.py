@@ -144,7 +144,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "repeated ID": (edit_catalogue(repeat_id), r"_cat\.fits: object 353\d+ is listed 2 times"),
     "ID of another tile": (id_of_the_other_tile, rf"object 353\d+ .*{BAD} belongs to tile {GOOD} already"),
-    "RA in hours": (edit_catalogue(hours), "none of the 60 catalogued objects lies on the tile.* RA in hours"),
+    "RA in hours": (
+        edit_catalogue(hours),
+        "none of the 60 catalogued objects lies on the tile.* check that RA is in deg, not in hours",
+    ),
     "no position": (edit_catalogue(no_position), r"_cat\.fits: 2 objects have no position .*first: object 353"),
     "no object": (edit_catalogue(lambda table: table[:0]), r"_cat\.fits: has no objects"),
     "catalogue of nothing": (overwrite(catalogue, b""), r"_cat\.fits: cannot be read"),

@@ -259,7 +259,7 @@ def test_a_user_with_read_permission_can_look_up_but_not_build_or_reindex(
         for command in (["build", survey / "survey.toml", archive, "--force"], ["reindex", archive]):
             (line,) = errors(run(*command))
             assert line.startswith(f"error: archive {archive}: ")
-            assert line.endswith("Permission denied")
+            assert line.endswith("Permission denied: get write access to the folder")
         done = run("verify", archive, "--deep")
         assert (done.returncode, done.stdout, done.stderr) == (0, "all is well\n", "")
         done = subprocess.run([*BOUND, sys.executable, "-c", READ, archive, *some_ids(archive)], capture_output=True)
@@ -330,7 +330,7 @@ def test_an_archive_on_a_read_only_disk_is_served_but_not_built_or_reindexed(sur
         for command in (["build", survey / "survey.toml", archive], ["reindex", archive]):
             (line,) = errors(run(*command))
             assert line.startswith(f"error: archive {archive}: ")
-            assert line.endswith("Read-only file system")
+            assert line.endswith("Read-only file system: get write access to the folder")
 
 
 # ---- sources that change during a build
