@@ -248,7 +248,7 @@ def test_a_second_export_into_the_same_folder_is_refused(demo_archive: Path, tmp
     (tmp_path / "out").mkdir()
     descriptor = os.open(tmp_path / "out", os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
-    with pytest.raises(ArchiveBuilderError, match="another export is at work"):
+    with pytest.raises(ArchiveBuilderError, match="another export is running in this folder"):
         export(demo_archive, path, tmp_path / "out")
     os.close(descriptor)
 
