@@ -73,7 +73,7 @@ def _number_text(keyword: str, value: int | float, comment: str) -> str:
     digits = str(value).replace("e", "E")
     if len(digits) > NUMBER_WIDTH:
         return _card_text(keyword, value, comment)
-    return f"{keyword:<8}= {digits:>{NUMBER_WIDTH}}{f' / {comment}' if comment else ''}"[:CARD].ljust(CARD)
+    return f"{keyword:<8}= {digits:>{NUMBER_WIDTH}}{f' / {comment}' if comment.strip() else ''}"[:CARD].ljust(CARD)
 
 
 @lru_cache(maxsize=4096, typed=True)

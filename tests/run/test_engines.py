@@ -477,7 +477,7 @@ def test_memory_option_is_refused_for_workers_on_other_machines(survey: Path, tm
     if not find_spec("parsl"):
         give_up("parsl is not installed")
     options = ["--engine", "parsl", "--parsl-config", str(parsl_config(tmp_path)), "--memory", "2GB"]
-    assert "--memory is for workers of this machine" in refusal(survey, tmp_path, *options)
+    assert "memory is for workers of this machine" in refusal(survey, tmp_path, *options)
 
 
 def refusal(survey: Path, folder: Path, *options: str) -> str:
