@@ -131,7 +131,8 @@ def test_persistent_workers_receive_the_epoch(archive: Archive, method: str, wor
 @pytest.mark.parametrize(("workers", "batch_size", "ranks"), [(0, 9, 1), (1, 9, 2), (3, 9, 1), (4, 11, 2)])
 def test_resumed_stream_is_exactly_the_rest(archive: Archive, workers: int, batch_size: int, ranks: int) -> None:
     for rank in range(ranks):
-        make = partial(CutoutStream, archive, 2, batch_size, 7, "g", rank=rank, world_size=ranks, epoch=3)
+        split = {"rank": rank, "world_size": ranks, "epoch": 3}
+        make = partial(CutoutStream, archive, 2, "g", batch_size=batch_size, shuffle_seed=7, **split)
         whole = ids_of(DataLoader(make(), batch_size=None, num_workers=workers))
         assert len(whole) > 1
         for position in range(len(whole) + 1):
@@ -170,7 +171,7 @@ from archive_builder.training.torch import CutoutStream
 archive, store, rank = sys.argv[1:]
 distributed.init_process_group("gloo", init_method=f"file://{store}", rank=int(rank), world_size=2)
 if __name__ == "__main__":
-    for ids, _ in DataLoader(CutoutStream(archive, 4, 8, 1), batch_size=None, num_workers=1):
+    for ids, _ in DataLoader(CutoutStream(archive, 4, batch_size=8, shuffle_seed=1), batch_size=None, num_workers=1):
         print(*ids.tolist())
     distributed.destroy_process_group()
 """
