@@ -54,9 +54,9 @@ def whole_file(path: Path, *, durable: bool = False) -> Iterator[Path]:
         yield temporary
         if durable:
             sync(temporary)
-        temporary.replace(path)
-        if durable:
-            sync(path.parent)
+            rename_durably(temporary, path)
+        else:
+            temporary.replace(path)
     except BaseException:
         with suppress(OSError):
             temporary.unlink()
@@ -76,6 +76,12 @@ def write_whole(path: Path, content: bytes) -> None:
             temporary.write_bytes(content)
     except OSError as error:
         raise ArchiveBuilderError(f"{path}: cannot be written: {one_line(error)}") from None
+
+
+def rename_durably(path: Path, new: Path) -> None:
+    """Rename a file that is on the disk already, in its folder, and flush the folder. An existing file is replaced."""
+    path.replace(new)
+    sync(new.parent)
 
 
 def sync(path: Path) -> None:

@@ -6,7 +6,7 @@ astropy's units take as long to import as all the rest of a small command: funct
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from numbers import Integral
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -140,15 +140,9 @@ def names(given: str | Iterable[str]) -> tuple[str, ...]:
     return (given,) if isinstance(given, str) else tuple(given)
 
 
-def plural(number: int, noun: str) -> str:
-    """Return a count and its noun: ``1 tile``, ``2 tiles``.
-
-    Examples
-    --------
-    >>> plural(1, "tile"), plural(2, "tile")
-    ('1 tile', '2 tiles')
-    """
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+def by_reason(counts: Mapping[str, int]) -> str:
+    """Return counts by reason as text: ``106 for noise, 31 for blank``; ``none`` if all are 0."""
+    return ", ".join(f"{number} for {reason}" for reason, number in counts.items() if number) or "none"
 
 
 def count(number: float) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from archive_builder.atomic import rename_durably
 from archive_builder.builder.one_tile import TileResult
 from archive_builder.errors import ArchiveBuilderError, ArchiveError, DuplicateObjectError, one_line
 from archive_builder.measure.quality import count_reasons
@@ -18,7 +19,6 @@ from archive_builder.store.file_names import shard_name
 from archive_builder.store.index import Index, utc_now
 from archive_builder.store.records import TileEntry, TileRecord, TileRow
 from archive_builder.store.shard_reader import Shard
-from archive_builder.store.shard_writer import place_shard
 
 
 class Committer:
@@ -87,7 +87,7 @@ class Committer:
         """Rename a draft to the name of its shard."""
         draft = self._archive / result.draft
         try:
-            place_shard(draft, self._archive / result.shard)
+            rename_durably(draft, self._archive / result.shard)
         except FileNotFoundError:
             raise ArchiveError(
                 f"shard {draft}: was made but is not here: keep the archive in a folder that all workers share"

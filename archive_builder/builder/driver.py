@@ -14,7 +14,7 @@ from archive_builder.builder.decision import Decision, decide
 from archive_builder.builder.first_tile import size_in_pixels
 from archive_builder.builder.lock import BuildLock
 from archive_builder.builder.memory import Load, share_out
-from archive_builder.builder.one_tile import TileJob, TileResult, peak_memory, run_job
+from archive_builder.builder.one_tile import TileJob, TileResult, lost_tile, peak_memory, run_job
 from archive_builder.builder.rebuild import abandon_rebuild, clear_leftovers, refuse_to_lose, replace_with_next
 from archive_builder.errors import ArchiveError, RequestError, one_line
 from archive_builder.run import machine
@@ -89,7 +89,7 @@ class BuildReport:
 class _Options:
     """Parameters of a build that do not depend on the decision; see :func:`build`."""
 
-    workers: int | None
+    workers: int
     memory: int | None
     retries: int
     contents: bool
@@ -168,7 +168,7 @@ def build(
             "memory is for workers of this machine: elsewhere the batch job's request sets the memory, "
             "and Parsl's configuration or mpiexec sets the number of workers"
         )
-    processes = None if workers is None else whole_number(workers, "workers", 1)
+    processes = machine.worker_processes(workers)
     memory = None if memory is None else whole_number(memory, "memory", 1)
     retries = whole_number(retries, "retries", 0)
     archive, options = Path(archive), _Options(processes, memory, retries, contents, prune)
@@ -329,7 +329,7 @@ class _Build:
 
 def _result(outcome: TileResult | Lost[TileJob]) -> TileResult:
     """Return the result of a tile; a failure if its worker died."""
-    return TileResult(outcome.job.files.tile, error=outcome.cause) if isinstance(outcome, Lost) else outcome
+    return lost_tile(outcome.job, outcome.cause) if isinstance(outcome, Lost) else outcome
 
 
 def _make_folders(archive: Path) -> None:
@@ -356,4 +356,4 @@ def _load(changes: Changes, recipe: Recipe, size: int, options: _Options) -> Loa
         return None
     files = [task.files for task in changes.tasks]
     budget = options.memory or machine.available_memory()
-    return share_out(files, recipe, size, budget, machine.available_cpus(), options.workers)
+    return share_out(files, recipe, size, budget, options.workers)

@@ -102,9 +102,7 @@ def strip_that_fits(shape: Shape, recipe: Recipe, size: int, memory: int, pictur
     return max(fitting)
 
 
-def share_out(
-    tiles: Sequence[TileFiles], recipe: Recipe, size: int, budget: int, cpus: int, workers: int | None
-) -> Load:
+def share_out(tiles: Sequence[TileFiles], recipe: Recipe, size: int, budget: int, workers: int) -> Load:
     """Return the workers that fit into a budget, by the first of the tiles that can be read.
 
     Parameters
@@ -116,9 +114,7 @@ def share_out(
         Side of a cutout, px.
     budget : int
         Memory of all processes together, bytes.
-    cpus : int
-        Maximum workers if ``workers`` is None.
-    workers : int or None
+    workers : int
         Maximum workers, 1 or more.
 
     Raises
@@ -126,7 +122,7 @@ def share_out(
     RequestError
         Not one worker fits.
     """
-    wanted = min(workers or cpus, max(1, len(tiles)))
+    wanted = min(workers, max(1, len(tiles)))
     need = _first_need(tiles, recipe, size)
     fitting = min(wanted, (budget - DRIVER) // need if need else wanted)
     if fitting < 1:

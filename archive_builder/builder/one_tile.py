@@ -125,6 +125,11 @@ class TileResult:
     """Peak memory of the process, bytes."""
 
 
+def lost_tile(job: TileJob, cause: str) -> TileResult:
+    """Return the result of a job whose worker died."""
+    return TileResult(job.files.tile, error=cause)
+
+
 def run_job(job: TileJob) -> TileResult:
     """Build one tile; every error is returned as a result."""
     started = time.perf_counter()

@@ -41,7 +41,7 @@ from archive_builder.errors import ArchiveError, one_line
 from archive_builder.store.file_names import INDEX_NAME, SHARD_FOLDER
 from archive_builder.store.format import shard_format
 from archive_builder.store.index import Index
-from archive_builder.store.index_file import replace_index
+from archive_builder.store.index_file import remove_index, replace_index
 from archive_builder.store.records import Settings, TileRow
 from archive_builder.survey.recipe import Recipe
 
@@ -105,8 +105,7 @@ def abandon_rebuild(archive: Path) -> None:
     """Remove the second index, if there is one: the shards that only this index knows become leftovers."""
     path = archive / NEXT_INDEX_NAME
     if path.is_file():
-        path.with_name(f"{path.name}-journal").unlink(missing_ok=True)
-        path.unlink()
+        remove_index(path)
 
 
 def replace_with_next(archive: Path, failures: Mapping[str, str]) -> None:

@@ -199,8 +199,7 @@ def _summary(report: BuildReport) -> str:
         return tiles
     if report.retried:
         tiles += f"; {report.retried} retried after a worker died"
-    skipped = ", ".join(f"{n} for {reason}" for reason, n in report.skipped.items() if n) or "none"
     return (
-        f"{tiles}\n{report.stored} objects stored; skipped: {skipped}\n"
+        f"{tiles}\n{report.stored} objects stored; skipped: {units.by_reason(report.skipped)}\n"
         f"{units.size(report.bytes)} in shards, peak memory {units.size(report.peak_memory)} a process"
     )

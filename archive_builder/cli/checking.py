@@ -85,7 +85,7 @@ def verify_command(
     deep: bool,
     survey: Path | None,
     to_repair: bool,
-    workers: int,
+    workers: int | None,
     as_json: bool,
     verbosity: Verbosity,
 ) -> None:
@@ -123,7 +123,9 @@ def _remedy(damage: list[Finding], deep: bool, survey: Path | None) -> str:
     return f"run verify{' --deep' * deep} --repair{recipe}"
 
 
-def _findings(archive: Path, deep: bool, survey: Path | None, workers: int, verbosity: Verbosity) -> list[Finding]:
+def _findings(
+    archive: Path, deep: bool, survey: Path | None, workers: int | None, verbosity: Verbosity
+) -> list[Finding]:
     """Return the problems of an archive, and show the progress of the search."""
     from archive_builder.maintain.verify import verify
 
@@ -160,7 +162,7 @@ def _tile_done(meter: Meter, tile: str) -> None:
 @cpu_workers()
 @log_options
 @as_json
-def reindex_command(archive: Path, workers: int, as_json: bool, verbosity: Verbosity) -> None:
+def reindex_command(archive: Path, workers: int | None, as_json: bool, verbosity: Verbosity) -> None:
     """Rebuild the index of ARCHIVE from its shards alone.
 
     The old index stays in use until the new one is complete.

@@ -53,15 +53,19 @@ def workers_option(default: Any, help_text: str) -> Callable[[Command], Command]
 
 def cpu_workers() -> Callable[[Command], Command]:
     """Return the option ``--workers`` of commands whose workers need little memory."""
-    from archive_builder.run.machine import available_cpus
-
-    return workers_option(available_cpus, "Maximum worker processes (default: one per CPU).")
+    return workers_option(None, "Maximum worker processes (default: one per CPU).")
 
 
 def plot_option(subject: str) -> Callable[[Command], Command]:
     """Return the option that draws a picture too."""
     text = f"Draw {subject} into FILE.png, .pdf or .svg. Needs matplotlib: pip install '.[plot]'."
     return click.option("--plot", type=a_path, metavar="FILE", help=text)
+
+
+def _number_option(field: str, text: str) -> Callable[[Command], Command]:
+    """Return the option for a number of `Style`."""
+    default = getattr(USUAL_STYLE, field)
+    return click.option(f"--{field}", type=float, metavar="X", default=default, show_default=True, help=text)
 
 
 _PICTURE_OPTIONS = (
@@ -74,30 +78,9 @@ _PICTURE_OPTIONS = (
         "first of these that is available.",
     ),
     click.option("--rgb", metavar="BANDS", help="Bands of the composite, red first: irg, or F160W,F814W,F606W."),
-    click.option(
-        "--stretch",
-        type=float,
-        metavar="X",
-        default=USUAL_STYLE.stretch,
-        show_default=True,
-        help="Linear stretch of the composite, in flux at zero point 30.",
-    ),
-    click.option(
-        "--softening",
-        type=float,
-        metavar="X",
-        default=USUAL_STYLE.softening,
-        show_default=True,
-        help="Softening Q of the composite; a larger Q is more logarithmic.",
-    ),
-    click.option(
-        "--minimum",
-        type=float,
-        metavar="X",
-        default=USUAL_STYLE.minimum,
-        show_default=True,
-        help="Flux mapped to black, in flux at zero point 30.",
-    ),
+    _number_option("stretch", "Linear stretch of the composite, in flux at zero point 30."),
+    _number_option("softening", "Softening Q of the composite; a larger Q is more logarithmic."),
+    _number_option("minimum", "Flux mapped to black, in flux at zero point 30."),
     click.option(
         "--compression",
         type=click.Choice(get_args(Compression)),

@@ -17,10 +17,9 @@ def status_text(status: ArchiveStatus) -> str:
 
 
 def _lines(status: ArchiveStatus) -> Iterator[str]:
-    skipped = ", ".join(f"{count} for {reason}" for reason, count in status.skipped_for.items() if count) or "none"
     depth = ", ".join(f"{band} {value:.2f}" for band, value in status.depth.items() if value is not None)
     yield f"{status.survey}: {status.built} tiles built, {len(status.failures)} failed"
-    yield f"{status.stored} objects stored; skipped: {skipped}"
+    yield f"{status.stored} objects stored; skipped: {units.by_reason(status.skipped_for)}"
     yield f"cutouts of {status.size} px in {', '.join(status.bands)}; {units.size(status.bytes)} in shards"
     yield f"median depth {depth} (AB mag, 5 sigma)" if depth else "depth not measured"
     if status.build is not None:

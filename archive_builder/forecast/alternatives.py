@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from archive_builder.builder.one_tile import TileJob, TileResult, run_job
+from archive_builder.builder.one_tile import TileJob, TileResult, lost_tile, run_job
 from archive_builder.errors import TileError
 from archive_builder.forecast.sample import TileSample, pixel_bytes
 from archive_builder.run.pool import run_jobs
@@ -140,11 +140,6 @@ def build_reference(
     if own not in builds:
         raise TileError(f"tile {job.files.tile} cannot be built a second time ({failed[own]}): run plan again")
     return Reference(sample, own, split_costs(builds), failed)
-
-
-def lost_tile(job: TileJob, cause: str) -> TileResult:
-    """Return the result of a job whose worker died."""
-    return TileResult(job.files.tile, error=cause)
 
 
 def split_costs(builds: Mapping[StorageSection, tuple[TileResult, int]]) -> dict[StorageSection, Cost]:

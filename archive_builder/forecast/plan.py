@@ -13,10 +13,10 @@ import numpy as np
 
 from archive_builder.builder.commit import Committer
 from archive_builder.builder.first_tile import size_in_pixels
-from archive_builder.builder.one_tile import TileJob, TileResult
+from archive_builder.builder.one_tile import TileJob, TileResult, lost_tile
 from archive_builder.choices import PLAN_SEED, PLAN_TILES, PLAN_WORKERS
 from archive_builder.errors import RecipeError, RequestError, TileError, one_line
-from archive_builder.forecast.alternatives import alternatives, build_reference, choose_reference, lost_tile
+from archive_builder.forecast.alternatives import alternatives, build_reference, choose_reference
 from archive_builder.forecast.forecast import Forecast, Sample, make_forecast
 from archive_builder.forecast.sample import TileSample, run_sample
 from archive_builder.run.pool import end_if_starting, run_jobs

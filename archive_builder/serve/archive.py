@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from html import escape
-from numbers import Integral
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -18,7 +17,7 @@ from archive_builder.errors import ArchiveBuilderError, ObjectNotFoundError, Req
 from archive_builder.geometry import Size
 from archive_builder.serve.bulk import Missing
 from archive_builder.serve.cutout import Cutout
-from archive_builder.serve.lookup import Location, Summary
+from archive_builder.serve.lookup import Location, Summary, is_object_id
 from archive_builder.serve.reader import ArchiveReader
 from archive_builder.serve.sky import Position, ra_dec
 from archive_builder.serve.snapshot import OPEN_SHARDS, Bands
@@ -95,9 +94,7 @@ class Archive:
         return self.reader.summary().cutouts
 
     def __contains__(self, object_id: object) -> bool:
-        if not isinstance(object_id, Integral) or not -(2**63) <= int(object_id) < 2**63:
-            return False
-        return self.reader.has_cutout(int(object_id))
+        return is_object_id(object_id) and self.reader.has_cutout(int(object_id))
 
     def ids(self, status: str = "stored") -> NDArray[np.int64]:
         """Return the IDs of objects, in ascending order.

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from astropy.table import Table
@@ -159,7 +159,7 @@ def find(snapshot: Snapshot, object_ids: ArrayLike) -> Places:
 
 def locate(snapshot: Snapshot, object_id: int) -> Location:
     """Find an object without reading pixels; see :meth:`archive_builder.serve.archive.Archive.locate`."""
-    if not isinstance(object_id, Integral) or not -(2**63) <= object_id < 2**63:
+    if not is_object_id(object_id):
         raise RequestError(f"object ID {object_id!r} is not a 64-bit integer: give the ID of the catalogue")
     return location(snapshot, int(object_id), snapshot.index.find(np.array([object_id], dtype=np.int64)), 0)
 
@@ -179,6 +179,11 @@ def location(snapshot: Snapshot, object_id: int, places: Places, number: int) ->
         raise ObjectNotFoundError(object_id, snapshot.path)
     shard = snapshot.shard_path(tile_id, generation)
     return Location(object_id, snapshot.tile(tile_id).name, row, Status(status).name.lower(), shard)
+
+
+def is_object_id(value: object) -> TypeGuard[int]:
+    """Return True for a 64-bit integer."""
+    return isinstance(value, Integral) and -(2**63) <= int(value) < 2**63
 
 
 def has_cutout(snapshot: Snapshot, object_id: int) -> bool:

@@ -125,10 +125,11 @@ class BatchStream:
         parts: int = 1,
         skip: int = 0,
     ) -> None:
-        whole_number(batch_size, "batch_size", 1)
-        whole_number(parts, "parts", 1)
-        whole_number(0 if shuffle_seed is None else shuffle_seed, "shuffle_seed", 0)
-        for name, number in (("epoch", epoch), ("part", part), ("skip", skip)):
+        for name, number in {"batch_size": batch_size, "parts": parts}.items():
+            whole_number(number, name, 1)
+        if shuffle_seed is not None:
+            whole_number(shuffle_seed, "shuffle_seed", 0)
+        for name, number in {"epoch": epoch, "part": part, "skip": skip}.items():
             whole_number(number, name, 0)
         if part >= parts:
             raise RequestError(f"part {part} of {parts}: parts are counted from 0, give one below {parts}")

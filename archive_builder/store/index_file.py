@@ -7,7 +7,7 @@ from contextlib import closing
 from functools import cache
 from pathlib import Path
 
-from archive_builder.atomic import sync, whole_file
+from archive_builder.atomic import rename_durably, whole_file
 from archive_builder.store.format import schema_text
 from archive_builder.store.records import InvalidRecordError
 
@@ -64,8 +64,13 @@ def create_index(path: Path) -> None:
 def replace_index(fresh: Path, index: Path) -> None:
     """Replace an index by a new one."""
     _remove_journal(index)
-    fresh.replace(index)
-    sync(index.parent)
+    rename_durably(fresh, index)
+
+
+def remove_index(path: Path) -> None:
+    """Remove an index and its journal."""
+    _remove_journal(path)
+    path.unlink()
 
 
 def _remove_journal(index: Path) -> None:

@@ -38,7 +38,7 @@ A list of virtual windows is 60 times as large in memory as on disk. HDF5's defa
 
 
 class ShardWriter:
-    """Writer of a shard under a temporary name, the draft. :func:`place_shard` renames a finished draft.
+    """Writer of a shard under a temporary name, the draft. The build renames a finished draft.
 
     No other process ever writes to the draft's name, on any host. A worker wrongly believed dead may continue: it harms
     neither its successor on the tile nor a later build.
@@ -131,12 +131,6 @@ class ShardWriter:
         self._file.close()
         sync(self.draft)
         self._finished = True
-
-
-def place_shard(draft: Path, path: Path) -> None:
-    """Rename a finished draft to the shard's name, and flush the folder to the disk."""
-    draft.rename(path)
-    sync(path.parent)
 
 
 def _bound_metadata_cache(file: h5py.File) -> None:

@@ -14,18 +14,13 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.table import Table
-from click.testing import CliRunner, Result
-
-from archive_builder.cli.main import main
+from click.testing import Result
+from helpers import run
 
 GOOD, BAD = "DEM033600-280000", "DEM033607-280000"
 
 BIG_ID = 2**53 + 1
 """The smallest ID that a 64-bit float cannot hold."""
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
 
 
 def band(tile: Path, letter: str = "r") -> Path:

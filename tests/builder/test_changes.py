@@ -19,11 +19,10 @@ import h5py
 import numpy as np
 import pytest
 from astropy.table import Table
-from click.testing import CliRunner, Result
+from helpers import restored, run
 
 from archive_builder import Archive
 from archive_builder.builder.driver import build
-from archive_builder.cli.main import main
 from archive_builder.errors import ArchiveError, RecipeError
 from archive_builder.maintain.verify import verify
 from archive_builder.survey.demo import make_survey
@@ -50,10 +49,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def survey(place: Path, tmp_path: Path) -> Iterator[Path]:
     """The survey's folder, restored after the test. A copy would have other paths."""
-    shutil.copytree(place / "survey", tmp_path / "kept")
-    yield place / "survey"
-    shutil.rmtree(place / "survey")
-    shutil.copytree(tmp_path / "kept", place / "survey")
+    with restored(place / "survey", tmp_path / "kept") as folder:
+        yield folder
 
 
 @pytest.fixture
@@ -70,10 +67,6 @@ def recipe_of(survey: Path, **values: str) -> Path:
         assert n == 1, key
         recipe.write_text(text)
     return recipe
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
 
 
 def plan(survey: Path, archive: Path, *options: str) -> dict[str, Any]:

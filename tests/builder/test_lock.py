@@ -15,12 +15,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
+from helpers import run
 
 from archive_builder import Archive
 from archive_builder.builder.driver import build
 from archive_builder.builder.lock import BuildLock
-from archive_builder.cli.main import main
 from archive_builder.errors import ArchiveError
 from archive_builder.maintain.verify import verify
 from archive_builder.survey.demo import make_survey
@@ -47,10 +47,6 @@ def archive(place: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def recipe(place: Path) -> Path:
     return place / "survey/survey.toml"
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
 
 
 def wait_for(condition: Callable[[], object]) -> None:

@@ -82,13 +82,13 @@ def test_memory_budget_limits_the_workers(demo_survey: Path) -> None:
     tiles = discover(recipe).tiles
 
     def workers(budget: float, wanted: int | None = None) -> int:
-        return share_out(tiles * 4, recipe, 228, int(budget), 6, wanted).workers
+        return share_out(tiles * 4, recipe, 228, int(budget), wanted or 6).workers
 
     assert workers(64e9) == 6
     assert workers(64e9, 3) == 3
     few = workers(1e9)
     assert 1 <= few < 6
-    assert share_out(tiles * 4, recipe, 228, int(1e9), 6, None).memory * few <= 1e9
+    assert share_out(tiles * 4, recipe, 228, int(1e9), 6).memory * few <= 1e9
     with pytest.raises(
         RequestError, match=r"memory 200 MB is too little for one worker: give at least \d+ MB as --memory"
     ):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import h5py
 import pytest
+from helpers import restored
 
 from archive_builder import Archive
 from archive_builder.builder.driver import BuildReport, build
@@ -65,10 +66,8 @@ def read(survey: Path) -> Catalogs:
 @pytest.fixture
 def survey(place: Path, tmp_path: Path) -> Iterator[Path]:
     """The survey's folder, restored after the test."""
-    shutil.copytree(place / "survey", tmp_path / "kept")
-    yield place / "survey"
-    shutil.rmtree(place / "survey")
-    shutil.copytree(tmp_path / "kept", place / "survey")
+    with restored(place / "survey", tmp_path / "kept") as folder:
+        yield folder
 
 
 @pytest.fixture

@@ -8,40 +8,28 @@ import os
 import shutil
 import signal
 import socket
-import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 from astropy.io import fits
-from click.testing import CliRunner, Result
+from helpers import execute, run
 
 from archive_builder.builder.driver import build
 from archive_builder.builder.lock import BuildLock, holder_of
 from archive_builder.builder.status import archive_status
-from archive_builder.cli.main import main
 from archive_builder.errors import ArchiveError, DamagedIndexError
 from archive_builder.survey.demo import make_survey
 
 HOST = socket.gethostname()
 
 
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
-
-
 def told(archive: Path) -> dict:
     return json.loads(run("status", archive, "--json").stdout)
-
-
-def execute(archive: Path, statement: str) -> list[tuple]:
-    with closing(sqlite3.connect(archive / "index.sqlite")) as connection, connection:
-        return connection.execute(statement).fetchall()
 
 
 @pytest.fixture(scope="module")

@@ -12,13 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from helpers import run
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from archive_builder.builder.status import archive_status
 from archive_builder.cli.figures import band_colors, grid_lines, middle_ra
-from archive_builder.cli.main import main
 from archive_builder.cli.plan_plot import plan_figure
 from archive_builder.cli.status_plot import Coverage, read_coverage, status_figure
 from archive_builder.forecast.plan import plan
@@ -37,10 +36,6 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from archive_builder.cli.figures import SkyMap, style
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
 
 
 def box(ra: float, dec: float, side: float) -> np.ndarray:

@@ -11,14 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from helpers import run
 
 from archive_builder.cli.logs import JsonHandler
-from archive_builder.cli.main import main
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
 def lines_of(path: Path) -> list[dict[str, Any]]:

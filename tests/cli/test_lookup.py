@@ -8,18 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from helpers import run
 from PIL import Image
 
 from archive_builder import Archive, Style, build
-from archive_builder.cli.main import main
 from archive_builder.survey.demo import make_survey
 
 NAMES = {"g": "F435W", "r": "F606W", "i": "F814W", "z": "F105W", "Y": "F160W"}
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from click.testing import CliRunner, Result
+from helpers import tree
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -45,11 +46,6 @@ def objects(archive: Path) -> dict[str, list[int]]:
 def write_list(path: Path, header: str, rows: list[Any]) -> Path:
     path.write_text("\n".join([header, *(str(row) for row in rows)]) + "\n")
     return path
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    """Return the content of every file below a folder."""
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 def manifest(folder: Path) -> list[dict[str, str]]:

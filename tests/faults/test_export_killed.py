@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from helpers import tree
 
 COMMAND = (sys.executable, "-c", "from archive_builder.cli.main import main; main()", "export")
 KILLS = 3
@@ -22,10 +23,6 @@ def start(archive: Path, path: Path, folder: Path, options: list[str]) -> subpro
     """Start an export in its own process group."""
     command = [*COMMAND, str(archive), str(path), "-o", str(folder), "--workers", "2", *options]
     return subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 def names(folder: Path) -> set[Path]:

@@ -14,11 +14,10 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.table import Table
-from click.testing import CliRunner, Result
+from helpers import run
 
 from archive_builder.builder.driver import build
 from archive_builder.builder.one_tile import TileResult
-from archive_builder.cli.main import main
 from archive_builder.errors import RecipeError, RequestError, TileError
 from archive_builder.forecast.forecast import Criterion, Forecast
 from archive_builder.forecast.plan import choose_tiles, plan
@@ -51,10 +50,6 @@ def survey(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def whole(survey: Path) -> Forecast:
     """Forecast from a sample of all tiles."""
     return plan(survey / "survey.toml", sample=TILES)
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
 
 
 def recipe_with(survey: Path, folder: Path, **values: str) -> Path:

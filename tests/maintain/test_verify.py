@@ -19,11 +19,10 @@ import multiprocess
 import numpy as np
 import pytest
 from astropy.io import fits
-from click.testing import CliRunner, Result
+from helpers import execute, restored, run
 
 from archive_builder import Archive
 from archive_builder.builder.driver import build
-from archive_builder.cli.main import main
 from archive_builder.errors import ArchiveError, NoArchiveError
 from archive_builder.maintain import reindex as reindexing
 from archive_builder.maintain import verify as verification
@@ -59,14 +58,8 @@ def archive(place: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def survey(place: Path, tmp_path: Path) -> Iterator[Path]:
     """The survey's folder, restored after the test."""
-    shutil.copytree(place / "survey", tmp_path / "kept")
-    yield place / "survey"
-    shutil.rmtree(place / "survey")
-    shutil.copytree(tmp_path / "kept", place / "survey")
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
+    with restored(place / "survey", tmp_path / "kept") as folder:
+        yield folder
 
 
 def findings(archive: Path, deep: bool = False, survey: Path | None = None) -> list[Finding]:
@@ -75,14 +68,6 @@ def findings(archive: Path, deep: bool = False, survey: Path | None = None) -> l
 
 def shard(archive: Path, tile: str = A) -> Path:
     return archive / f"shards/{tile}.1.h5"
-
-
-def execute(archive: Path, *statements: str) -> None:
-    connection = sqlite3.connect(archive / "index.sqlite")
-    with connection:
-        for statement in statements:
-            connection.execute(statement)
-    connection.close()
 
 
 def table(archive: Path, name: str) -> list[tuple[Any, ...]]:

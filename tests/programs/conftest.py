@@ -8,9 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-REQUIRED = "ARCHIVE_BUILDER_REQUIRE_PROGRAMS"
-"""Environment variable: if set, a missing program fails a test; by default the test is skipped."""
+from helpers import give_up
 
 
 @pytest.fixture(scope="session")
@@ -43,5 +41,4 @@ def find_program(names: str) -> str:
     for name in names.split():
         if path := shutil.which(name, path=places):
             return path
-    give_up = pytest.fail if os.environ.get(REQUIRED) else pytest.skip
     give_up(f"{names.split()[0]} is not installed")

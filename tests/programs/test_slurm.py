@@ -17,19 +17,15 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from helpers import give_up
 
 from archive_builder.builder.driver import build
 from archive_builder.survey.demo import make_survey
 
 CLUSTER = Path(__file__).parents[2] / "ops/cluster"
-REQUIRED = os.environ.get("ARCHIVE_BUILDER_REQUIRE_PROGRAMS")
 BESIDE_PYTHON = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
 
 SameArchives = Callable[[Path, Path], None]
-
-
-def give_up(reason: str) -> None:
-    (pytest.fail if REQUIRED else pytest.skip)(reason)
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ from uuid import uuid4
 
 import pytest
 from click.testing import CliRunner
+from helpers import give_up
 
 from archive_builder.builder.driver import build
 from archive_builder.builder.one_tile import TileJob, build_tile
@@ -32,7 +33,6 @@ from archive_builder.survey.demo import make_survey
 from archive_builder.survey.discovery import discover
 from archive_builder.survey.recipe import load_recipe
 
-REQUIRED = os.environ.get("ARCHIVE_BUILDER_REQUIRE_PROGRAMS")
 BESIDE_PYTHON = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
 
 PARSL_CONFIG = """
@@ -180,10 +180,6 @@ def start(survey: Path, tmp_path: Path) -> Iterator[Start]:
             with suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
         run.end()
-
-
-def give_up(reason: str) -> None:
-    (pytest.fail if REQUIRED else pytest.skip)(reason)
 
 
 every_engine = pytest.mark.parametrize("engine", ["local", "parsl", "mpi"])

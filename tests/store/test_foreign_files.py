@@ -19,6 +19,7 @@ import hdf5plugin
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from helpers import execute
 from PIL import Image
 
 import archive_builder
@@ -285,7 +286,7 @@ def test_good_shards_are_read_and_the_check_detects_the_secret(place: Path) -> N
 MEASURE = """
 import resource, sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = [sys.argv[1], str(Path(sys.argv[1]).parent)]
 import test_foreign_files as tests
 limit = int(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmSize"))) * 1024
 resource.setrlimit(resource.RLIMIT_AS, (limit + tests.MEMORY,) * 2)
@@ -427,14 +428,6 @@ def test_invalid_picture_of_a_square_is_an_error(place: Path, tmp_path: Path, na
 
 
 # ---- the index
-
-
-def execute(archive: Path, *statements: str) -> None:
-    connection = sqlite3.connect(archive / "index.sqlite")
-    with connection:
-        for statement in statements:
-            connection.execute(statement)
-    connection.close()
 
 
 def objects(archive: Path) -> list[int]:

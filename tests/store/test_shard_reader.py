@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from archive_builder.atomic import rename_durably
 from archive_builder.errors import ArchiveError
 from archive_builder.geometry import window_origin
 from archive_builder.measure.quantize import BLANK, Codec, Lossless, NoiseScaled
@@ -18,7 +19,7 @@ from archive_builder.store.format import checksum
 from archive_builder.store.records import ObjectTable, ShardInfo
 from archive_builder.store.rows import RowBuffer
 from archive_builder.store.shard_reader import Shard
-from archive_builder.store.shard_writer import ShardWriter, place_shard
+from archive_builder.store.shard_writer import ShardWriter
 
 assert hdf5plugin.version  # importing hdf5plugin registers Bitshuffle with h5py
 
@@ -60,7 +61,7 @@ def write(path: Path, flux: np.ndarray, objects: ObjectTable, size: int, layout:
         for number, slab in rows.release(height):
             writer.add_slab("SCI", number, slab)
         writer.finish(objects, table(np.array([-5.0]), np.array([3.0]), 1), np.array([3], dtype=np.uint8))
-    place_shard(writer.draft, path)
+    rename_durably(writer.draft, path)
 
 
 def window(flux: np.ndarray, x: float, y: float, size: int) -> np.ndarray:
