@@ -7,7 +7,7 @@ Pixels are 0-based, as in :meth:`astropy.wcs.WCS.all_world2pix` with origin 0; `
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 from astropy.coordinates import angular_separation
@@ -15,11 +15,14 @@ from astropy.wcs import WCS, NoConvergence
 from astropy.wcs.utils import proj_plane_pixel_scales
 from numpy.typing import ArrayLike, NDArray
 
-from archive_builder.errors import RequestError
+from archive_builder.errors import RequestError, TileError
+from archive_builder.frames import from_icrs, to_icrs
 from archive_builder.units import Length, parse_length
 
 Shape: TypeAlias = tuple[int, int]
 """Rows and columns of an image, ``(ny, nx)``."""
+
+T = TypeVar("T")
 
 Size: TypeAlias = "Length | tuple[Length, Length]"
 """Side of a square cutout, or ``(ny, nx)``."""
@@ -129,12 +132,13 @@ def sky_to_pixel(
     """Return the pixel positions of sky positions, NaN for positions far from the image.
 
     A projection also maps the far side of the sky to pixels, and a distortion polynomial may not converge far from the
-    image. So only positions within 1.1 radii of the image's circumscribed circle are transformed.
+    image. So only positions within 1.1 radii of the image's circumscribed circle are transformed. An image with a
+    corner off the sky, an all-sky map for example, has no such circle.
 
     Parameters
     ----------
     wcs : WCS
-        WCS of the image.
+        WCS of the image, in any celestial frame and axis order.
     shape : (ny, nx)
         Shape of the image, px.
     ra, dec : ndarray of float64, (N,)
@@ -143,23 +147,68 @@ def sky_to_pixel(
     Returns
     -------
     x, y : ndarray of float64, (N,)
-        Pixel positions from 0, from ``all_world2pix(ra, dec, 0)``.
+        Pixel positions from 0, from ``all_world2pix(ra, dec, 0)`` if the WCS is ICRS with RA first.
+
+    Raises
+    ------
+    TileError
+        The frame of the WCS is not supported.
     """
     x, y = np.full(len(ra), np.nan), np.full(len(ra), np.nan)
-    centre = wcs.all_pix2world((shape[1] - 1) / 2, (shape[0] - 1) / 2, 0)
-    corners = footprint(wcs, shape)
-    radius = _separation(centre[0], centre[1], corners[:, 0], corners[:, 1]).max()
-    near = _separation(centre[0], centre[1], ra, dec) < 1.1 * radius
+    lon, lat = from_icrs(wcs, ra, dec)
+    centre = _native_sky(wcs, (shape[1] - 1) / 2, (shape[0] - 1) / 2)
+    corners = _native_sky(wcs, *_corners(shape))
+    radius = _separation(*centre, *corners).max()
+    near = _separation(*centre, lon, lat) < 1.1 * radius if np.isfinite(radius) else np.isfinite(lon + lat)
     try:
-        x[near], y[near] = wcs.all_world2pix(ra[near], dec[near], 0)
+        x[near], y[near] = wcs.all_world2pix(*_in_axis_order(wcs, lon[near], lat[near]), 0)
     except NoConvergence as failure:
         x[near], y[near] = failure.best_solution.T
     return x, y
 
 
+def pixel_to_sky(wcs: WCS, x: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the sky positions of pixels.
+
+    Parameters
+    ----------
+    wcs : WCS
+        WCS of the image, in any celestial frame and axis order.
+    x, y : array_like of float
+        Pixel positions from 0.
+
+    Returns
+    -------
+    ra, dec : ndarray of float64
+        Deg, ICRS; NaN off the sky.
+
+    Raises
+    ------
+    TileError
+        The frame of the WCS is not supported.
+    """
+    return to_icrs(wcs, *_native_sky(wcs, x, y))
+
+
+def _native_sky(wcs: WCS, x: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return longitude and latitude of pixels in the frame of the WCS, deg; NaN off the sky."""
+    return _in_axis_order(wcs, *(np.asarray(axis) for axis in wcs.all_pix2world(x, y, 0)))
+
+
+def _in_axis_order(wcs: WCS, one: T, two: T) -> tuple[T, T]:
+    """Return the two coordinates, swapped if the latitude is the first axis of the WCS."""
+    return (one, two) if wcs.wcs.lng < wcs.wcs.lat else (two, one)
+
+
 def _separation(ra1: ArrayLike, dec1: ArrayLike, ra2: ArrayLike, dec2: ArrayLike) -> NDArray[np.float64]:
     """Return the angles between positions, deg, from RA and Dec in deg."""
     return np.asarray(np.degrees(angular_separation(*(np.radians(a) for a in (ra1, dec1, ra2, dec2)))))
+
+
+def _corners(shape: Shape) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return x and y of an image's outer corners, px, each (4,)."""
+    ny, nx = shape
+    return np.array([0, nx, nx, 0]) - 0.5, np.array([0, 0, ny, ny]) - 0.5
 
 
 def footprint(wcs: WCS, shape: Shape) -> NDArray[np.float64]:
@@ -175,12 +224,21 @@ def footprint(wcs: WCS, shape: Shape) -> NDArray[np.float64]:
     Returns
     -------
     ndarray of float64, (4, 2)
-        RA and Dec, deg, in the order (x, y) = low-low, high-low, high-high, low-high.
+        RA and Dec, deg, ICRS, in the order (x, y) = low-low, high-low, high-high, low-high. If a corner is off the
+        sky, four times the centre of the image: the image is no polygon on the sky.
+
+    Raises
+    ------
+    TileError
+        The frame of the WCS is not supported, or the centre of the image is off the sky too.
     """
-    ny, nx = shape
-    x = np.array([0, nx, nx, 0]) - 0.5
-    y = np.array([0, 0, ny, ny]) - 0.5
-    return np.column_stack(wcs.all_pix2world(x, y, 0))
+    corners = np.column_stack(pixel_to_sky(wcs, *_corners(shape)))
+    if np.isfinite(corners).all():
+        return corners
+    centre = np.array(pixel_to_sky(wcs, (shape[1] - 1) / 2, (shape[0] - 1) / 2))
+    if not np.isfinite(centre).all():
+        raise TileError("its WCS puts the centre of the image off the sky: correct the header")
+    return np.tile(centre, (4, 1))
 
 
 def wcs_offset(wcs: WCS, other: WCS, shape: Shape) -> float:
@@ -191,12 +249,15 @@ def wcs_offset(wcs: WCS, other: WCS, shape: Shape) -> float:
     wcs, other : WCS
         The two WCS of one image.
     shape : (ny, nx)
-        Shape of the image, px. The WCS are compared at its corners, the middles of its edges and its centre.
+        Shape of the image, px. The WCS are compared at its corners, the middles of its edges and its centre, where
+        these are on the sky; infinite if one WCS puts a pixel on the sky and the other does not.
     """
     x, y = (axis.ravel() for axis in np.meshgrid(*(np.linspace(0, n - 1, 3) for n in shape[::-1])))
-    ra, dec = other.all_pix2world(x, y, 0)
+    ra, dec = pixel_to_sky(other, x, y)
+    both_off = np.isnan(ra) & np.isnan(pixel_to_sky(wcs, x, y)[0])
     back_x, back_y = sky_to_pixel(wcs, shape, ra, dec)
-    return float(np.nan_to_num(np.hypot(back_x - x, back_y - y), nan=np.inf).max())
+    distance = np.where(both_off, 0.0, np.hypot(back_x - x, back_y - y))
+    return float(np.nan_to_num(distance, nan=np.inf).max())
 
 
 def window_pieces(

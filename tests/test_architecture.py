@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "archive_builder"
 
 LAYERS = (
     ("errors", "choices"),
-    ("atomic", "bands", "units"),
+    ("atomic", "bands", "frames", "units"),
     ("geometry",),
     ("survey",),
     ("measure",),

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from archive_builder import geometry
+from archive_builder.builder.cut_headers import check_cut_headers, header_texts
 from archive_builder.builder.memory import picture_rows, strip_that_fits
 from archive_builder.builder.sweep import STRIP_ROWS, Cut, Sweep, Verdict
 from archive_builder.errors import ArchiveBuilderError, TileError, one_line
@@ -27,6 +28,7 @@ from archive_builder.measure.quantize import (
     WEIGHT_STEP,
     Codec,
     Flags,
+    Flags64,
     LogScaled,
     Lossless,
     NoiseScaled,
@@ -44,6 +46,9 @@ from archive_builder.survey.recipe import Recipe
 from archive_builder.survey.tile import Tile
 
 T = TypeVar("T")
+
+MOST_ROUNDED = 1e-3
+"""Maximum fraction of pixels that float32 may round by more than half a quantization step."""
 
 
 @dataclass(frozen=True)
@@ -187,16 +192,17 @@ def make_shard(job: TileJob) -> tuple[TileResult, ObjectTable, Verdict]:
     fingerprint = files.fingerprint()
     catalog = read_catalog(files.catalog, recipe.catalog, files.tile)
     input_hash = files.content_hash() if job.contents else None
-    planes, path = recipe.storage.planes, job.archive / job.shard
-    with Tile(files.images, recipe.survey.image_hdu, recipe.survey.blank_value, planes) as tile:
+    path = job.archive / job.shard
+    with Tile.of(files, recipe, planes=True) as tile:
         strip_rows = job.strip_rows
         if job.memory is not None:
             strip_rows = strip_that_fits(tile.shape, recipe, job.size, job.memory, picture_rows(files, tile.shape))
         objects = place(catalog, tile)
         cut = _cut(job, tile)
-        codecs = choose_codecs(tile, recipe.storage.quantization, cut.mesh, planes)
+        codecs = choose_codecs(tile, recipe.storage.quantization, cut.mesh, recipe.kept_planes)
         info = _info(job, tile, cut, fingerprint)
-        headers = [header.tostring(sep="\n", endcard=False, padding=False) for header in tile.headers]
+        headers = header_texts(tile)
+        check_cut_headers(tile, headers["SCI"], job.size)
         with ShardWriter(path, info, headers, codecs) as shard:
             if files.color is not None:
                 with Picture(files.color, tile.shape) as picture:
@@ -244,21 +250,76 @@ def place(catalog: Catalog, tile: Tile) -> ObjectTable:
 
 def choose_codecs(tile: Tile, quantization: float | str, mesh: int, planes: Sequence[str] = ()) -> dict[str, Codec]:
     """Return the codec of each plane; the quantization steps of the image follow from a sample of its rows."""
+    every = range(len(tile.bands))
     ones = (1.0,) * len(tile.bands)
-    codecs: dict[str, Codec] = {"MSK": Flags(ones), "WGT": LogScaled((WEIGHT_STEP,) * len(tile.bands))}
-    if isinstance(quantization, str):
-        codecs["SCI"] = codecs["WGT"] = Lossless(ones)
+    is_lossless = isinstance(quantization, str)
+    rms = [np.nan if is_lossless and "WGT" not in planes else _median_rms(tile, band, mesh) for band in every]
+    if "WGT" in planes:
+        tile.scale_weights([_weight_scale(tile, band, rms[band], mesh) for band in every])
+    if is_lossless:
+        codecs: dict[str, Codec] = {"SCI": Lossless(ones), "WGT": Lossless(ones)}
     else:
-        steps = tuple(_step(tile, band, quantization, mesh) for band in range(len(tile.bands)))
-        codecs["SCI"] = NoiseScaled(steps)
+        steps = tuple(_step(tile, band, rms[band], float(quantization), mesh) for band in every)
+        codecs = {"SCI": NoiseScaled(steps), "WGT": LogScaled((WEIGHT_STEP,) * len(tile.bands))}
+        for band in every:
+            _check_float32_holds(tile, band, steps[band], mesh)
+    if "MSK" in planes:
+        codecs["MSK"] = Flags64(ones) if tile.mask_dtype().itemsize > 4 else Flags(ones)
     return {plane: codecs[plane] for plane in ("SCI", *planes)}
 
 
-def _step(tile: Tile, band: int, levels: float, mesh: int) -> float:
-    """Return the quantization step of one band."""
+def _median_rms(tile: Tile, band: int, mesh: int) -> float:
+    """Return the median background RMS of a sample of a band's rows; NaN if it cannot be measured."""
     rms = np.concatenate([cell_rms(rows, mesh) for rows in _strips(tile, band, sample_rows(tile.shape[0], mesh))])
-    if np.isfinite(rms).any():
-        return step_for(float(np.nanmedian(rms)), levels)
+    return float(np.nanmedian(rms)) if np.isfinite(rms).any() else float("nan")
+
+
+def _weight_scale(tile: Tile, band: int, rms: float, mesh: int) -> float:
+    """Return the factor that makes a band's relative weights inverse variance: 1 / (median weight * RMS^2); else 1.
+
+    The factor is 0 for a band without measurable noise or without weights: its weights say nothing.
+    """
+    parts = [tile.relative_weights(band, y0, y1) for y0, y1 in sample_rows(tile.shape[0], mesh)]
+    known = [part[np.isfinite(part) & (part > 0)] for part in parts if part is not None]
+    if not known:
+        return 1.0
+    weights = np.concatenate(known)
+    return 1.0 / (float(np.median(weights)) * rms**2) if len(weights) and rms > 0 else 0.0
+
+
+def _check_float32_holds(tile: Tile, band: int, step: float, mesh: int) -> None:
+    """Refuse a band with pixels that float32 rounds by more than half a quantization step.
+
+    A few bright pixels may be rounded so, up to `MOST_ROUNDED` of a sample of the rows: their error is 6e-8 of their
+    value.
+
+    Raises
+    ------
+    TileError
+        More pixels are rounded.
+    """
+    rounded = known = 0
+    worst = 0.0
+    for y0, y1 in sample_rows(tile.shape[0], mesh):
+        exact = tile.read_exactly(band, y0, y1)
+        if exact is None:
+            return
+        exact = exact[np.isfinite(exact)].astype(np.longdouble)
+        with np.errstate(over="ignore"):
+            error = np.abs(exact.astype(np.float32) - exact)
+        rounded, known = rounded + int((error > step / 2).sum()), known + len(error)
+        worst = max(worst, float(error.max(initial=0.0)))
+    if rounded > MOST_ROUNDED * known:
+        raise TileError(
+            f"band {tile.bands[band]}: float32 would round its pixels by up to {worst:.3g}, more than half a "
+            f"quantization step of {step:.3g}: subtract the constant level of the image, or lower storage.quantization"
+        )
+
+
+def _step(tile: Tile, band: int, rms: float, levels: float, mesh: int) -> float:
+    """Return the quantization step of one band from its median background RMS."""
+    if np.isfinite(rms):
+        return step_for(rms, levels)
     everything = [(y, min(y + mesh, tile.shape[0])) for y in range(0, tile.shape[0], mesh)]
     largest = 0.0
     for rows in _strips(tile, band, everything):
@@ -292,7 +353,7 @@ def _cut(job: TileJob, tile: Tile) -> Cut:
             f"archive's cutouts are {job.size} px: give cutout.size in pixels, or leave the tile out"
         )
     thresholds = Thresholds(
-        recipe.survey.zero_point,
+        dict(zip(tile.bands, tile.zero_points, strict=True)),
         recipe.quality.max_background_rms,
         recipe.quality.min_depth,
         recipe.quality.max_blank_fraction,
@@ -307,14 +368,14 @@ def _info(job: TileJob, tile: Tile, cut: Cut, fingerprint: str) -> ShardInfo:
         tile=job.files.tile,
         generation=job.generation,
         bands=tile.bands,
-        planes=("SCI", *recipe.storage.planes, *(["COLOR"] if job.files.color else [])),
+        planes=("SCI", *recipe.kept_planes, *(["COLOR"] if job.files.color else [])),
         layout=recipe.storage.layout,
         quantization=str(recipe.storage.quantization),
         size=job.size,
         height=tile.shape[0],
         width=tile.shape[1],
         pixel_scale=cut.pixel_scale,
-        zero_point=recipe.survey.zero_point,
+        zero_point=np.array(tile.zero_points),
         footprint=geometry.footprint(tile.wcs, tile.shape),
         input_fingerprint=fingerprint,
         recipe=json.dumps(recipe.pixel_settings(), sort_keys=True),

@@ -89,6 +89,7 @@ class Sweep:
         self._tile, self._objects, self._cut, self._shard = tile, objects, cut, shard
         self._noise = NoiseMesh(len(tile.bands), tile.shape, cut.mesh)
         self._codecs = codecs
+        self._there = [number for number, band in enumerate(tile.bands) if band not in tile.missing]
         ny, nx = tile.shape
         x, y = (np.nan_to_num(axis, nan=-1e9).clip(-1e9, 1e9) for axis in (objects.x, objects.y))
         inside = _within(nearest_pixel(x), nx) & _within(nearest_pixel(y), ny)
@@ -127,7 +128,7 @@ class Sweep:
 
     def _read(self, plane: str, rows: RowBuffer, y0: int, y1: int) -> None:
         """Read the next rows of one plane."""
-        values = self._tile.read(y0, y1, plane)
+        values = self._tile.read(y0, y1, plane, self._codecs[plane].output)
         if plane == "SCI":
             self._noise.add(values)
         try:
@@ -149,7 +150,7 @@ class Sweep:
         table, size = self._objects.take(members), self._cut.size
         table.rms[:] = self._objects.rms[members] = self._noise.at(table.x, table.y)
         x0, y0 = window_origin(table.x, table.y, (size, size))
-        blank = rows.blank_fraction(x0, y0, size)
+        blank = rows.blank_fraction(x0, y0, size, self._there)
         status = judge(table.rms, blank, self._tile.bands, self._cut.pixel_scale, self._cut.thresholds)
         self._status[members], self._blank_fraction[members] = status, blank
         stays = status == Status.STORED

@@ -385,8 +385,11 @@ def _band(recipe: Recipe, number: int, samples: Sequence[TileSample]) -> BandFor
     band, quality = recipe.survey.bands[number], recipe.quality
     rms = np.concatenate([sample.rms[:, number] for sample in samples])
     known = np.where(rms > 0, rms, np.nan)
-    scales = np.concatenate([np.full(len(sample.rms), sample.pixel_scale) for sample in samples])
-    depths = depth(known, recipe.survey.zero_point, scales)
+    scales, zero_points = (
+        np.concatenate([np.full(len(sample.rms), value) for sample, value in zip(samples, values, strict=True)])
+        for values in ([s.pixel_scale for s in samples], [s.zero_point[number] for s in samples])
+    )
+    depths = depth(known, zero_points, scales)
     return BandForecast(
         band=band,
         rms=distribution(known, logarithmic=True),

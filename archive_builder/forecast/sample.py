@@ -47,6 +47,9 @@ class TileSample:
     pixel_scale: float = 1.0
     """Pixel scale, arcsec."""
 
+    zero_point: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    """AB magnitude of one image unit, per band, (bands,)."""
+
     rms: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0), np.float32))
     """Background RMS at the objects on the tile, image units, (N, bands)."""
 
@@ -70,7 +73,7 @@ def _sample(job: TileJob) -> TileSample:
     on_tile = verdict.status != Status.OUTSIDE
     draft = job.archive / result.draft
     with Shard(draft) as shard:
-        pixel_scale = shard.info.pixel_scale
+        info = shard.info
     return TileSample(
         result=result,
         cpu_seconds=cpu_seconds,
@@ -78,7 +81,8 @@ def _sample(job: TileJob) -> TileSample:
         written=max(io[1] - io_started[1], result.bytes),
         pixel_bytes=pixel_bytes(draft),
         cutouts=float((1 - verdict.blank_fraction[verdict.order]).sum()),
-        pixel_scale=pixel_scale,
+        pixel_scale=info.pixel_scale,
+        zero_point=info.zero_point,
         rms=objects.rms[on_tile],
         blank_fraction=verdict.blank_fraction[on_tile],
     )

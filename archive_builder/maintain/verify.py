@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from archive_builder.builder.cut_headers import cut_offset
 from archive_builder.errors import ArchiveError, DamagedIndexError, NoArchiveError, TileError, one_line, printable
-from archive_builder.geometry import window_origin
+from archive_builder.geometry import sky_to_pixel, window_origin
 from archive_builder.measure.quality import count_reasons
 from archive_builder.run.machine import worker_processes
 from archive_builder.run.pool import MOST_TOGETHER, end_if_starting, files_together, run_in_batches
@@ -21,7 +22,7 @@ from archive_builder.store.records import Settings, TileRow
 from archive_builder.store.shard_reader import Shard
 from archive_builder.survey.discovery import TileFiles, discover
 from archive_builder.survey.recipe import Recipe, load_recipe
-from archive_builder.survey.tile import Tile
+from archive_builder.survey.tile import WCS_TOLERANCE, Tile
 
 SAMPLE = 4
 """Cutouts of each tile that are compared with the survey's pixels."""
@@ -71,7 +72,7 @@ def verify(
     archive's settings; the index has every object of the shard at its row, and no other object.
 
     With ``deep`` also: the structure of the index, the checksum of every shard, and if ``survey`` is given, some
-    cutouts of each tile against the survey's pixels.
+    cutouts of each tile against the survey's pixels and positions.
 
     With several workers this starts processes: a script must call it under ``if __name__ == "__main__"``.
 
@@ -254,14 +255,29 @@ def _compare_with_survey(path: Path, row: TileRow, recipe: Recipe, files: TileFi
         if files.fingerprint() != row.input_fingerprint:
             yield Finding("survey", f"tile {name}: its files have changed since it was built: not compared", name)
             return
-        with Shard(path) as shard, Tile(files.images, recipe.survey.image_hdu, recipe.survey.blank_value) as tile:
+        with Shard(path) as shard, Tile.of(files, recipe) as tile:
             rng = np.random.default_rng(row.generation)
             for number in rng.permutation(len(shard.objects.object_id))[:SAMPLE].tolist():
+                object_id = shard.objects.object_id[number]
                 if not _is_cut_right(shard, number, tile):
-                    object_id = shard.objects.object_id[number]
                     yield Finding("shard", f"shard {path}: object {object_id} is not as in the survey", name)
+                elif not _is_placed_right(shard, number, tile):
+                    yield Finding("shard", f"shard {path}: object {object_id} is not where the survey has it", name)
     except TileError as error:
         yield Finding("survey", f"tile {name}: {error}: not compared", name)
+
+
+def _is_placed_right(shard: Shard, row: int, tile: Tile) -> bool:
+    """Return True if a cutout's position and the WCS of its header agree with the tile's WCS."""
+    objects, size = shard.objects, shard.info.size
+    x, y = sky_to_pixel(tile.wcs, tile.shape, objects.ra[row : row + 1], objects.dec[row : row + 1])
+    x0, y0 = (int(n) for n in window_origin(objects.x[row], objects.y[row], (size, size)))
+    try:
+        offsets = [cut_offset(tile, text, (x0, y0), size) for text in shard.headers["SCI"].values()]
+    except TileError:  # a header in the shard cannot be parsed
+        return False
+    offsets.append(float(np.hypot(x[0] - objects.x[row], y[0] - objects.y[row])))
+    return all(offset <= WCS_TOLERANCE for offset in offsets)
 
 
 def _is_cut_right(shard: Shard, row: int, tile: Tile) -> bool:

@@ -169,7 +169,7 @@ def _interpolate(
     return np.divide(total, weight, out=np.full_like(total, np.nan), where=weight > 0).astype(np.float32)
 
 
-def depth(rms: ArrayLike, zero_point: float, pixel_scale: ArrayLike) -> NDArray[np.float64]:
+def depth(rms: ArrayLike, zero_point: ArrayLike, pixel_scale: ArrayLike) -> NDArray[np.float64]:
     """Return the depth, AB mag: the magnitude of `DEPTH_SIGMA` times the noise in an aperture of `DEPTH_APERTURE`.
 
     The pixels are taken as independent: the noise in an aperture of ``n`` pixels is ``rms * sqrt(n)``.
@@ -178,7 +178,7 @@ def depth(rms: ArrayLike, zero_point: float, pixel_scale: ArrayLike) -> NDArray[
     ----------
     rms : array_like of float
         Background RMS, image units.
-    zero_point : float
+    zero_point : array_like of float
         AB magnitude of one image unit.
     pixel_scale : array_like of float
         Side of a pixel, arcsec.
@@ -189,4 +189,4 @@ def depth(rms: ArrayLike, zero_point: float, pixel_scale: ArrayLike) -> NDArray[
     26.21
     """
     pixels = math.pi * (DEPTH_APERTURE / 2 / np.asarray(pixel_scale, dtype=np.float64)) ** 2
-    return zero_point - 2.5 * np.log10(DEPTH_SIGMA * np.asarray(rms, dtype=np.float64) * np.sqrt(pixels))
+    return np.asarray(zero_point) - 2.5 * np.log10(DEPTH_SIGMA * np.asarray(rms, dtype=np.float64) * np.sqrt(pixels))

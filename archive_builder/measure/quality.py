@@ -44,8 +44,8 @@ def count_reasons(status: NDArray[np.uint8]) -> dict[str, int]:
 class Thresholds:
     """Limits for an object with a cutout; see the recipe's ``[quality]``."""
 
-    zero_point: float
-    """AB magnitude of one image unit."""
+    zero_points: Mapping[str, float]
+    """AB magnitude of one image unit, per band."""
 
     max_background_rms: Mapping[str, float] = field(default_factory=dict)
     """Maximum background RMS per band, image units."""
@@ -89,6 +89,6 @@ def judge(
     for band, limit in thresholds.max_background_rms.items():
         good &= rms[:, bands.index(band)] <= limit
     for band, limit in thresholds.min_depth.items():
-        good &= depth(rms[:, bands.index(band)], thresholds.zero_point, pixel_scale) >= limit
+        good &= depth(rms[:, bands.index(band)], thresholds.zero_points[band], pixel_scale) >= limit
     status = np.where(good, Status.STORED, Status.NOISE)
     return np.where(blank_fraction > thresholds.max_blank_fraction, Status.BLANK, status).astype(np.uint8)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -219,19 +220,28 @@ class Flags:
     """1 for each band."""
 
     encoding = "flags"
-    dtype = np.dtype("<i4")
-    output = np.dtype(np.int32)
+    dtype: ClassVar[np.dtype[Any]] = np.dtype("<i4")
+    output: ClassVar[np.dtype[Any]] = np.dtype(np.int32)
     blank = -1
     """Flags of a pixel off the tile: every bit is set."""
 
-    def encode(self, flags: NDArray[np.int32], out: NDArray[np.int32]) -> bool:
+    def encode(self, flags: NDArray[np.signedinteger[Any]], out: NDArray[np.signedinteger[Any]]) -> bool:
         """Copy ``flags`` into ``out``."""
         np.copyto(out, flags)
         return False
 
-    def decode(self, stored: NDArray[np.int32]) -> NDArray[np.int32]:
+    def decode(self, stored: NDArray[np.signedinteger[Any]]) -> NDArray[np.signedinteger[Any]]:
         """Return the stored flags."""
         return stored
+
+
+@dataclass(frozen=True)
+class Flags64(Flags):
+    """Codec of a mask with more than 32 flags."""
+
+    encoding = "flags64"
+    dtype = np.dtype("<i8")
+    output = np.dtype(np.int64)
 
 
 Codec = NoiseScaled | Lossless | LogScaled | Flags
@@ -244,7 +254,7 @@ def codec_of(encoding: str, step: tuple[float, ...]) -> Codec:
     Parameters
     ----------
     encoding : str
-        ``linear``, ``exact``, ``log`` or ``flags``.
+        ``linear``, ``exact``, ``log``, ``flags`` or ``flags64``.
     step : tuple of float
         Step per band.
 
@@ -253,7 +263,7 @@ def codec_of(encoding: str, step: tuple[float, ...]) -> Codec:
     ValueError
         The encoding is unknown.
     """
-    for kind in (NoiseScaled, Lossless, LogScaled, Flags):
+    for kind in (NoiseScaled, Lossless, LogScaled, Flags, Flags64):
         if kind.encoding == encoding:
             return kind(step)
     raise ValueError(f"unknown encoding {encoding!r}")

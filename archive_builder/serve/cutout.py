@@ -23,9 +23,9 @@ from archive_builder.bands import band_names
 from archive_builder.choices import FILE_FORMATS
 from archive_builder.errors import ArchiveBuilderError, RequestError
 from archive_builder.geometry import Shape
-from archive_builder.serve.headers import BLOCK, Card, TileHeaders, image_cards, to_block
 from archive_builder.serve.pictures import lupton_rgb, png_bytes, tiff_bytes
 from archive_builder.serve.style import USUAL_STYLE, Style
+from archive_builder.store.headers import BLOCK, Card, TileHeaders, image_cards, to_block
 from archive_builder.survey.fits_warnings import quiet_astropy
 
 IMAGE_PLANES = {"WGT": "weight", "MSK": "mask"}
@@ -55,8 +55,8 @@ class Cutout:
         Position of the object, or the position of the request, deg, ICRS.
     origin : tuple of int
         Column and row of ``data[:, 0, 0]`` on the tile, ``(x0, y0)``, from 0.
-    zero_point : float
-        AB magnitude of one image unit.
+    zero_points : dict of str to float
+        AB magnitude of one image unit, per band.
     rms : dict of str to float
         Background RMS at the object per band, image units; NaN where it was not measured.
     step : dict of str to float
@@ -84,7 +84,7 @@ class Cutout:
     ra: float
     dec: float
     origin: tuple[int, int]
-    zero_point: float
+    zero_points: dict[str, float]
     rms: dict[str, float]
     step: dict[str, float]
     headers: TileHeaders
@@ -112,6 +112,12 @@ class Cutout:
         """Rows and columns, ``(ny, nx)``."""
         return self.data.shape[1], self.data.shape[2]
 
+    @property
+    def zero_point(self) -> float | dict[str, float]:
+        """AB magnitude of one image unit; by band where the bands differ."""
+        values = set(self.zero_points.values())
+        return values.pop() if len(values) == 1 else self.zero_points
+
     @cached_property
     def coord(self) -> SkyCoord:
         """Position of the object, or the position of the request, ICRS."""
@@ -135,8 +141,8 @@ class Cutout:
         return self._plane("WGT")
 
     @cached_property
-    def mask(self) -> NDArray[np.int32]:
-        """Flags of the survey's mask, (bands, ny, nx); -1, every bit, off the tile.
+    def mask(self) -> NDArray[np.signedinteger[Any]]:
+        """Flags of the survey's mask, int32 or int64 (bands, ny, nx); -1, every bit, off the tile.
 
         Raises
         ------
@@ -158,7 +164,7 @@ class Cutout:
 
     def _plane(self, plane: str) -> NDArray[Any]:
         if plane not in self.planes:
-            where = "survey.color" if plane == "COLOR" else "storage.planes"
+            where = "survey.color" if plane == "COLOR" else f"planes.{IMAGE_PLANES[plane]}"
             raise RequestError(
                 f"the archive keeps no {plane} of tile {self.tile}: name it in the recipe's {where} and build again"
             )
@@ -181,7 +187,7 @@ class Cutout:
             The cutout does not have this band.
         """
         self._number(band)
-        return fits.Header.fromstring(self._header_text("SCI", band))
+        return fits.Header.fromstring(self._header_text("SCI", band, 32))
 
     def picture(self, style: Style = USUAL_STYLE) -> NDArray[np.uint8]:
         """Return a colour picture, north up as DES shows it.
@@ -198,7 +204,7 @@ class Cutout:
         """
         if style.uses_survey_colors("COLOR" in self.planes):
             return self.color
-        return lupton_rgb(self.data, self.bands, self.zero_point, style)
+        return lupton_rgb(self.data, self.bands, self.zero_points, style)
 
     def to_nddata(self, band: str) -> CCDData:
         """Return one band as astropy's `~astropy.nddata.CCDData`.
@@ -246,7 +252,7 @@ class Cutout:
         images = {"SCI": self.data, **self._planes}
         for band in self.bands if bands is None else band_names(bands, self.bands, "the cutout"):
             for plane, image in images.items():
-                pieces.append(to_block(self._header_text(plane, band)))
+                pieces.append(to_block(self._header_text(plane, band, 8 * image.dtype.itemsize)))
                 data = image[self._number(band)].astype(image.dtype.newbyteorder(">")).data
                 pieces += [data, bytes(-data.nbytes % BLOCK)]
         return b"".join(pieces)
@@ -317,16 +323,17 @@ class Cutout:
             Card("CUTY0", self.origin[1], "Tile row of the first pixel, from 0"),
         ]
 
-    def _header_text(self, plane: str, band: str) -> str:
-        """Return the header of one image as text, without END."""
+    def _header_text(self, plane: str, band: str, bits: int) -> str:
+        """Return the header of one image of ``bits`` a pixel as text, without END."""
         own = [Card("BAND", band, "Band of this image")]
         if plane == "SCI":
+            own.append(Card("PHOTZP", self.zero_points[band], "[mag] AB zero point: -2.5 log10(pixel) + PHOTZP"))
             own.append(Card("QSTEP", self.step[band], "Quantization step, 0 if lossless"))
             if np.isfinite(self.rms[band]):
                 own.append(Card("BKGRMS", self.rms[band], "Background RMS at the object"))
-        first = image_cards(f"{plane}_{band}", self.shape, 32 if plane == "MSK" else -32)
-        without = () if plane == "SCI" else ("BUNIT",)  # the unit of the image, not of its weights
-        return self.headers.template(band).fill(first, self.origin, [*own, *self._object_cards], without)
+        first = image_cards(f"{plane}_{band}", self.shape, bits if plane == "MSK" else -bits)
+        without = () if plane == "SCI" else ("BUNIT",)  # weights may have been converted
+        return self.headers.template(band, plane).fill(first, self.origin, [*own, *self._object_cards], without)
 
 
 def _unit(text: object) -> u.UnitBase:

@@ -115,7 +115,7 @@ class PlaneReader:
             return shard.read_color(*self.origin, self.shape)[::-1]
         if not self.bands:
             return np.empty((0, *self.shape), dtype=np.float32)
-        data = np.empty((len(self.bands), *self.shape), dtype=np.int32 if plane == "MSK" else np.float32)
+        data = np.empty((len(self.bands), *self.shape), dtype=shard.dtype(plane))
         bands = as_slice(list(self.bands))
         if self.row is None or shard.info.layout == "mosaic":
             shard.read_window(*self.origin, bands, data, plane)
@@ -298,6 +298,8 @@ def cutout_at(snapshot: Snapshot, position: Position, size: Size | None = None, 
     info = tile.shard.info
     x, y = sky_to_pixel(tile.headers.wcs, (info.height, info.width), np.array([ra]), np.array([dec]))
     xy = float(x[0]), float(y[0])
+    if not np.isfinite(xy).all():
+        raise PositionOutsideError(f"RA {ra:.6f}, Dec {dec:.6f} lies on no tile of the archive {snapshot.path}")
     shape = snapshot.shape_at(size, tile.shard, *xy, archived=False)
     return _cut(snapshot, tile, shape, snapshot.band_numbers(bands), xy, (ra, dec), row=None)
 
@@ -352,7 +354,7 @@ def _cut(
         ra=sky[0],
         dec=sky[1],
         origin=(x0, y0),
-        zero_point=shard.info.zero_point,
+        zero_points={bands[i]: float(shard.info.zero_point[i]) for i in chosen},
         rms={bands[i]: float(rms[i]) for i in chosen},
         step={bands[i]: 0.0 if lossless else shard.step[i] for i in chosen},
         headers=tile.headers,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,7 @@ TIFF_COMPRESSIONS = {"jpeg": "jpeg", "lzw": "tiff_lzw", "none": "raw"}
 
 
 def lupton_rgb(
-    data: NDArray[np.float32], bands: Sequence[str], zero_point: float, style: Style = USUAL_STYLE
+    data: NDArray[np.float32], bands: Sequence[str], zero_points: Mapping[str, float], style: Style = USUAL_STYLE
 ) -> NDArray[np.uint8]:
     """Return the composite of three bands after Lupton et al. (2004, PASP 116, 133).
 
@@ -42,8 +42,8 @@ def lupton_rgb(
         Image units; NaN without data, which is mapped to black.
     bands : sequence of str
         Names of the bands, in the order of ``data``.
-    zero_point : float
-        AB magnitude of one image unit.
+    zero_points : mapping of str to float
+        AB magnitude of one image unit, per band.
     style : Style
         Bands, stretch, softening and black level.
 
@@ -57,14 +57,21 @@ def lupton_rgb(
     RequestError
         The data lack a band of the composite.
     """
-    unit = 10 ** (0.4 * (30.0 - zero_point))
     images = [
-        np.nan_to_num(data[bands.index(band)] * (GALAXY.get(band, 1.0) * unit), nan=style.minimum)
+        np.nan_to_num(
+            data[bands.index(band)] * (GALAXY.get(band, 1.0) * 10 ** (0.4 * (30.0 - zero_points[band]))),
+            nan=style.minimum,
+        )
         for band in _three_bands(bands, style.rgb)
     ]
     with np.errstate(invalid="ignore"):  # astropy divides by the intensity before it checks for 0
         composite = make_lupton_rgb(*images, minimum=style.minimum, stretch=style.stretch, Q=style.softening)
     return np.asarray(composite)[::-1]
+
+
+def _factor(band: str, zero_point: float) -> float:
+    """Return the factor of a band's pixels in a composite."""
+    return float(GALAXY.get(band, 1.0) * 10 ** (0.4 * (30.0 - zero_point)))
 
 
 def _three_bands(known: Sequence[str], wanted: Sequence[str] | None) -> tuple[str, ...]:

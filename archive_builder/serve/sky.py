@@ -93,7 +93,8 @@ class Footprints:
     Parameters
     ----------
     corners : ndarray of float64, (tiles, 4, 2)
-        RA and Dec of each tile's corners, deg, in order around the tile.
+        RA and Dec of each tile's corners, deg, in order around the tile; four times the centre for an image whose
+        corners are off the sky, see :func:`archive_builder.geometry.footprint`.
 
     Attributes
     ----------
@@ -107,9 +108,12 @@ class Footprints:
         vectors = unit_vectors(corners[..., 0], corners[..., 1]).reshape(-1, 4, 3)
         middle = vectors.sum(axis=1)
         self.centers = middle / np.linalg.norm(middle, axis=-1, keepdims=True)
+        # Four equal corners: the image is no polygon, its corners are off the sky. Any position may be on the image.
+        self._anywhere = (vectors == vectors[:, :1]).all(axis=(1, 2))
         self.radii = separation(vectors, self.centers[:, None]).max(axis=1, initial=0.0)
+        self.radii[self._anywhere] = 180.0
         edges = np.cross(vectors, np.roll(vectors, -1, axis=1))
-        edges /= np.linalg.norm(edges, axis=-1, keepdims=True)
+        edges /= np.where(self._anywhere[:, None, None], 1.0, np.linalg.norm(edges, axis=-1, keepdims=True))
         # The centre is inside, whatever the direction in which the corners are listed.
         self._edges = edges * np.sign((edges * self.centers[:, None]).sum(axis=-1, keepdims=True))
         self._first, self._filed = self._file()
@@ -137,6 +141,7 @@ class Footprints:
             asked = np.flatnonzero(count > turn)
             tile = self._filed[self._first[cell[asked]] + turn]
             depth = np.einsum("nek,nk->ne", self._edges[tile], position[asked]).min(axis=1)
+            depth[self._anywhere[tile]] = np.finfo(np.float64).tiny  # every other tile comes first
             better = depth > deepest[asked]
             best[asked[better]], deepest[asked[better]] = tile[better], depth[better]
         return best

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from archive_builder.bands import band_names
 from archive_builder.errors import ArchiveError, CutoutTooLargeError, NoArchiveError
 from archive_builder.geometry import Shape, Size, parse_shape
-from archive_builder.serve.headers import TileHeaders
 from archive_builder.serve.sky import Footprints
 from archive_builder.store.file_names import is_shard_name
+from archive_builder.store.headers import TileHeaders
 from archive_builder.store.index import Index
 from archive_builder.store.lru import Lru
 from archive_builder.store.records import Places, TileRow
@@ -60,7 +60,7 @@ class OpenTile:
     @cached_property
     def headers(self) -> TileHeaders:
         """FITS headers of the tile's bands."""
-        return TileHeaders(dict(zip(self.shard.info.bands, self.shard.headers, strict=True)))
+        return TileHeaders(self.shard.headers)
 
     def close(self) -> None:
         """Close the shard."""

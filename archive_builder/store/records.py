@@ -370,8 +370,8 @@ class ShardInfo:
     pixel_scale: float
     """Pixel scale, arcsec."""
 
-    zero_point: float
-    """AB magnitude of one image unit."""
+    zero_point: NDArray[np.float64]
+    """AB magnitude of one image unit, per band, (bands,)."""
 
     footprint: NDArray[np.float64]
     """RA and Dec of the tile's corners, (4, 2), deg, ICRS."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -74,7 +74,9 @@ class RowBuffer:
             out[:, y - y0 : y - y0 + rows, left - x0 : left - x0 + piece.shape[2]] = piece
             y += rows
 
-    def blank_fraction(self, x0: NDArray[np.int64], y0: NDArray[np.int64], size: int) -> NDArray[np.float64]:
+    def blank_fraction(
+        self, x0: NDArray[np.int64], y0: NDArray[np.int64], size: int, bands: Sequence[int]
+    ) -> NDArray[np.float64]:
         """Return the blank fraction of square windows in the worst band. Pixels off the tile are blank.
 
         Parameters
@@ -83,6 +85,8 @@ class RowBuffer:
             First column and row of each window.
         size : int
             Side of a window, px.
+        bands : sequence of int
+            Numbers of the bands to consider.
 
         Returns
         -------
@@ -95,7 +99,8 @@ class RowBuffer:
         for number in self._with_blanks:
             first, last = (np.clip(y - number * CHUNK, 0, CHUNK) for y in (low, high))
             if (first < last).any():
-                for band, image in enumerate(self._slabs[number]):
+                for band in bands:
+                    image = self._slabs[number][band]
                     sums = _summed_area(np.isnan(image) if image.dtype.kind == "f" else image == self._codec.blank)
                     blank[band] += sums[last, right] - sums[last, left] - sums[first, right] + sums[first, left]
         on_tile = (right - left) * (high - low)

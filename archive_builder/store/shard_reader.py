@@ -78,6 +78,10 @@ class Shard:
         """Quantization step per band, image units; 1 if lossless."""
         return self._planes["SCI"].codec.step
 
+    def dtype(self, plane: str) -> np.dtype[Any]:
+        """Return the type of a plane's pixels: float32; int32 or int64 for ``MSK``."""
+        return self._planes[plane].codec.output
+
     def close(self) -> None:
         """Close the file."""
         self._file.close()
@@ -91,10 +95,11 @@ class Shard:
         self.close()
 
     @cached_property
-    def headers(self) -> tuple[str, ...]:
-        """FITS image header of each band, one card a line."""
+    def headers(self) -> dict[str, dict[str, str]]:
+        """FITS header of each band's image by plane and band, one card a line."""
         try:
-            return tuple(self._file["headers"].asstr()[...])
+            texts = {plane: self._file[f"{plane_group(plane)}headers"].asstr()[...] for plane in self._planes}
+            return {plane: dict(zip(self.info.bands, lines, strict=True)) for plane, lines in texts.items()}
         except (OSError, ValueError) as error:
             raise ArchiveError(
                 f"shard {self.path}: the headers are damaged ({one_line(error)}): rebuild its tile"
@@ -141,10 +146,11 @@ class Shard:
         """Depth of each band, AB mag, from the median background RMS at all objects; None where not measured."""
         rms = np.concatenate([self._column("objects", "rms"), self._column("skipped", "rms")])
         found = {}
-        for band, values in zip(self.info.bands, rms.T, strict=True):
+        zero_points = self.info.zero_point.tolist()
+        for band, zero_point, values in zip(self.info.bands, zero_points, rms.T, strict=True):
             known = values[np.isfinite(values) & (values > 0)]
             median = float(np.median(known)) if len(known) else None
-            found[band] = median and round(float(depth(median, self.info.zero_point, self.info.pixel_scale)), 4)
+            found[band] = median and round(float(depth(median, zero_point, self.info.pixel_scale)), 4)
         return found
 
     def read(self, row: int, shape: Shape, bands: list[int] | slice, out: NDArray[Any], plane: str = "SCI") -> None:
@@ -159,8 +165,8 @@ class Shard:
         bands : list of int or slice
             Numbers of the bands, in the order wanted.
         out : ndarray, (len(bands), ny, nx)
-            Receives the pixels: float32 for ``SCI``, NaN without data; float32 for ``WGT``, 0 without data; int32 for
-            ``MSK``, -1 off the tile.
+            Receives the pixels: float32 for ``SCI``, NaN without data; float32 for ``WGT``, 0 without data; integers
+            for ``MSK``, -1 off the tile.
         plane : str
             One of ``info.planes`` except ``COLOR``.
 

@@ -49,13 +49,15 @@ class ShardWriter:
         Final name of the shard. The folder must exist.
     info : ShardInfo
         Attributes of the shard.
-    headers : sequence of str
-        FITS image header of each band, one card a line.
+    headers : mapping of str to sequence of str
+        FITS header of each band's image by plane, one card a line.
     codecs : mapping of str to Codec
         Stored form of each plane's pixels: ``SCI``, and ``WGT`` and ``MSK`` if they are kept.
     """
 
-    def __init__(self, path: Path, info: ShardInfo, headers: Sequence[str], codecs: Mapping[str, Codec]) -> None:
+    def __init__(
+        self, path: Path, info: ShardInfo, headers: Mapping[str, Sequence[str]], codecs: Mapping[str, Codec]
+    ) -> None:
         self.path = path
         self.draft = temporary_path(path)
         self._finished = False
@@ -63,7 +65,9 @@ class ShardWriter:
         try:
             _bound_metadata_cache(self._file)
             _write_attributes(self._file, info)
-            write_table(self._file, "headers", fixed_strings(headers))
+            for plane, texts in headers.items():
+                group = self._file.require_group(plane_group(plane))
+                write_table(group, "headers", fixed_strings(texts))
             shape = (len(info.bands), info.height, info.width)
             self._planes = {
                 plane: LAYOUTS[info.layout](self._file.require_group(plane_group(plane)), shape, info.size, codec)

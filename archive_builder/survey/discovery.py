@@ -5,15 +5,17 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from archive_builder.errors import RecipeError, TableError, TileError
-from archive_builder.survey.recipe import Recipe
+from archive_builder.survey.recipe import Hdu, Recipe
 from archive_builder.survey.tables import as_text, open_table
+from archive_builder.survey.zero_point import FilledRule
 
 TILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 """Valid tile names: a shard file has the name of its tile."""
@@ -23,14 +25,28 @@ PLACEHOLDER = re.compile(r"\{([^}]*)\}")
 
 
 @dataclass(frozen=True)
+class Source:
+    """Place of one image."""
+
+    path: Path
+    """FITS file."""
+
+    hdu: Hdu | None = None
+    """Name or number of the HDU; None for the only image of the file."""
+
+    slice: int | None = None
+    """Slice of a cube; None for a 2-D image."""
+
+
+@dataclass(frozen=True)
 class TileFiles:
     """The files of one tile."""
 
     tile: str
     """Tile name."""
 
-    images: Mapping[str, Path]
-    """Image of each band, in the order of the recipe."""
+    images: Mapping[str, Source]
+    """Image of each band, in the order of the recipe; without the bands that the tile lacks."""
 
     catalog: Path
     """Catalogue with the objects of the tile."""
@@ -38,10 +54,20 @@ class TileFiles:
     color: Path | None = None
     """Colour picture; None if the recipe names none."""
 
+    planes: Mapping[str, Mapping[str, Source]] = field(default_factory=dict)
+    """Images of each further plane, ``WGT`` and ``MSK``, by band."""
+
+    zero_points: Mapping[str, FilledRule] = field(default_factory=dict)
+    """Rule for the zero point of each band."""
+
     @property
     def paths(self) -> tuple[Path, ...]:
-        """All files: images, catalogue, colour picture."""
-        return (*self.images.values(), self.catalog, *([self.color] if self.color else []))
+        """All files: images, planes, catalogue, colour picture."""
+        every = [*(source.path for source in self._sources()), self.catalog, *([self.color] if self.color else [])]
+        return tuple(dict.fromkeys(every))
+
+    def _sources(self) -> list[Source]:
+        return [source for images in (self.images, *self.planes.values()) for source in images.values()]
 
     def image_bytes(self) -> int:
         """Return the size of the image files, bytes.
@@ -52,10 +78,10 @@ class TileFiles:
             A file is missing.
         """
         with _missing_files_named():
-            return sum(path.stat().st_size for path in self.images.values())
+            return sum(path.stat().st_size for path in {source.path for source in self.images.values()})
 
     def fingerprint(self) -> str:
-        """Return a short hash of the paths, sizes and modification times of all files.
+        """Return a short hash of the paths, sizes and modification times of all files, and of the places in them.
 
         Raises
         ------
@@ -64,7 +90,9 @@ class TileFiles:
         """
         with _missing_files_named():
             facts = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in self.paths]
-        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+        places = [(str(source.path), source.hdu, source.slice) for source in self._sources()]
+        rules = {band: str(rule) for band, rule in self.zero_points.items()}
+        return hashlib.sha256(json.dumps([facts, places, rules]).encode()).hexdigest()[:16]
 
     def content_hash(self) -> str:
         """Return a short hash of the contents of all files.
@@ -189,7 +217,7 @@ def _files_of(tile: str, row: Mapping[str, str], recipe: Recipe) -> TileFiles:
         raise TileError(
             f"{tile!r} cannot be a tile's name: use only letters, digits and . _ + -, and begin with a letter or digit"
         )
-    used = PLACEHOLDER.findall(f"{recipe.survey.image} {recipe.catalog.path} {recipe.survey.color}")
+    used = PLACEHOLDER.findall(" ".join(_patterns(recipe)))
     for column, value in row.items():
         if column in used and (Path(value or "").is_absolute() or ".." in Path(value or "").parts):
             raise TileError(
@@ -197,13 +225,74 @@ def _files_of(tile: str, row: Mapping[str, str], recipe: Recipe) -> TileFiles:
             )
     escaped = {column: glob.escape(value or "") for column, value in row.items()}
     survey, root = recipe.survey, recipe.survey.root
-    images = {
-        band: _only_match(root, _fill(survey.image, {**escaped, "band": glob.escape(band)}), f"band {band}")
-        for band in survey.bands
-    }
+    images = _images(recipe, row)
     catalog = _only_match(root, _fill(recipe.catalog.path, escaped), "the catalogue")
     color = _only_match(root, _fill(survey.color, escaped), "the colour picture") if survey.color else None
-    return TileFiles(tile, images, catalog, color)
+    return TileFiles(
+        tile, images, catalog, color, _planes(recipe, row, images), {b: _zero_point(recipe, b, row) for b in images}
+    )
+
+
+def _patterns(recipe: Recipe) -> list[str]:
+    """Return the patterns of a recipe's paths."""
+    planes = (plane.image for plane in (recipe.planes.weight, recipe.planes.mask) if plane and plane.image)
+    return [recipe.survey.image, recipe.catalog.path, *([recipe.survey.color] if recipe.survey.color else []), *planes]
+
+
+def _source(pattern: str, hdu: Hdu | None, band: str, row: Mapping[str, str], root: Path, what: str) -> Source:
+    """Return the place of an image of a band, by its patterns."""
+    values = {column: value or "" for column, value in row.items()} | {"band": band}
+    path = _only_match(root, _fill(pattern, {name: glob.escape(value) for name, value in values.items()}), what)
+    return Source(path, _fill(hdu, values) if isinstance(hdu, str) else hdu)
+
+
+def _images(recipe: Recipe, row: Mapping[str, str]) -> dict[str, Source]:
+    """Return the place of the image of each band that the tile has.
+
+    Raises
+    ------
+    TileError
+        A band has no file or several; with ``survey.missing_bands = "blank"``, no band has a file.
+    """
+    survey, found = recipe.survey, {}
+    for band in survey.bands:
+        try:
+            source = _source(survey.image, survey.image_hdu, band, row, survey.root, f"band {band}")
+            found[band] = replace(source, slice=survey.image_slice.get(band))
+        except _NoFileError:
+            if survey.missing_bands == "fail":
+                raise
+    if not found:
+        raise TileError(f"no band has a file: nothing matches {survey.image}: restore the files, or remove the tile")
+    return found
+
+
+def _planes(recipe: Recipe, row: Mapping[str, str], images: Mapping[str, Source]) -> dict[str, dict[str, Source]]:
+    """Return the places of the further planes of a tile, by plane and band."""
+    found: dict[str, dict[str, Source]] = {}
+    for name, what, plane in (("WGT", "weights", recipe.planes.weight), ("MSK", "mask", recipe.planes.mask)):
+        if plane is not None:
+            pattern = plane.image or recipe.survey.image
+            found[name] = {
+                band: _source(pattern, plane.hdu, band, row, recipe.survey.root, f"{what} of band {band}")
+                for band in images
+            }
+    return found
+
+
+def _zero_point(recipe: Recipe, band: str, row: Mapping[str, str]) -> FilledRule:
+    """Return the rule for a band's zero point, with the number in place of a column of the tile table."""
+    rule = recipe.survey.zero_point_rule(band)
+    if not (isinstance(rule, str) and "{" in rule):
+        return rule
+    text = _fill(rule.replace("{band}", band), row)
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise TileError(f"the tile table gives {text!r} as zero point of band {band}: give a number")
+    return number
 
 
 def _fill(pattern: str, values: Mapping[str, str]) -> str:
@@ -214,11 +303,15 @@ def _fill(pattern: str, values: Mapping[str, str]) -> str:
     return PLACEHOLDER.sub(lambda match: values[match[1]], pattern)
 
 
+class _NoFileError(TileError):
+    """No file matches a pattern."""
+
+
 def _only_match(root: Path, pattern: str, what: str) -> Path:
     """Return the only file that matches."""
     matches = sorted(glob.glob(pattern, root_dir=root))
     if not matches:
-        raise TileError(
+        raise _NoFileError(
             f"no file for {what}: nothing matches {root / pattern}: restore the file, or correct the pattern"
         )
     if len(matches) > 1:

@@ -7,12 +7,13 @@ import hashlib
 import json
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from archive_builder.errors import RecipeError, RequestError, one_line
 from archive_builder.geometry import parse_shape
+from archive_builder.survey.zero_point import Exposure, HeaderCard
 
 Finite = Annotated[float, Field(allow_inf_nan=False, strict=True)]
 """A finite number; ``true`` and ``"1"`` are not numbers, here and below."""
@@ -22,6 +23,21 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 
 Fraction = Annotated[float, Field(ge=0, le=1, strict=True)]
 """A number from 0 to 1."""
+
+
+Hdu: TypeAlias = str | Annotated[int, Field(ge=0, strict=True)]
+"""Name or number of an HDU, or a pattern of a name with placeholders."""
+
+LONGEST_BAND = 60
+"""Maximum characters of a band name: EXTNAME takes 68, with the name of the plane."""
+
+ZeroPointRule: TypeAlias = Annotated[
+    Finite | Annotated[str, Field(strict=True)] | HeaderCard | Exposure, Field(union_mode="left_to_right")
+]
+"""A zero point: a number, a header card, a column of the tile table as ``{column}``, or a table of a rule."""
+
+OLD_PLANES = {"WGT": ("weight", {"hdu": "WGT"}), "MSK": ("mask", {"hdu": "MSK"})}
+"""Present form of each name in the former key ``storage.planes``."""
 
 
 class _Section(BaseModel):
@@ -48,8 +64,14 @@ class SurveySection(_Section):
     image: str
     """Glob pattern of the image of a band, with ``{tile}``, ``{band}`` and columns of the tile table."""
 
-    image_hdu: str | Annotated[int, Field(ge=0, strict=True)] | None = None
-    """Name or number of the image HDU (default: the first image HDU)."""
+    image_hdu: Hdu | None = None
+    """Name or number of the image HDU, with the placeholders of ``image`` (default: the only image of the file)."""
+
+    image_slice: dict[str, Annotated[int, Field(ge=0, strict=True)]] = Field(default_factory=dict)
+    """Slice of a cube that is the image of a band, from 0, for each band."""
+
+    missing_bands: Literal["fail", "blank"] = "fail"
+    """A tile without the file of a band fails, or is built with a band of NaN."""
 
     blank_value: Finite | None = None
     """A pixel value that means no data, besides NaN: 0.0 in coadds made by SWarp."""
@@ -57,17 +79,61 @@ class SurveySection(_Section):
     color: str | None = None
     """Glob pattern of the colour picture of a tile."""
 
-    zero_point: Finite
-    """AB magnitude of one image unit."""
+    zero_point: Annotated[ZeroPointRule | dict[str, ZeroPointRule], Field(union_mode="left_to_right")]
+    """AB magnitude of one image unit: for all bands, or for each band."""
 
     @field_validator("bands")
     @classmethod
     def _bands_are_names(cls, bands: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(bands)) != len(bands):
-            raise ValueError("a band is named twice: name each band once")
         if any(not band or band != band.strip() or "," in band for band in bands):
             raise ValueError("a band name must not be empty, contain a comma, or begin or end with a space")
+        for band in bands:
+            if not (band.isascii() and band.isprintable() and "/" not in band and len(band) <= LONGEST_BAND):
+                raise ValueError(
+                    f"a FITS file cannot hold the band name {band!r}: "
+                    f"use at most {LONGEST_BAND} ASCII characters, without /"
+                )
+        if len({band.lower() for band in bands}) != len(bands):
+            raise ValueError("a band is named twice: FITS ignores case: give every band a name of its own")
         return bands
+
+    @model_validator(mode="after")
+    def _bands_have_files_of_their_own(self) -> Self:
+        differs = any("{band}" in str(text) for text in (self.image, self.image_hdu)) or self.image_slice
+        if len(self.bands) > 1 and not differs:
+            raise ValueError(
+                "every band would be the same image: put {band} into survey.image or survey.image_hdu, "
+                "or set survey.image_slice"
+            )
+        for key in ("image_slice", "zero_point"):
+            by_band = getattr(self, key)
+            if isinstance(by_band, dict) and by_band and set(by_band) != set(self.bands):
+                raise ValueError(f"survey.{key} is for {', '.join(by_band)}: give each of {', '.join(self.bands)} once")
+        return self
+
+    @field_validator("zero_point", mode="wrap")
+    @classmethod
+    def _zero_point_is_a_rule(cls, value: Any, read: Any) -> Any:
+        try:
+            return read(value)
+        except ValidationError:
+            raise ValueError(
+                'give a number, a header card such as "MAGZP", a column of the tile table as "{zp}", '
+                '{ card = "FLUXMAG0", as = "flux of magnitude 0" }, { number = 25.0, exposure = "EXPTIME" }, '
+                "or one of these for each band"
+            ) from None
+
+    @field_validator("zero_point")
+    @classmethod
+    def _zero_point_text_is_a_card(cls, value: Any) -> Any:
+        for rule in value.values() if isinstance(value, dict) else [value]:
+            if isinstance(rule, str) and not ("{" in rule or rule[:1].isalpha()):
+                raise ValueError("a text names a header card or a {column}: write a number without quotes")
+        return value
+
+    def zero_point_rule(self, band: str) -> ZeroPointRule:
+        """Return the rule for one band's zero point."""
+        return self.zero_point[band] if isinstance(self.zero_point, dict) else self.zero_point
 
 
 class CatalogSection(_Section):
@@ -130,15 +196,47 @@ class StorageSection(_Section):
     quantization: Annotated[float, Field(gt=0, le=1e6, strict=True)] | Literal["lossless"] = 16.0
     """Quantization steps per background RMS, or ``"lossless"`` for float32 bit for bit."""
 
-    planes: tuple[Literal["WGT", "MSK"], ...] = ()
-    """Further HDUs of each image to store: weights to 1% (exactly if lossless), masks exactly."""
 
-    @field_validator("planes")
-    @classmethod
-    def _planes_differ(cls, planes: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(planes)) != len(planes):
-            raise ValueError("a plane is named twice: name each plane once")
-        return planes
+class WeightPlane(_Section):
+    """``[planes.weight]``: weights to store, to 1% (exactly if lossless)."""
+
+    image: str | None = None
+    """Glob pattern of the file, with the placeholders of ``survey.image`` (default: the file of the image)."""
+
+    hdu: Hdu | None = None
+    """Name or number of the HDU, with the same placeholders (default: the only image of the file)."""
+
+    kind: Literal["inverse variance", "variance", "rms", "weight"] = "inverse variance"
+    """Meaning of a pixel. All are stored as inverse variance. ``weight`` is relative: the weights of a tile and band
+    are scaled so that their median times the square of the median background RMS is 1."""
+
+
+class MaskPlane(_Section):
+    """``[planes.mask]``: flags to store, exactly."""
+
+    image: str | None = None
+    """Glob pattern of the file, with the placeholders of ``survey.image`` (default: the file of the image)."""
+
+    hdu: Hdu | None = None
+    """Name or number of the HDU, with the same placeholders (default: the only image of the file)."""
+
+
+class PlanesSection(_Section):
+    """``[planes]``: further images of each band to store."""
+
+    weight: WeightPlane | None = None
+    """Weights; none by default."""
+
+    mask: MaskPlane | None = None
+    """Flags of up to 64 bits; none by default."""
+
+    @model_validator(mode="after")
+    def _a_plane_is_not_the_image(self) -> Self:
+        for name in ("weight", "mask"):
+            plane = getattr(self, name)
+            if plane is not None and plane.image is None and plane.hdu is None:
+                raise ValueError(f"planes.{name} is the image itself: set planes.{name}.image or planes.{name}.hdu")
+        return self
 
 
 class Recipe(_Section):
@@ -149,6 +247,29 @@ class Recipe(_Section):
     cutout: CutoutSection
     quality: QualitySection = Field(default_factory=QualitySection)
     storage: StorageSection = Field(default_factory=StorageSection)
+    planes: PlanesSection = Field(default_factory=PlanesSection)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_former_planes(cls, values: Any) -> Any:
+        """Read the former key ``storage.planes`` as the section ``planes``."""
+        storage = values.get("storage") if isinstance(values, dict) else None
+        if not (isinstance(storage, dict) and "planes" in storage):
+            return values
+        names = storage["planes"]
+        if not (isinstance(names, list | tuple) and set(names) <= set(OLD_PLANES) and "planes" not in values):
+            raise ValueError(
+                "storage.planes is now the tables [planes.weight] and [planes.mask]: write [planes.weight] with "
+                'hdu = "WGT", and [planes.mask] with hdu = "MSK"'
+            )
+        kept = {key: value for key, value in storage.items() if key != "planes"}
+        return {**values, "storage": kept, "planes": dict(OLD_PLANES[name] for name in names)}
+
+    @property
+    def kept_planes(self) -> tuple[str, ...]:
+        """Further planes to store: any of ``WGT`` and ``MSK``."""
+        planes = {"WGT": self.planes.weight, "MSK": self.planes.mask}
+        return tuple(name for name, plane in planes.items() if plane is not None)
 
     @model_validator(mode="after")
     def _thresholds_name_known_bands(self) -> Self:
@@ -170,10 +291,13 @@ class Recipe(_Section):
     def pixel_settings(self) -> dict[str, Any]:
         """Return the settings that all shards of an archive must share, as plain values."""
         return {
-            "survey": self.survey.model_dump(include={"name", "bands", "zero_point", "blank_value"}, mode="json"),
+            "survey": self.survey.model_dump(
+                include={"name", "bands", "zero_point", "blank_value"}, mode="json", by_alias=True
+            ),
             "cutout": self.cutout.model_dump(mode="json"),
             "quality": self.quality.model_dump(mode="json"),
             "storage": self.storage.model_dump(mode="json"),
+            "planes": {"weight": self.planes.weight and self.planes.weight.kind, "mask": self.planes.mask is not None},
             "color": self.survey.color is not None,
         }
 
@@ -192,7 +316,7 @@ def load_recipe(path: Path) -> Recipe:
         The file cannot be read or is not TOML, or a key is missing, unknown or has an invalid value.
     """
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"recipe {path}: cannot be read: {one_line(error)}") from None
     except tomllib.TOMLDecodeError as error:
@@ -227,7 +351,8 @@ def _explain(error: Any) -> str:
     if error["type"] == "missing":
         return f"missing key {key}"
     message = error["msg"].removeprefix("Value error, ")
-    return f"{key}: {message[0].lower()}{message[1:]} (it is {error['input']!r})" if key else message
+    value = "" if isinstance(error["input"], dict) else f" (it is {error['input']!r})"
+    return f"{key}: {message[0].lower()}{message[1:]}{value}" if key else message
 
 
 def _is_union_branch(part: str) -> bool:

@@ -22,8 +22,8 @@ from archive_builder.builder.driver import build
 from archive_builder.cli.main import main
 from archive_builder.errors import TileError
 from archive_builder.serve.cutout import FORMATS, Cutout
-from archive_builder.serve.headers import TileHeaders
 from archive_builder.serve.style import Style
+from archive_builder.store.headers import TileHeaders
 from archive_builder.survey.demo import make_survey
 from archive_builder.survey.tile import Tile
 

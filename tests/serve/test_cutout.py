@@ -16,8 +16,8 @@ from PIL import Image
 
 from archive_builder import Archive, Cutout, RequestError
 from archive_builder.builder.driver import build
-from archive_builder.serve.headers import TileHeaders
 from archive_builder.serve.pictures import lupton_rgb
+from archive_builder.store.headers import TileHeaders
 from archive_builder.survey.demo import make_survey
 
 SIDE = 256

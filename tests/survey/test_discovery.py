@@ -35,7 +35,7 @@ def make(root: Path, *names: str) -> None:
 def found(discovery: Discovery, root: Path) -> dict[str, list[str]]:
     """Return each complete tile's images and catalogue, relative to the root."""
     return {
-        files.tile: [p.relative_to(root).as_posix() for p in (*files.images.values(), files.catalog)]
+        files.tile: [p.relative_to(root).as_posix() for p in (*(s.path for s in files.images.values()), files.catalog)]
         for files in discovery.tiles
     }
 

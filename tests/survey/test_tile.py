@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from archive_builder.errors import TileError
 from archive_builder.geometry import sky_to_pixel
-from archive_builder.survey.tile import Tile
+from archive_builder.survey.discovery import Source
+from archive_builder.survey.tile import ReadingRules, Tile
 
 SHAPE = 61, 83
 SCALE = 0.263 / 3600
@@ -101,9 +102,9 @@ def by_fpack(path: Path) -> Path:
 COMPRESS: dict[str, Callable[[Path], Path]] = {"plain": Path, "fpack": by_fpack}
 
 
-def whole(path: Path, hdu: str | int | None = None, **options: Any) -> NDArray[np.float32]:
+def whole(path: Path, hdu: str | int | None = None, **rules: Any) -> NDArray[np.float32]:
     """Return the whole image of a one-band tile."""
-    with Tile({"g": path}, hdu, **options) as tile:
+    with Tile({"g": Source(path, hdu)}, rules=ReadingRules(**rules)) as tile:
         return tile.read(0, tile.shape[0])[0]
 
 
@@ -128,9 +129,9 @@ def test_any_strip_equals_that_part_of_the_whole_image(
     written = {plain: path, gzipped: path.with_suffix(".fits.gz"), fpacked: path.with_suffix(".fits.fz")}[form]
     if not written.exists():
         form(path, sky())
-    with Tile({"g": written, "r": written}) as tile:
+    with Tile({"g": Source(written)}) as tile:
         strip = tile.read(*bounds)
-    np.testing.assert_array_equal(strip, [fits.getdata(written)[slice(*bounds)]] * 2)
+    np.testing.assert_array_equal(strip, [fits.getdata(written)[slice(*bounds)]])
 
 
 @pytest.mark.parametrize("form", ["plain", "fpack"])
@@ -174,14 +175,21 @@ def test_blank_value_is_no_data(tmp_path: Path) -> None:
     np.testing.assert_array_equal(whole(path), data)
 
 
-def test_hdu_is_found_by_name_by_number_or_as_the_first_image(tmp_path: Path) -> None:
+def sources(paths: dict[str, Path]) -> dict[str, Source]:
+    """Return the image of each band, the only one of its file."""
+    return {band: Source(path) for band, path in paths.items()}
+
+
+def test_hdu_is_found_by_name_or_by_number(tmp_path: Path) -> None:
     table = fits.BinTableHDU.from_columns([fits.Column("n", "J", array=[1, 2])], name="LIST")
     images = [
         fits.ImageHDU(np.full(SHAPE, n, np.float32), header(), name=name) for n, name in enumerate(["SCI", "WGT"])
     ]
     cube = fits.ImageHDU(np.zeros((2, 3, 4), np.float32), name="CUBE")
     path = write(tmp_path / "a.fits", table, cube, *images)
-    assert [whole(path, hdu)[0, 0] for hdu in (None, "SCI", "wgt", 3, 4)] == [0, 0, 1, 0, 1]
+    assert [whole(path, hdu)[0, 0] for hdu in ("SCI", "wgt", 3, 4, "4")] == [0, 1, 0, 1, 1]
+    with pytest.raises(TileError, match=r"a\.fits: has 2 images \(3 SCI, 4 WGT\): name one by survey\.image_hdu"):
+        whole(path)
 
 
 @pytest.mark.parametrize("hdu", ["WGT", 7])
@@ -209,7 +217,7 @@ def test_positions_agree_with_astropys_wcs(tmp_path: Path, cards: fits.Header) -
     y, x = np.random.default_rng(2).uniform(-0.5, np.array(SHAPE) - 0.5, (500, 2)).T
     independent = WCS(cards)
     ra, dec = independent.all_pix2world(x, y, 0)
-    with Tile({"g": path}) as tile:
+    with Tile({"g": Source(path)}) as tile:
         found = sky_to_pixel(tile.wcs, tile.shape, ra, dec)
         np.testing.assert_allclose(tile.wcs.all_pix2world(x, y, 0), (ra, dec), rtol=0, atol=1e-9 * SCALE)
     np.testing.assert_allclose(found, independent.all_world2pix(ra, dec, 0), rtol=0, atol=1e-9)
@@ -234,7 +242,7 @@ def test_bands_shifted_by_more_than_a_hundredth_of_a_pixel_are_refused(
     for band, path in paths.items():
         write(path, fits.ImageHDU(sky(), header(**(cards if band == "r" else {}))))
     with pytest.raises(TileError, match=rf"band r's WCS is off band g's by {offset} px"):
-        Tile(paths)
+        Tile(sources(paths))
 
 
 def test_bands_rotated_about_the_centre_are_refused(tmp_path: Path) -> None:
@@ -242,7 +250,7 @@ def test_bands_rotated_about_the_centre_are_refused(tmp_path: Path) -> None:
     write(paths["g"], fits.ImageHDU(sky(), header()))
     write(paths["r"], fits.ImageHDU(sky(), header(CD1_2=1e-3 * SCALE, CD2_1=1e-3 * SCALE)))
     with pytest.raises(TileError, match=r"off band g's by 0\.05\d* px"):  # 51 px to the corner x 1e-3
-        Tile(paths)
+        Tile(sources(paths))
 
 
 def test_bands_at_different_sky_positions_are_refused(tmp_path: Path) -> None:
@@ -250,16 +258,16 @@ def test_bands_at_different_sky_positions_are_refused(tmp_path: Path) -> None:
     write(paths["g"], fits.ImageHDU(sky(), header()))
     write(paths["r"], fits.ImageHDU(sky(), header(CRVAL1=234.0, CRVAL2=28.0)))
     with pytest.raises(TileError, match="band r's WCS is off band g's"):
-        Tile(paths)
+        Tile(sources(paths))
 
 
 def test_bands_shifted_by_less_are_accepted(tmp_path: Path) -> None:
     paths = {band: tmp_path / f"{band}.fits" for band in "gr"}
     write(paths["g"], fits.ImageHDU(sky(), header()))
     write(paths["r"], fits.ImageHDU(sky(), header(CRPIX1=42.005)))
-    with Tile(paths) as tile:
+    with Tile(sources(paths)) as tile:
         assert tile.wcs.wcs.crpix[0] == 42.0
-        assert [h["CRPIX1"] for h in tile.headers] == [42.0, 42.005]
+        assert [h["CRPIX1"] for h in tile.headers["SCI"]] == [42.0, 42.005]
 
 
 def test_bands_of_different_shapes_are_refused(tmp_path: Path) -> None:
@@ -267,7 +275,7 @@ def test_bands_of_different_shapes_are_refused(tmp_path: Path) -> None:
     write(paths["g"], fits.ImageHDU(sky(), header()))
     write(paths["r"], fits.ImageHDU(sky()[:-1], header()))
     with pytest.raises(TileError, match="band r is 83 x 60 px but band g is 83 x 61"):
-        Tile(paths)
+        Tile(sources(paths))
 
 
 def test_unusual_headers_give_no_warning(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ from astropy.io.fits.verify import VerifyWarning
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from archive_builder.serve.headers import Card
+from archive_builder.store.headers import Card
 
 NUMBERS = st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False) | st.booleans()
 TEXT = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=60)

@@ -18,17 +18,11 @@ from astropy.wcs import WCS
 
 from archive_builder.geometry import Shape
 from archive_builder.survey.fits_warnings import quiet_astropy
+from archive_builder.survey.headers import FILE_CARDS
 
-FILE_CARDS = re.compile(
-    r"SIMPLE|XTENSION|BITPIX|NAXIS\d*|EXTEND|PCOUNT|GCOUNT|GROUPS|BSCALE|BZERO|BLANK|CHECKSUM|DATASUM|END|"
-    r"EXTNAME|EXTVER|EXTLEVEL|INHERIT|Z(IMAGE|TENSION|BITPIX|NAXIS\d*|PCOUNT|GCOUNT|TILE\d+|CMPTYPE|NAME\d+|"
-    r"VAL\d+|MASKCMP|QUANTIZ|DITHER0|SCALE|ZERO|BLANK|SIMPLE|EXTEND|BLOCKED|HECKSUM|DATASUM)|"
-    r"FZ(ALGOR|QMETHD|QVALUE|DTHRSD|TILE|INT2F)"
-)
-"""Cards that describe the layout of the tile's file, not the sky. The last line lists the cards of fpack."""
-
-REFERENCE_PIXEL = re.compile(r"(?:CRPIX|LTV)([12])[A-Z]?")
-"""Cards that a cut moves, those of alternate WCS too. LTV is IRAF's: ds9 reads its physical coordinates from them."""
+REFERENCE_PIXEL = re.compile(r"(?:CRPIX|LTV|CNPIX)([12])[A-Z]?")
+"""Cards that a cut moves, those of alternate WCS too. LTV is IRAF's: ds9 reads its physical coordinates from them.
+CNPIX is the first pixel on the plate, for the plate solution of a DSS image."""
 
 WCS_VERSION = re.compile(r"(?:CTYPE|CRVAL)[12]([A-Z]?)")
 """Cards that name the alternate WCS of a header."""
@@ -129,36 +123,37 @@ class HeaderTemplate:
         """
         cards = list(self.cards)
         for number, keyword, axis, value, comment in self.reference_pixels:
-            cards[number] = Card(keyword, value - origin[axis], comment).text
+            moved = value + origin[axis] if keyword.startswith("CNPIX") else value - origin[axis]
+            cards[number] = Card(keyword, moved, comment).text
         dropped = {card.keyword for card in last}.union(without)
         kept = [text for text in cards if text[:8].rstrip() not in dropped]
         return "".join([*(card.text for card in first), *kept, *(card.text for card in last)])
 
 
 class TileHeaders:
-    """FITS headers of one tile's bands, each parsed at its first use.
+    """FITS headers of one tile's images, each parsed at its first use.
 
     Parameters
     ----------
-    texts : mapping of str to str
-        FITS image header of each band, one card a line.
+    texts : mapping of str to mapping of str to str
+        FITS header of each band's image, by plane and band, one card a line.
     """
 
-    def __init__(self, texts: Mapping[str, str]) -> None:
-        self._texts = dict(texts)
-        self._templates: dict[str, HeaderTemplate] = {}
+    def __init__(self, texts: Mapping[str, Mapping[str, str]]) -> None:
+        self._texts = texts
+        self._templates: dict[tuple[str, str], HeaderTemplate] = {}
 
     @cached_property
     def wcs(self) -> WCS:
         """WCS of the tile's first band."""
         with quiet_astropy():
-            return WCS(fits.Header.fromstring(next(iter(self._texts.values())), sep="\n"))
+            return WCS(fits.Header.fromstring(next(iter(self._texts["SCI"].values())), sep="\n"))
 
-    def template(self, band: str) -> HeaderTemplate:
-        """Return the template of one band."""
-        if band not in self._templates:
-            self._templates[band] = HeaderTemplate.of_tile(self._texts[band])
-        return self._templates[band]
+    def template(self, band: str, plane: str = "SCI") -> HeaderTemplate:
+        """Return the template of one band's image in a plane."""
+        if (plane, band) not in self._templates:
+            self._templates[plane, band] = HeaderTemplate.of_tile(self._texts[plane][band])
+        return self._templates[plane, band]
 
 
 def image_cards(name: str, shape: Shape, bitpix: int) -> list[Card]:
