@@ -98,7 +98,9 @@ class Shard:
     def headers(self) -> dict[str, dict[str, str]]:
         """FITS header of each band's image by plane and band, one card a line."""
         try:
-            texts = {plane: self._file[f"{plane_group(plane)}headers"].asstr()[...] for plane in self._planes}
+            texts = {
+                plane: self._file[f"{plane_group(plane).rstrip('/')}/headers"].asstr()[...] for plane in self._planes
+            }
             return {plane: dict(zip(self.info.bands, lines, strict=True)) for plane, lines in texts.items()}
         except (OSError, ValueError) as error:
             raise ArchiveError(

@@ -143,4 +143,4 @@ def _axis_comments(header: fits.Header) -> Iterator[str]:
             values = (
                 f"{key} {header[f'{key}{axis}']}" for key in ("CRVAL", "CUNIT", "CRPIX") if f"{key}{axis}" in header
             )
-            yield ", ".join([f"Axis {axis} of the tile's image: {name}", *values])
+            yield ", ".join([f"Axis {axis} of the tile: {name}", *values])

@@ -65,7 +65,7 @@ class Image:
 
     def __init__(self, source: Source, what: str = "survey.image_hdu", is_flux: bool = True) -> None:
         self.path, self._slice = source.path, source.slice
-        self._file = _open(self.path)
+        self._file = _open(self.path, unsigned=not is_flux)
         try:
             with readable(self.path):
                 self._number = _select(self._file, source, what)
@@ -162,10 +162,14 @@ def readable(path: Path, trouble: str = "cannot be read as FITS", remedy: str = 
         raise TileError(f"{path}: {trouble} ({one_line(error)}): {remedy}") from None
 
 
-def _open(path: Path) -> fits.HDUList:
+def _open(path: Path, unsigned: bool) -> fits.HDUList:
+    """Open a FITS file.
+
+    For unsigned integers astropy returns the BLANK of an image as a number, and without them it rounds a mask of 64
+    bits to float64.
+    """
     with readable(path):
-        # With uint=True, astropy returns the BLANK of a uint16 image as a number.
-        return fits.open(path, memmap=False, uint=False)
+        return fits.open(path, memmap=False, uint=unsigned)
 
 
 def _select(file: fits.HDUList, source: Source, what: str) -> int:
@@ -180,18 +184,20 @@ def _select(file: fits.HDUList, source: Source, what: str) -> int:
     form = "a 2-D image" if source.slice is None else "a cube"
     if source.hdu is None:
         if not images:
-            raise TileError(f"{source.path}: holds no {form[2:]}: correct the pattern of the file")
+            end = ", or ends before it: replace the file, or" if _is_packed(source.path) else ":"
+            raise TileError(f"{source.path}: holds no {form[2:]}{end} correct the pattern of the file")
         if len(images) > 1:
             found = ", ".join(_describe(number, file[number]) for number in images)
             raise TileError(f"{source.path}: has {len(images)} images ({found}): name one by {what}")
-        return images[0]
-    number = _numbered(file, source.hdu, source.path, what)
+        number = images[0]
+    else:
+        number = _numbered(file, source.hdu, source.path, what)
     if number not in images:
         raise TileError(f"{source.path}: HDU {source.hdu} is not {form} (the file has {_there(file)}): set {what}")
     leading = [n for n in file[number].shape[:-2] if n > 1]
     if leading and source.slice is not None and source.slice >= leading[0]:
         raise TileError(
-            f"{source.path}: HDU {source.hdu} has {leading[0]} slices, no slice {source.slice}: set image_slice"
+            f"{source.path}: the cube has {leading[0]} slices, no slice {source.slice}: correct survey.image_slice"
         )
     return number
 
@@ -271,7 +277,7 @@ def _asinh_scale(header: fits.Header, path: Path) -> tuple[float, float] | None:
         )
     for card in there:
         del header[card]
-    header.add_comment(f"Pixels are linear in flux. The tile's file has asinh: BSOFTEN {softening}, BOFFSET {offset}")
+    header.add_comment(f"Linear in flux; the tile has asinh, BSOFTEN {softening}, BOFFSET {offset}")
     return float(softening), float(offset)
 
 

@@ -67,7 +67,7 @@ class SurveySection(_Section):
     image_hdu: Hdu | None = None
     """Name or number of the image HDU, with the placeholders of ``image`` (default: the only image of the file)."""
 
-    image_slice: dict[str, Annotated[int, Field(ge=0, strict=True)]] = Field(default_factory=dict)
+    image_slice: dict[str, Annotated[int, Field(ge=0, strict=True)]] = Field(default={})
     """Slice of a cube that is the image of a band, from 0, for each band."""
 
     missing_bands: Literal["fail", "blank"] = "fail"

@@ -382,7 +382,10 @@ def _copy_flags(rows: NDArray[Any], out: NDArray[Any], image: Image) -> None:
     with np.errstate(invalid="ignore"):
         np.copyto(out, rows, casting="unsafe")
     if not np.can_cast(rows.dtype, out.dtype) and (rows != out).any():
-        raise TileError(f"{image.path}: the mask has values that are not whole numbers: correct planes.mask")
+        bits = 8 * out.dtype.itemsize
+        raise TileError(
+            f"{image.path}: the mask has values that are not {bits}-bit integers: correct planes.mask, or remove it"
+        )
 
 
 def _wcs(header: fits.Header, image: Image) -> WCS:

@@ -145,7 +145,7 @@ def test_nddata_of_an_archive_without_planes_masks_only_the_blank_pixels(demo_ar
 )
 def test_unit_of_nddata_is_the_headers_if_valid(cutout: Cutout, card: str, unit: u.UnitBase) -> None:
     wcs = "CTYPE1  = 'RA---TAN'\nCTYPE2  = 'DEC--TAN'\nCRVAL1  = 54.0\nCRVAL2  = -28.0\nCD1_1   = -7E-5\nCD2_2   = 7E-5"
-    other = replace(cutout, headers=TileHeaders(dict.fromkeys(cutout.bands, f"{wcs}\n{card}")))
+    other = replace(cutout, headers=TileHeaders({"SCI": dict.fromkeys(cutout.bands, f"{wcs}\n{card}")}))
     assert other.to_nddata("i").unit == unit
 
 

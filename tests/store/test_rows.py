@@ -43,8 +43,9 @@ def test_window_and_blank_fraction_equal_those_of_the_whole_tile(
     rows.window(x0, y0, window)
     expected = padded(flux, 400)[:, y0 + 400 : y0 + 400 + size, x0 + 400 : x0 + 400 + size]
     np.testing.assert_array_equal(window, np.where(np.isnan(expected), BLANK, expected))
-    fraction = rows.blank_fraction(np.array([x0]), np.array([y0]), size)
-    assert fraction[0] == np.isnan(expected).mean(axis=(1, 2)).max()
+    for bands in (list(range(BANDS)), [BANDS - 1]):
+        fraction = rows.blank_fraction(np.array([x0]), np.array([y0]), size, bands)
+        assert fraction[0] == np.isnan(expected[bands]).mean(axis=(1, 2)).max()
 
 
 def test_slabs_are_released_in_order_and_once() -> None:

@@ -49,13 +49,13 @@ def write(path: Path, flux: np.ndarray, objects: ObjectTable, size: int, layout:
         height,
         width,
         0.263,
-        30.0,
+        np.full(len(BANDS), 30.0),
         np.zeros((4, 2)),
         "in",
         "rec",
     )
     rows = RowBuffer(codec, (height, width))
-    with ShardWriter(path, info, ["SIMPLE  = T"] * len(BANDS), {"SCI": codec}) as writer:
+    with ShardWriter(path, info, {"SCI": ["SIMPLE  = T"] * len(BANDS)}, {"SCI": codec}) as writer:
         rows.append(flux)
         writer.add_cutouts("SCI", *window_origin(objects.x, objects.y, (size, size)), rows)
         for number, slab in rows.release(height):
@@ -144,8 +144,13 @@ def test_tables_are_read_back(shard_path: Path) -> None:
 
 
 def test_unfinished_shard_leaves_no_file(tmp_path: Path) -> None:
-    info = ShardInfo("S", "T", 1, BANDS, ("SCI",), "mosaic", "16.0", 8, 9, 9, 0.2, 30.0, np.zeros((4, 2)), "", "")
-    with pytest.raises(RuntimeError), ShardWriter(tmp_path / "t.h5", info, ["", ""], {"SCI": NoiseScaled((1.0, 1.0))}):
+    info = ShardInfo(
+        "S", "T", 1, BANDS, ("SCI",), "mosaic", "16.0", 8, 9, 9, 0.2, np.full(2, 30.0), np.zeros((4, 2)), "", ""
+    )
+    with (
+        pytest.raises(RuntimeError),
+        ShardWriter(tmp_path / "t.h5", info, {"SCI": ["", ""]}, {"SCI": NoiseScaled((1.0, 1.0))}),
+    ):
         raise RuntimeError
     assert list(tmp_path.iterdir()) == []
 
