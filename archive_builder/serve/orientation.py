@@ -1,0 +1,246 @@
+"""Orientation of pictures: north up and east left by the WCS, by quarter turns or by resampling."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from astropy.coordinates import SkyCoord
+from astropy.wcs import WCS
+from astropy.wcs.utils import wcs_to_celestial_frame
+from numpy.typing import NDArray
+
+from archive_builder.errors import RequestError
+from archive_builder.geometry import Shape
+from archive_builder.serve.sky import unit_vectors
+from archive_builder.serve.style import Rotate
+
+Number = TypeVar("Number", np.uint8, np.float32)
+
+LEAST_DETERMINANT = 1e-3
+"""Sine of the smallest angle between the two pixel axes on the sky. A WCS with less is degenerate."""
+
+
+@dataclass(frozen=True)
+class SkyGrid:
+    """Place and orientation of a cutout's pixels on the sky."""
+
+    wcs: WCS
+    """WCS of the tile."""
+
+    origin: tuple[int, int]
+    """Column and row of the cutout's first pixel on the tile."""
+
+    shape: Shape
+    """Rows and columns of the cutout."""
+
+    centre: tuple[float, float]
+    """RA and Dec of the cutout's centre, deg, ICRS."""
+
+    steps: NDArray[np.float64]
+    """Change of (x, y) per degree towards the east and towards the north, px, (2, 2)."""
+
+    @classmethod
+    def of(cls, wcs: WCS, origin: tuple[int, int], shape: Shape, tile: str) -> SkyGrid:
+        """Return the grid of a cutout.
+
+        The derivatives are central differences of unit vectors over one pixel at the centre. They hold at the poles
+        and across RA 0, and for every projection, parity, axis order and celestial frame.
+
+        Parameters
+        ----------
+        wcs : WCS
+            WCS of the tile.
+        origin : tuple of int
+            Column and row of the cutout's first pixel on the tile.
+        shape : (ny, nx)
+            Rows and columns of the cutout.
+        tile : str
+            Name of the tile, for the error.
+
+        Raises
+        ------
+        RequestError
+            The WCS gives the centre no position, or no two directions.
+        """
+        celestial = wcs if wcs.naxis == 2 else wcs.celestial
+        x, y = (start + (n - 1) / 2 for start, n in zip(origin, shape[::-1], strict=True))
+        around = np.array([[x, y], [x + 0.5, y], [x - 0.5, y], [x, y + 0.5], [x, y - 0.5]])
+        ra, dec = pixel_to_icrs(celestial, around) if celestial.naxis == 2 else np.full((2, 5), np.nan)
+        sky = unit_vectors(ra, dec)
+        derivatives = _east_north(ra[0], dec[0]) @ np.stack([sky[1] - sky[2], sky[3] - sky[4]], axis=-1)
+        lengths = np.linalg.norm(derivatives, axis=0)
+        if not abs(np.linalg.det(derivatives)) > LEAST_DETERMINANT * np.prod(lengths):
+            raise RequestError(
+                f"tile {tile}: its WCS gives no north at pixel ({x}, {y}), the centre of the cutout: "
+                "correct the header and build again, or write fits"
+            )
+        steps = np.linalg.inv(np.degrees(derivatives)).T
+        return cls(celestial, origin, shape, (float(ra[0]), float(dec[0])), steps)
+
+    @property
+    def turn(self) -> Turn:
+        """The turn that brings north up and east left."""
+        return Turn.nearest(self.steps)
+
+    def north_up(self, images: NDArray[np.float32], rotate: Rotate) -> NDArray[np.float32]:
+        """Return images with north up and east left.
+
+        Parameters
+        ----------
+        images : ndarray of float32, (n, ny, nx)
+            Row 0 is the tile's lowest, as in FITS.
+        rotate : ``"quarter"`` or ``"north"``
+            The nearest quarter turn, or a resampling.
+
+        Returns
+        -------
+        ndarray of float32, (n, ny', nx')
+            Row 0 is the top. NaN where a resampling has no data.
+        """
+        if rotate == "north":
+            return self.resampled(images)[:, ::-1]
+        return np.ascontiguousarray(self.turn.image(images[:, ::-1], axes=(1, 2)))
+
+    def picture_up(self, picture: NDArray[np.uint8], rotate: Rotate) -> NDArray[np.uint8]:
+        """Return a picture, (ny, nx, 3) with the tile's last row as row 0, with north up; black without data."""
+        if rotate == "quarter":
+            return np.ascontiguousarray(self.turn.image(picture))
+        values = self.resampled(np.moveaxis(picture[::-1], -1, 0))[:, ::-1]
+        return np.rint(np.moveaxis(np.nan_to_num(values), 0, -1)).astype(np.uint8)
+
+    def directions(self, rotate: Rotate) -> NDArray[np.float64]:
+        """Return the directions of east and north in a picture, unit vectors (x, y) with y up, (2, 2)."""
+        return np.array([[-1.0, 0.0], [0.0, 1.0]]) if rotate == "north" else self.turn.directions(self.steps)
+
+    def north_up_grid(self) -> tuple[WCS, Shape]:
+        """Return the TAN grid of the same centre, pixel scale and size with north exactly up and east left."""
+        ny, nx = self.shape[::-1] if self.turn.quarters % 2 else self.shape
+        scale = 1 / np.sqrt(abs(np.linalg.det(self.steps)))
+        grid = WCS(naxis=2)
+        grid.wcs.ctype = ["RA---TAN", "DEC--TAN"]
+        grid.wcs.crval = self.centre
+        grid.wcs.crpix = [(nx + 1) / 2, (ny + 1) / 2]
+        grid.wcs.cdelt = [-scale, scale]
+        grid.wcs.lonpole = 180.0  # the default differs at the north pole
+        grid.wcs.radesys = (self.wcs.wcs.radesys or "FK5") if _is_icrs(self.wcs) else "ICRS"
+        grid.wcs.equinox = 2000.0 if grid.wcs.radesys == "FK5" else np.nan
+        grid.wcs.set()
+        return grid, (ny, nx)
+
+    def resampled(self, images: NDArray[np.float32] | NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return images on the grid of :meth:`north_up_grid`, bilinear by ``reproject``.
+
+        Parameters
+        ----------
+        images : ndarray, (n, ny, nx)
+            Row 0 is that of the tile's first row, as in FITS.
+
+        Returns
+        -------
+        ndarray of float32, (n, ny', nx')
+            NaN outside the cutout and beside a pixel without data.
+        """
+        from reproject import reproject_interp
+
+        grid, shape = self.north_up_grid()
+        if not len(images):
+            return np.empty((0, *shape), dtype=np.float32)
+        x0, y0 = self.origin
+        own = self.wcs.slice([slice(y0, None), slice(x0, None)])
+        values, _ = reproject_interp((images.astype(np.float64), own), grid, shape_out=shape)
+        return np.asarray(values, dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A flip and quarter turns of a picture with row 0 at the top."""
+
+    is_mirrored: bool
+    """True if left and right change places before the turn."""
+
+    quarters: int
+    """Quarter turns counterclockwise, 0 to 3."""
+
+    @classmethod
+    def nearest(cls, steps: NDArray[np.float64]) -> Turn:
+        """Return the turn that brings north up and east left, to the nearest quarter.
+
+        Parameters
+        ----------
+        steps : ndarray of float64, (2, 2)
+            Directions of east and north, (x, y) with y up.
+        """
+        is_mirrored = bool(np.linalg.det(steps) > 0)
+        east, north = _mirrored(steps, is_mirrored)
+        # The mean of north and of east turned to north, against the upward axis.
+        mean = _complex(north) - 1j * _complex(east)
+        quarters = round(float(np.angle(1j / mean)) / (np.pi / 2), 6)  # 45 deg gives one result on all machines
+        return cls(is_mirrored, int(np.rint(quarters)) % 4)
+
+    def image(self, image: NDArray[Number], axes: tuple[int, int] = (0, 1)) -> NDArray[Number]:
+        """Return a view of an image after the turn.
+
+        Parameters
+        ----------
+        image : ndarray
+            Row 0 is the top.
+        axes : tuple of int
+            Axes of the rows and columns.
+        """
+        return np.rot90(np.flip(image, axes[1]) if self.is_mirrored else image, self.quarters, axes)
+
+    def directions(self, steps: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return directions (x, y) after the turn, unit vectors with y up, (2, 2)."""
+        turned = [_complex(step) * 1j**self.quarters for step in _mirrored(steps, self.is_mirrored)]
+        return np.array([[step.real, step.imag] for step in turned])
+
+
+def _mirrored(steps: NDArray[np.float64], is_mirrored: bool) -> NDArray[np.float64]:
+    return steps * (-1, 1) if is_mirrored else steps
+
+
+def _complex(step: NDArray[np.float64]) -> complex:
+    """Return a direction as a complex number of length 1."""
+    return complex(*(step / np.hypot(*step)))
+
+
+def _east_north(ra: float, dec: float) -> NDArray[np.float64]:
+    """Return the unit vectors towards the east and the north at a position, (2, 3)."""
+    alpha, delta = np.radians(ra), np.radians(dec)
+    east = -np.sin(alpha), np.cos(alpha), 0.0
+    north = -np.sin(delta) * np.cos(alpha), -np.sin(delta) * np.sin(alpha), np.cos(delta)
+    return np.array([east, north])
+
+
+def pixel_to_icrs(wcs: WCS, pixels: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return RA and Dec of pixels, deg, ICRS, for any celestial frame and axis order.
+
+    FK5 of J2000 is taken as ICRS.
+
+    Parameters
+    ----------
+    wcs : WCS
+        Two celestial axes.
+    pixels : ndarray of float64, (N, 2)
+        x and y from 0.
+
+    Returns
+    -------
+    ndarray of float64, (2, N)
+        NaN for pixels off the sky.
+    """
+    world = wcs.all_pix2world(pixels, 0)
+    lon, lat = world[:, wcs.wcs.lng], world[:, wcs.wcs.lat]
+    if not _is_icrs(wcs):
+        sky = SkyCoord(lon, lat, unit="deg", frame=wcs_to_celestial_frame(wcs)).icrs
+        lon, lat = sky.ra.deg, sky.dec.deg
+    return np.array([lon, lat])
+
+
+def _is_icrs(wcs: WCS) -> bool:
+    """Return True if the axes are RA and Dec of ICRS, or of FK5 J2000."""
+    system, equinox = wcs.wcs.radesys.strip(), wcs.wcs.equinox
+    is_2000 = np.isnan(equinox) or equinox == 2000.0
+    return wcs.wcs.lngtyp == "RA" and (system == "ICRS" or (system in ("", "FK5") and bool(is_2000)))
