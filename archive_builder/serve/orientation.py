@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import numpy as np
 from astropy.coordinates import SkyCoord
-from astropy.wcs import WCS
+from astropy.wcs import WCS, Sip, WcsError
 from astropy.wcs.utils import wcs_to_celestial_frame
 from numpy.typing import NDArray
 
@@ -67,14 +67,14 @@ class SkyGrid:
         celestial = wcs if wcs.naxis == 2 else wcs.celestial
         x, y = (start + (n - 1) / 2 for start, n in zip(origin, shape[::-1], strict=True))
         around = np.array([[x, y], [x + 0.5, y], [x - 0.5, y], [x, y + 0.5], [x, y - 0.5]])
-        ra, dec = pixel_to_icrs(celestial, around) if celestial.naxis == 2 else np.full((2, 5), np.nan)
+        ra, dec = pixel_to_icrs(celestial, around)
         sky = unit_vectors(ra, dec)
         derivatives = _east_north(ra[0], dec[0]) @ np.stack([sky[1] - sky[2], sky[3] - sky[4]], axis=-1)
         lengths = np.linalg.norm(derivatives, axis=0)
-        if not abs(np.linalg.det(derivatives)) > LEAST_DETERMINANT * np.prod(lengths):
+        if not abs(_determinant(derivatives)) > LEAST_DETERMINANT * np.prod(lengths):
             raise RequestError(
                 f"tile {tile}: its WCS gives no north at pixel ({x}, {y}), the centre of the cutout: "
-                "correct the header and build again, or write fits"
+                "correct the header and build again, or write fits or npy"
             )
         steps = np.linalg.inv(np.degrees(derivatives)).T
         return cls(celestial, origin, shape, (float(ra[0]), float(dec[0])), steps)
@@ -117,7 +117,7 @@ class SkyGrid:
     def north_up_grid(self) -> tuple[WCS, Shape]:
         """Return the TAN grid of the same centre, pixel scale and size with north exactly up and east left."""
         ny, nx = self.shape[::-1] if self.turn.quarters % 2 else self.shape
-        scale = 1 / np.sqrt(abs(np.linalg.det(self.steps)))
+        scale = 1 / np.sqrt(abs(_determinant(self.steps)))
         grid = WCS(naxis=2)
         grid.wcs.ctype = ["RA---TAN", "DEC--TAN"]
         grid.wcs.crval = self.centre
@@ -130,7 +130,7 @@ class SkyGrid:
         return grid, (ny, nx)
 
     def resampled(self, images: NDArray[np.float32] | NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return images on the grid of :meth:`north_up_grid`, bilinear by ``reproject``.
+        """Return images on the grid of :meth:`north_up_grid`, bilinear by ``reproject``, of the pixels with data.
 
         Parameters
         ----------
@@ -140,17 +140,18 @@ class SkyGrid:
         Returns
         -------
         ndarray of float32, (n, ny', nx')
-            NaN outside the cutout and beside a pixel without data.
+            NaN outside the cutout, and where pixels without data have half of the weight or more.
         """
         from reproject import reproject_interp
 
         grid, shape = self.north_up_grid()
         if not len(images):
             return np.empty((0, *shape), dtype=np.float32)
-        x0, y0 = self.origin
-        own = self.wcs.slice([slice(y0, None), slice(x0, None)])
-        values, _ = reproject_interp((images.astype(np.float64), own), grid, shape_out=shape)
-        return np.asarray(values, dtype=np.float32)
+        has_data = np.isfinite(images)
+        both = np.concatenate([np.where(has_data, images, 0), has_data]).astype(np.float64)
+        both, _ = reproject_interp((both, _shifted(self.wcs, self.origin)), grid, shape_out=shape)
+        values, weight = both[: len(images)], both[len(images) :]
+        return np.divide(values, weight, out=np.full(values.shape, np.nan), where=weight > 0.5).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -172,7 +173,7 @@ class Turn:
         steps : ndarray of float64, (2, 2)
             Directions of east and north, (x, y) with y up.
         """
-        is_mirrored = bool(np.linalg.det(steps) > 0)
+        is_mirrored = bool(_determinant(steps) > 0)
         east, north = _mirrored(steps, is_mirrored)
         # The mean of north and of east turned to north, against the upward axis.
         mean = _complex(north) - 1j * _complex(east)
@@ -195,6 +196,11 @@ class Turn:
         """Return directions (x, y) after the turn, unit vectors with y up, (2, 2)."""
         turned = [_complex(step) * 1j**self.quarters for step in _mirrored(steps, self.is_mirrored)]
         return np.array([[step.real, step.imag] for step in turned])
+
+
+def _determinant(matrix: NDArray[np.float64]) -> float:
+    """Return the determinant of a matrix, (2, 2); NaN passes without numpy's warning."""
+    return float(matrix[0, 0] * matrix[1, 1] - matrix[0, 1] * matrix[1, 0])
 
 
 def _mirrored(steps: NDArray[np.float64], is_mirrored: bool) -> NDArray[np.float64]:
@@ -229,14 +235,26 @@ def pixel_to_icrs(wcs: WCS, pixels: NDArray[np.float64]) -> NDArray[np.float64]:
     Returns
     -------
     ndarray of float64, (2, N)
-        NaN for pixels off the sky.
+        NaN for pixels off the sky, or without celestial axes.
     """
-    world = wcs.all_pix2world(pixels, 0)
-    lon, lat = world[:, wcs.wcs.lng], world[:, wcs.wcs.lat]
-    if not _is_icrs(wcs):
-        sky = SkyCoord(lon, lat, unit="deg", frame=wcs_to_celestial_frame(wcs)).icrs
-        lon, lat = sky.ra.deg, sky.dec.deg
+    try:
+        world = wcs.all_pix2world(pixels, 0)
+        lon, lat = world[:, wcs.wcs.lng], world[:, wcs.wcs.lat]
+        if not _is_icrs(wcs):
+            sky = SkyCoord(lon, lat, unit="deg", frame=wcs_to_celestial_frame(wcs)).icrs
+            lon, lat = sky.ra.deg, sky.dec.deg
+    except (WcsError, ValueError):  # a degenerate matrix, or axes of no celestial frame
+        return np.full((2, len(pixels)), np.nan)
     return np.array([lon, lat])
+
+
+def _shifted(wcs: WCS, origin: tuple[int, int]) -> WCS:
+    """Return the WCS of a window. astropy's own slices refuse a start before the tile's first pixel."""
+    own = wcs.deepcopy()
+    own.wcs.crpix = wcs.wcs.crpix - origin
+    if wcs.sip is not None:
+        own.sip = Sip(wcs.sip.a, wcs.sip.b, wcs.sip.ap, wcs.sip.bp, wcs.sip.crpix - origin)
+    return own
 
 
 def _is_icrs(wcs: WCS) -> bool:

@@ -134,7 +134,7 @@ def _shown_bands(known: Sequence[str], wanted: Sequence[str] | None) -> tuple[st
     if set("irg") <= set(known):
         return "i", "r", "g"
     if not known:
-        raise RequestError("the cutout has no band: a composite needs one at least")
+        raise RequestError("the cutout has no band: a composite needs at least one")
     by_wavelength = [band for band in BLUE_TO_RED if band in known]
     ordered = by_wavelength if len(by_wavelength) >= min(3, len(known)) else list(known)
     return tuple(dict.fromkeys((ordered[-1], ordered[len(ordered) // 2], ordered[0])))

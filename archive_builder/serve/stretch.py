@@ -111,9 +111,10 @@ def _noise(pixels: NDArray[np.float64], sky: float) -> float:
 
 def in_noises(image: NDArray[np.float32], zero: float, noise: float) -> NDArray[np.float32]:
     """Return an image above ``zero`` in units of the noise; NaN without data."""
-    with np.errstate(over="ignore"):
-        scaled = (image - np.float32(zero)) / np.float32(noise)
-    return np.asarray(np.clip(scaled, -LIMIT, LIMIT), dtype=np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        scaled = np.clip((image - np.float32(zero)) / np.float32(noise), -LIMIT, LIMIT, dtype=np.float32)
+    scaled[~np.isfinite(image)] = np.nan
+    return np.asarray(scaled)
 
 
 def automatic_curve(

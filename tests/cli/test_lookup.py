@@ -82,7 +82,7 @@ def test_export_accepts_names_with_commas(hubble: Path, object_id: int, tmp_path
         ("--bands", "F606W,F115W", "has no band 'F115W': it has F435W, F606W, F814W, F105W, F160W"),
         ("--bands", "gri", "has no band 'gri': it has F435W"),
         ("--rgb", "F160W,F115W,F606W", "the cutout has no band 'F115W': it has F435W"),
-        ("--rgb", "F160W,F606W", "a composite takes three bands, not 2"),
+        ("--rgb", "F160W,F606W,F814W,F435W", "a picture takes one, two or three bands, not 4"),
     ],
 )
 def test_unknown_band_is_a_wrong_request(
@@ -100,9 +100,9 @@ def test_wrong_composite_is_reported_as_the_reason_of_its_rows(
 ) -> None:
     wanted = tmp_path / "list.csv"
     wanted.write_text(f"ID\n{object_id}\n")
-    options = ("--format", "png", "--rgb", "F160W,F606W", "--json")
+    options = ("--format", "png", "--rgb", "F160W,F606W,F814W,F435W", "--json")
     failed = run("export", hubble, wanted, "-o", tmp_path / "out", *options, *pack)
     assert failed.exit_code == 1, failed.stderr
     report = json.loads(failed.stdout)
     assert (report["done"], report["failures"]) == (0, {"failed": 1})
-    assert report["first_error"] == "a composite takes three bands, not 2: give irg, for example"
+    assert report["first_error"] == "a picture takes one, two or three bands, not 4: give irg, for example"

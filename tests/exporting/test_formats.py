@@ -264,17 +264,18 @@ def test_file_written_twice_has_the_same_bytes(archive: Archive, tmp_path: Path,
     assert (tmp_path / f"one.{ending}").read_bytes() == (tmp_path / f"two.{ending}").read_bytes()
 
 
-@pytest.mark.parametrize("name", ["c.fit", "c", "c.fits.gz", "png", ".fits", "c.PNG.", "c.jpg"])
+@pytest.mark.parametrize("name", ["c.fit", "c", "c.fits.gz", "png", ".fits", "c.PNG.", "c.gif"])
 def test_unknown_ending_is_refused_with_the_known_ones(cutout: Cutout, tmp_path: Path, name: str) -> None:
-    with pytest.raises(RequestError, match=r"end it in \.fits, \.png, \.tiff, \.npy, \.npz$"):
+    with pytest.raises(RequestError, match=r"end it in \.fits, \.png, \.jpg, \.tiff, \.npy, \.npz$"):
         cutout.write(tmp_path / name)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
-    ("name", "same_as"), [("C.FITS", "fits"), ("c.tif", "tiff"), ("c.Tiff", "tiff"), ("c.PNG", "png")]
+    ("name", "same_as"),
+    [("C.FITS", "fits"), ("c.tif", "tiff"), ("c.Tiff", "tiff"), ("c.PNG", "png"), ("c.JPEG", "jpg")],
 )
-def test_ending_may_be_in_upper_case_and_tif_means_tiff(
+def test_ending_may_be_in_upper_case_and_have_another_spelling(
     cutout: Cutout, tmp_path: Path, name: str, same_as: str
 ) -> None:
     for path in (tmp_path / name, tmp_path / f"other.{same_as}"):
@@ -293,6 +294,9 @@ def test_ending_may_be_in_upper_case_and_tif_means_tiff(
         {"softening": -1.0},
         {"softening": float("inf")},
         {"minimum": float("nan")},
+        {"stretch": "wide"},
+        {"stretch": None},
+        {"rotate": "south"},
     ],
 )
 def test_invalid_style_of_a_picture_is_refused_in_one_line(
