@@ -151,7 +151,8 @@ class SkyGrid:
         both = np.concatenate([np.where(has_data, images, 0), has_data]).astype(np.float64)
         both, _ = reproject_interp((both, _shifted(self.wcs, self.origin)), grid, shape_out=shape)
         values, weight = both[: len(images)], both[len(images) :]
-        return np.divide(values, weight, out=np.full(values.shape, np.nan), where=weight > 0.5).astype(np.float32)
+        mean = np.divide(values, weight, out=np.full(values.shape, np.nan), where=weight > 0.5)
+        return np.asarray(mean, dtype=np.float32)
 
 
 @dataclass(frozen=True)
