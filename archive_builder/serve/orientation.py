@@ -97,11 +97,11 @@ class SkyGrid:
         Returns
         -------
         ndarray of float32, (n, ny', nx')
-            Row 0 is the top. NaN where a resampling has no data.
+            Row 0 is the top; a view after a turn. NaN where a resampling has no data.
         """
         if rotate == "north":
             return self.resampled(images)[:, ::-1]
-        return np.ascontiguousarray(self.turn.image(images[:, ::-1], axes=(1, 2)))
+        return self.turn.image(images[:, ::-1], axes=(1, 2))
 
     def picture_up(self, picture: NDArray[np.uint8], rotate: Rotate) -> NDArray[np.uint8]:
         """Return a picture, (ny, nx, 3) with the tile's last row as row 0, with north up; black without data."""
@@ -147,9 +147,11 @@ class SkyGrid:
         grid, shape = self.north_up_grid()
         if not len(images):
             return np.empty((0, *shape), dtype=np.float32)
-        has_data = np.isfinite(images)
-        both = np.concatenate([np.where(has_data, images, 0), has_data]).astype(np.float64)
-        both, _ = reproject_interp((both, _shifted(self.wcs, self.origin)), grid, shape_out=shape)
+        own, has_data = _shifted(self.wcs, self.origin), np.isfinite(images)
+        if has_data.all():
+            return np.asarray(reproject_interp((images, own), grid, shape_out=shape)[0], dtype=np.float32)
+        both = np.concatenate([np.where(has_data, images, 0), has_data])
+        both, _ = reproject_interp((both, own), grid, shape_out=shape)
         values, weight = both[: len(images)], both[len(images) :]
         mean = np.divide(values, weight, out=np.full(values.shape, np.nan), where=weight > 0.5)
         return np.asarray(mean, dtype=np.float32)

@@ -153,16 +153,31 @@ def jpeg_bytes(image: NDArray[np.uint8]) -> bytes:
     RequestError
         The picture is too large for a JPEG.
     """
-    ny, nx = image.shape[:2]
-    if max(ny, nx) > JPEG_SIDE:
-        raise RequestError(f"a JPEG has at most {JPEG_SIDE} px a side, not {nx} x {ny}: give png or a smaller size")
+    _check_jpeg(*image.shape[:2])
     return _encoded(image, "JPEG", quality=JPEG_QUALITY, subsampling=0)
 
 
 def tiff_bytes(image: NDArray[np.uint8], compression: Compression) -> bytes:
-    """Return a picture, uint8 (ny, nx, 3) or (ny, nx), as a TIFF file."""
-    quality = {"quality": JPEG_QUALITY} if compression == "jpeg" else {}
+    """Return a picture, uint8 (ny, nx, 3) or (ny, nx), as a TIFF file.
+
+    Raises
+    ------
+    RequestError
+        The picture is too wide for the JPEGs inside; each holds a strip of rows.
+    """
+    quality = {}
+    if compression == "jpeg":
+        _check_jpeg(1, image.shape[1])
+        quality = {"quality": JPEG_QUALITY}
     return _encoded(image, "TIFF", compression=TIFF_COMPRESSIONS[compression], **quality)
+
+
+def _check_jpeg(*sides: int) -> None:
+    """Refuse a JPEG with more pixels a side than it can have."""
+    if max(sides) > JPEG_SIDE:
+        raise RequestError(
+            f"a JPEG has at most {JPEG_SIDE} px a side, not {max(sides)}: give png, or tiff with compression lzw"
+        )
 
 
 def _encoded(image: NDArray[np.uint8], kind: str, **options: Any) -> bytes:

@@ -1,5 +1,6 @@
 """Every file format of a cutout, read back by other libraries: fitsio, Pillow, tifffile, numpy."""
 
+import io
 import re
 import resource
 import zipfile
@@ -23,6 +24,7 @@ from archive_builder.cli.main import main
 from archive_builder.errors import TileError
 from archive_builder.serve.cutout import FORMATS, Cutout
 from archive_builder.serve.headers import TileHeaders
+from archive_builder.serve.pictures import jpeg_bytes, png_bytes, tiff_bytes
 from archive_builder.serve.style import Style
 from archive_builder.survey.demo import make_survey
 from archive_builder.survey.tile import Tile
@@ -224,6 +226,28 @@ def test_tiff_is_an_8_bit_rgb_picture_with_the_requested_compression(
         assert "DateTime" not in page.tags
         if tag == "NONE":
             np.testing.assert_array_equal(page.asarray(), cutout.color)
+
+
+def test_jpeg_has_quality_90_and_full_colour_resolution(cutout: Cutout, tmp_path: Path) -> None:
+    cutout.write(tmp_path / "c.jpg")
+    expected = tmp_path / "expected.jpg"
+    Image.fromarray(cutout.color).save(expected, quality=90, subsampling="4:4:4")
+    assert (tmp_path / "c.jpg").read_bytes() == expected.read_bytes()
+
+
+@pytest.mark.parametrize("color", [(), (3,)])
+def test_picture_too_large_for_a_jpeg_is_refused_in_one_line(color: tuple[int, ...]) -> None:
+    wide, high = (np.zeros((*shape, *color), dtype=np.uint8) for shape in ((2, 65501), (65501, 2)))
+    for encode in (
+        lambda: jpeg_bytes(wide),
+        lambda: jpeg_bytes(high),
+        lambda: tiff_bytes(wide, "jpeg"),
+    ):
+        with pytest.raises(RequestError, match=r"^a JPEG has at most 65500 px a side, not 65501: give png"):
+            encode()
+    for content in (tiff_bytes(wide, "lzw"), tiff_bytes(high, "jpeg"), png_bytes(wide), jpeg_bytes(high[1:])):
+        with Image.open(io.BytesIO(content)) as picture:
+            assert max(picture.size) in (65500, 65501)
 
 
 def test_npy_holds_the_cutouts_pixels(cutout: Cutout, tmp_path: Path) -> None:

@@ -161,18 +161,24 @@ def test_all_eight_orientations_of_a_tile_give_the_same_picture_pixel_for_pixel(
     np.testing.assert_array_equal(upright.picture(), picture)
 
 
+SIP = {"A_ORDER": 2, "A_2_0": 1e-4, "A_1_1": -2e-5, "B_ORDER": 2, "B_0_2": 2e-4}
+"""Distortions of 0.2 px in the corners of an image of 60 px, and much larger ones far from the reference pixel."""
+
+
 @pytest.mark.parametrize("angle", [0.0, 20.0, 75.0, -130.0])
 @pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("distortion", [{}, SIP], ids=["plain", "SIP"])
 def test_rotation_to_north_equals_reproject_onto_a_tan_grid_of_the_same_centre_and_scale(
-    any_cutout: Cutout, angle: float, mirrored: bool
+    any_cutout: Cutout, angle: float, mirrored: bool, distortion: dict[str, float]
 ) -> None:
     shape, origin = (40, 61), (-7, 300)
-    head = header(cd_matrix(angle, mirrored), (359.9999, 60.0), shape, origin, RADESYS="ICRS")
+    axes = ("RA---TAN-SIP", "DEC--TAN-SIP") if distortion else ("RA---TAN", "DEC--TAN")
+    cd, sky = cd_matrix(angle, mirrored), (359.9999, 60.0)
+    head = header(cd, sky, shape, origin, axes=axes, RADESYS="ICRS", **distortion)
     data = np.random.default_rng(1).normal(0, 3, (3, *shape)).astype(np.float32)
     color = np.random.default_rng(2).integers(0, 256, (*shape, 3), dtype=np.uint8)
     cutout = made(any_cutout, data, head, origin, planes=("SCI", "COLOR"), read_plane=lambda plane: color[::-1])
-    own = WCS(head)
-    own.wcs.crpix -= origin
+    own = WCS(header(cd, sky, shape, axes=axes, RADESYS="ICRS", **distortion))
     is_turned = round(angle / 90) % 2 == 1
     ny, nx = shape[::-1] if is_turned else shape
     target = WCS(naxis=2)
