@@ -8,8 +8,14 @@ from __future__ import annotations
 ENGINES = ("local", "parsl", "mpi")
 """Engines that run a build's jobs."""
 
-FILE_FORMATS = ("fits", "png", "tiff", "npy", "npz")
+FILE_FORMATS = ("fits", "png", "jpg", "tiff", "npy", "npz")
 """Formats of a file with one cutout, by the ending of its name."""
+
+PICTURE_FORMATS = ("png", "jpg", "tiff")
+"""Those of these formats that are pictures."""
+
+OTHER_ENDINGS = {"jpeg": "jpg", "tif": "tiff"}
+"""Further endings of these formats."""
 
 BANDS_FORMAT = "fits-bands"
 """The format of an export that makes one FITS file a band."""

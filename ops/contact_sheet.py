@@ -1,4 +1,4 @@
-"""Contact sheet of the brightest objects of an archive: survey colours above, Lupton composites below."""
+"""Contact sheet of the brightest objects of an archive: survey colours above, composites below."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def main(archive: Path, survey: Path, file: Path) -> None:
         cutouts = [cutout for cutout, _ in zip(brightest(opened, survey), range(COLUMNS * ROWS), strict=False)]
         rows = [sheet(cutouts, Style(color="survey")), sheet(cutouts, Style(color="lupton"))]
     Image.fromarray(np.vstack(rows)).save(file)
-    print(f"{file}: {len(cutouts)} bright objects in survey colours, and below as Lupton composites of i, r, g")
+    print(f"{file}: {len(cutouts)} bright objects in survey colours, and below as composites of i, r, g")
 
 
 def brightest(archive: Archive, survey: Path) -> Iterator[Cutout]:

@@ -16,6 +16,7 @@ from archive_builder.cli.logs import Verbosity
 from archive_builder.cli.options import (
     CONTINUES,
     FAILED,
+    NegativeNumbers,
     a_path,
     after_interrupt,
     as_json,
@@ -35,6 +36,7 @@ log = logging.getLogger(__name__)
 
 @click.command(
     "export",
+    cls=NegativeNumbers,
     short_help="Write the cutouts of a list of objects or positions.",
     epilog=example(
         "archive-builder export archive objects.csv -o cutouts --format fits --format png",

@@ -9,11 +9,20 @@ from typing import Any
 import click
 
 from archive_builder.choices import FILE_FORMATS
-from archive_builder.cli.options import a_path, as_json, bands_option, example, picture_options, size_option
+from archive_builder.cli.options import (
+    NegativeNumbers,
+    a_path,
+    as_json,
+    bands_option,
+    example,
+    picture_options,
+    size_option,
+)
 
 
 @click.command(
     "get",
+    cls=NegativeNumbers,
     short_help="Write the cutout of one object to a file.",
     epilog=example(
         "archive-builder get archive 353099273 -o cutout.fits",
@@ -38,7 +47,8 @@ def get_command(
 ) -> None:
     """Write the cutout of OBJECT_ID from ARCHIVE to a file.
 
-    Any size up to the archived one can be served; an archive with the layout mosaic can serve larger ones too.
+    Any size up to the archived one can be served; an archive with the layout mosaic can serve larger ones too. A
+    picture has north up and east left, to the nearest quarter turn.
     """
     from archive_builder.serve.archive import Archive
 

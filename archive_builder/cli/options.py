@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Mapping
 from functools import wraps
@@ -12,7 +13,7 @@ import click
 
 from archive_builder.cli.logs import Verbosity, logs
 from archive_builder.errors import printable
-from archive_builder.serve.style import USUAL_STYLE, Color, Compression
+from archive_builder.serve.style import MINIMUM, SOFTENING, USUAL_STYLE, Color, Compression, Rotate
 
 Command: TypeAlias = Callable[..., None]
 
@@ -32,10 +33,30 @@ CONTINUES = "run the same command again to continue from here"
 INTERRUPT_KEY = "archive_builder.interrupt"
 """Key of this text in click's context."""
 
+NEGATIVE = re.compile(r"-\.?[0-9]")
+"""Start of a negative number."""
+
 a_path = click.Path(path_type=Path)
 """A file or folder, given to the command as `Path`."""
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
+
+
+class NegativeNumbers(click.Command):
+    """A command with arguments that may be negative numbers: ``-1003`` is a value, ``--sizee`` an unknown option."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the command line; an argument of a minus and a digit is no option."""
+        if "--" not in args:  # after which click takes every argument as it is
+            ctx.ignore_unknown_options = True
+            values, rest, _ = self.make_parser(ctx).parse_args(list(args))
+            given = [values.get(str(p.name)) for p in self.params if isinstance(p, click.Argument)]
+            unknown = [a for a in (*given, *rest) if isinstance(a, str) and a[:1] == "-" and not NEGATIVE.match(a)]
+            if unknown:
+                ctx.ignore_unknown_options = False
+                return super().parse_args(ctx, unknown[:1])  # raises click's own error with the nearest option
+        return super().parse_args(ctx, args)
+
 
 size_option = click.option(
     "--size", metavar="SIZE", help="Pixels or an angle: 64, 0.5arcmin (default: the archive's own size)."
@@ -62,34 +83,70 @@ def plot_option(subject: str) -> Callable[[Command], Command]:
     return click.option("--plot", type=a_path, metavar="FILE", help=text)
 
 
-def _number_option(field: str, text: str) -> Callable[[Command], Command]:
-    """Return the option for a number of `Style`."""
-    default = getattr(USUAL_STYLE, field)
-    return click.option(f"--{field}", type=float, metavar="X", default=default, show_default=True, help=text)
+class NumberOrAuto(click.ParamType):  # type: ignore[type-arg]
+    """A number, or the word ``auto``."""
+
+    name = "number or auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | str:
+        """Return the number or the word."""
+        try:
+            return "auto" if value == "auto" else float(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither auto nor a number", param, ctx)
+
+
+def _choice_option(field: str, kind: Any, text: str) -> Callable[[Command], Command]:
+    """Return the option for a name of `Style`."""
+    default, choices = getattr(USUAL_STYLE, field), click.Choice(get_args(kind))
+    return click.option(f"--{field}", type=choices, default=default, show_default=True, help=text)
 
 
 _PICTURE_OPTIONS = (
-    click.option(
-        "--color",
-        type=click.Choice(get_args(Color)),
-        default=USUAL_STYLE.color,
-        show_default=True,
-        help="Colours of a PNG or TIFF: the survey's own picture, Lupton's composite of three bands, or the "
-        "first of these that is available.",
+    _choice_option(
+        "color",
+        Color,
+        "Colours of a PNG, JPEG or TIFF: the survey's own picture, Lupton's composite of the bands, or the first of "
+        "these that is available.",
     ),
-    click.option("--rgb", metavar="BANDS", help="Bands of the composite, red first: irg, or F160W,F814W,F606W."),
-    _number_option("stretch", "Linear stretch of the composite, in flux at zero point 30."),
-    _number_option("softening", "Softening Q of the composite; a larger Q is more logarithmic."),
-    _number_option("minimum", "Flux mapped to black, in flux at zero point 30."),
     click.option(
-        "--compression",
-        type=click.Choice(get_args(Compression)),
-        default=USUAL_STYLE.compression,
-        show_default=True,
-        help="Compression of a TIFF.",
+        "--rgb",
+        metavar="BANDS",
+        help="Bands of the composite, red first: irg, or F160W,F814W,F606W; two for red and blue, one for grey.",
     ),
+    click.option(
+        "--stretch",
+        type=NumberOrAuto(),
+        metavar="X",
+        default=USUAL_STYLE.stretch,
+        show_default=True,
+        help="auto: by the sky and noise of each band. A number: linear stretch of the composite, in flux at zero "
+        "point 30.",
+    ),
+    click.option(
+        "--softening",
+        type=float,
+        metavar="X",
+        help=f"Softening Q of the composite; a larger Q is more logarithmic (default: {SOFTENING:g}, or by the "
+        "brightness with --stretch auto).",
+    ),
+    click.option(
+        "--minimum",
+        type=float,
+        metavar="X",
+        help=f"Flux mapped to black, in flux at zero point 30 (default: {MINIMUM:g}, or below the sky with --stretch "
+        "auto).",
+    ),
+    _choice_option(
+        "rotate",
+        Rotate,
+        "North up by the nearest quarter turn and flip, or exactly by resampling; corners outside the cutout are then "
+        "black.",
+    ),
+    click.option("--compass", is_flag=True, help="Draw arrows to the north and the east in a picture."),
+    _choice_option("compression", Compression, "Compression of a TIFF."),
 )
-"""Options for the look of a PNG or TIFF; they are the fields of `Style`."""
+"""Options for the look of a picture; they are the fields of `Style`."""
 
 
 def picture_options(command: Command) -> Command:

@@ -76,8 +76,8 @@ def export(
     directory : str or Path
         Folder for the files: a new folder, or the folder of the same export to resume.
     formats : str or sequence of str
-        Any of ``fits``, ``fits-bands``, ``png``, ``tiff``, ``npy``, ``npz``; default ``fits``, or ``npy`` for a
-        WebDataset. An HDF5 pack ignores them: it holds arrays, no files.
+        Any of ``fits``, ``fits-bands``, ``png``, ``jpg``, ``tiff``, ``npy``, ``npz``; default ``fits``, or ``npy``
+        for a WebDataset. An HDF5 pack ignores them: it holds arrays, no files.
     size : int, str, Quantity, or a pair ``(ny, nx)`` of them, optional
         Size of the cutouts for rows without a size of their own: px or an angle; default the archive's size.
     bands : str or sequence of str, optional
@@ -126,7 +126,7 @@ def export(
         output = Output(
             archive=Path(archive),
             directory=Path(directory),
-            formats=check_formats(formats, pack),
+            formats=check_formats(formats, pack, style),
             bands=check_bands(bands, opened),
             size=plain_size(size),
             prefix=prefix,

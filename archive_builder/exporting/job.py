@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from archive_builder.choices import PICTURE_FORMATS
 from archive_builder.errors import (
     ArchiveBuilderError,
     ArchiveError,
@@ -202,7 +203,7 @@ def _cutout(output: Output, sample: names.Sample) -> Cutout:
 def _needs_no_pixels(output: Output, archive: Archive) -> bool:
     """Return True if the output is only pictures in the survey's own colours."""
     own_colors = output.style.uses_survey_colors(archive.reader.settings.has_color)
-    return own_colors and output.pack != "hdf5" and set(output.formats) <= {"png", "tiff"}
+    return own_colors and output.pack != "hdf5" and set(output.formats) <= set(PICTURE_FORMATS)
 
 
 def _cutouts(

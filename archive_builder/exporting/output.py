@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from archive_builder.bands import band_names
-from archive_builder.choices import BANDS_FORMAT, FILE_FORMATS
+from archive_builder.choices import BANDS_FORMAT, FILE_FORMATS, OTHER_ENDINGS
 from archive_builder.errors import RequestError
 from archive_builder.exporting.packs import PACKS
 from archive_builder.geometry import Size, parse_shape
@@ -46,23 +46,25 @@ class Output:
     """Look of pictures."""
 
 
-def check_formats(formats: str | Sequence[str], pack: str | None) -> tuple[str, ...]:
+def check_formats(formats: str | Sequence[str], pack: str | None, style: Style) -> tuple[str, ...]:
     """Return the formats of an export: ``fits`` by default, ``npy`` for a WebDataset, none for an HDF5 pack.
 
     Raises
     ------
     RequestError
-        A format or the pack is unknown.
+        A format or the pack is unknown, or cannot hold the resampled pictures of the style.
     """
     if pack is not None and pack not in PACKS:
         raise RequestError(f"pack {pack!r} is unknown: give {' or '.join(PACKS)}")
-    formats, known = names(formats), [*FILE_FORMATS, BANDS_FORMAT]
+    formats = [OTHER_ENDINGS.get(kind, kind) for kind in names(formats)]
+    known = [*FILE_FORMATS, BANDS_FORMAT]
     for kind in formats:
         if kind not in known:
             raise RequestError(f"format {kind!r} is unknown: give any of {', '.join(known)}")
-    if pack == "hdf5":
-        return ()
-    return tuple(dict.fromkeys(formats)) or (("fits",) if pack is None else ("npy",))
+    chosen = tuple(dict.fromkeys(formats)) or (("fits",) if pack is None else ("npy",))
+    for kind in (pack,) if pack == "hdf5" else chosen:
+        style.check_format(kind)
+    return () if pack == "hdf5" else chosen
 
 
 def check_bands(bands: Bands | None, archive: Archive) -> tuple[str, ...]:

@@ -20,10 +20,12 @@ from numpy.typing import NDArray
 
 from archive_builder.atomic import write_whole
 from archive_builder.bands import band_names
-from archive_builder.choices import FILE_FORMATS
+from archive_builder.choices import FILE_FORMATS, OTHER_ENDINGS
 from archive_builder.errors import ArchiveBuilderError, RequestError
 from archive_builder.geometry import Shape
-from archive_builder.serve.pictures import lupton_rgb, png_bytes, tiff_bytes
+from archive_builder.serve.compass import with_compass
+from archive_builder.serve.orientation import SkyGrid
+from archive_builder.serve.pictures import composite, jpeg_bytes, png_bytes, tiff_bytes
 from archive_builder.serve.style import USUAL_STYLE, Style
 from archive_builder.store.headers import BLOCK, Card, TileHeaders, image_cards, to_block
 from archive_builder.survey.fits_warnings import quiet_astropy
@@ -127,7 +129,7 @@ class Cutout:
     def wcs(self) -> WCS:
         """WCS of the cutout's pixels, the same for all bands."""
         with quiet_astropy():
-            return WCS(self.header(self.bands[0]))
+            return WCS(fits.Header.fromstring(self.headers.wcs_cards(self.shape, self.origin)))
 
     @cached_property
     def weight(self) -> NDArray[np.float32]:
@@ -153,7 +155,7 @@ class Cutout:
 
     @cached_property
     def color(self) -> NDArray[np.uint8]:
-        """The survey's own colour picture, (ny, nx, 3); row 0 is the sky's top.
+        """The survey's own colour picture, (ny, nx, 3); row 0 shows the last row of ``data``.
 
         Raises
         ------
@@ -190,21 +192,26 @@ class Cutout:
         return fits.Header.fromstring(self._header_text("SCI", band, 32))
 
     def picture(self, style: Style = USUAL_STYLE) -> NDArray[np.uint8]:
-        """Return a colour picture, north up as DES shows it.
+        """Return a picture with north up and east left, to the nearest quarter turn unless the style resamples.
 
         Returns
         -------
-        ndarray of uint8, (ny, nx, 3)
-            Row 0 is the sky's top.
+        ndarray of uint8, (ny, nx, 3), or (ny, nx) in grey
+            Row 0 is the top. A quarter turn swaps ny and nx.
 
         Raises
         ------
         RequestError
-            The archive does not keep the survey's pictures, or the cutout lacks a band.
+            The archive does not keep the survey's pictures, the cutout lacks a band, the WCS gives no orientation, or
+            the picture is too small for a compass.
         """
+        grid = SkyGrid.of(self.headers.wcs, self.origin, self.shape, self.tile, lambda: self.wcs)
         if style.uses_survey_colors("COLOR" in self.planes):
-            return self.color
-        return lupton_rgb(self.data, self.bands, self.zero_points, style)
+            image = grid.picture_up(self.color, style.rotate)
+        else:
+            data = grid.north_up(self.data, style.rotate)
+            image = composite(data, self.bands, self.zero_points, self.rms, style)
+        return with_compass(image, grid.directions(style.rotate)) if style.compass else image
 
     def to_nddata(self, band: str) -> CCDData:
         """Return one band as astropy's `~astropy.nddata.CCDData`.
@@ -267,7 +274,7 @@ class Cutout:
         Parameters
         ----------
         path : str or Path
-            The ending is the format: ``.fits``, ``.png``, ``.tiff``, ``.npy``, ``.npz``.
+            The ending is the format: ``.fits``, ``.png``, ``.jpg``, ``.tiff``, ``.npy``, ``.npz``.
         **style
             Look of a picture: see :class:`archive_builder.serve.style.Style`.
 
@@ -280,16 +287,16 @@ class Cutout:
         """
         look, path = Style(**style), Path(path)
         ending = path.suffix.lower().removeprefix(".")
-        encode = FORMATS.get("tiff" if ending == "tif" else ending)
-        if encode is None:
+        kind = OTHER_ENDINGS.get(ending, ending)
+        if kind not in FORMATS:
             raise RequestError(f"{path}: cannot tell the format from the name: end it in .{', .'.join(FORMATS)}")
-        write_whole(path, encode(self, look))
+        look.check_format(kind)
+        write_whole(path, FORMATS[kind](self, look))
 
     def _repr_png_(self) -> bytes | None:
-        """Return the picture for a notebook, of one band in grey if the cutout has fewer than three."""
-        grey = len(self.bands) < 3 and "COLOR" not in self.planes
+        """Return the picture for a notebook."""
         try:
-            return png_bytes(self.picture(Style(rgb=self.bands[:1] * 3) if grey else USUAL_STYLE))
+            return png_bytes(self.picture())
         except ArchiveBuilderError:  # no band at all, or a damaged picture: the notebook shows the repr
             return None
 
@@ -375,6 +382,7 @@ def _npz_bytes(arrays: Mapping[str, Any]) -> bytes:
 _ENCODERS: tuple[Callable[[Cutout, Style], bytes], ...] = (
     lambda cutout, style: cutout.to_bytes(),
     lambda cutout, style: png_bytes(cutout.picture(style)),
+    lambda cutout, style: jpeg_bytes(cutout.picture(style)),
     lambda cutout, style: tiff_bytes(cutout.picture(style), style.compression),
     lambda cutout, style: _npy(cutout),
     lambda cutout, style: _npz(cutout),

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Literal, get_args
 
+from archive_builder.choices import PICTURE_FORMATS
 from archive_builder.errors import RequestError
 
 Color = Literal["auto", "survey", "lupton"]
@@ -14,6 +16,15 @@ Color = Literal["auto", "survey", "lupton"]
 
 Compression = Literal["jpeg", "lzw", "none"]
 """Compression of a TIFF."""
+
+Rotate = Literal["quarter", "north"]
+"""North up by the nearest quarter turn and flip, or exactly by resampling."""
+
+MINIMUM = -5.0
+"""Flux mapped to black under a stretch that is a number."""
+
+SOFTENING = 8.0
+"""Lupton's Q under a stretch that is a number."""
 
 
 @dataclass(frozen=True)
@@ -25,17 +36,27 @@ class Style:
     the survey's own if the archive has it and ``rgb`` is not given."""
 
     rgb: Sequence[str] | None = None
-    """The composite's three bands, red first: ``"irg"``, ``"F160W,F814W,F606W"`` or a sequence of names. The default is
-    i, r, g, or three of the cutout's bands."""
+    """Bands of the composite, red first: ``"irg"``, ``"F160W,F814W,F606W"`` or a sequence of names. One band gives a
+    grey picture, two give red and blue. The default is i, r, g, or up to three of the cutout's bands."""
 
-    stretch: float = 60.0
-    """Lupton's linear stretch, in units of flux at zero point 30. The sky noise of DES is 2 to 5 of these units."""
+    stretch: float | Literal["auto"] = "auto"
+    """``auto``: by the sky and noise of each band. A number: Lupton's linear stretch, in units of flux at zero point
+    30; the sky noise of DES is 2 to 5 of these units."""
 
-    softening: float = 8.0
-    """Lupton's Q: a larger value turns the stretch from linear to logarithmic earlier."""
+    softening: float | None = None
+    """Lupton's Q: a larger value turns the stretch from linear to logarithmic earlier. The default is 8, or with the
+    stretch ``auto`` a value by the brightness of the picture."""
 
-    minimum: float = -5.0
-    """Flux mapped to black, in the same units as ``stretch``."""
+    minimum: float | None = None
+    """Flux mapped to black, in units of flux at zero point 30. The default is -5, or with the stretch ``auto`` a level
+    below the sky."""
+
+    rotate: Rotate = "quarter"
+    """``quarter``: north up by the nearest quarter turn and flip, each pixel as it is; ``north``: north exactly up,
+    resampled. Corners outside the cutout are then black."""
+
+    compass: bool = False
+    """Draw arrows to the north and the east."""
 
     compression: Compression = "jpeg"
     """Compression of a TIFF."""
@@ -50,14 +71,30 @@ class Style:
         """
         if self.rgb is not None and not isinstance(self.rgb, str):
             object.__setattr__(self, "rgb", tuple(str(band) for band in self.rgb))
-        for name, choices in (("color", get_args(Color)), ("compression", get_args(Compression))):
+        for name, kind in (("color", Color), ("compression", Compression), ("rotate", Rotate)):
+            choices = get_args(kind)
             if getattr(self, name) not in choices:
                 raise RequestError(f"{name} is {getattr(self, name)!r}: give one of {', '.join(choices)}")
-        numbers = self.stretch, self.softening, self.minimum
-        if not (all(map(math.isfinite, numbers)) and self.stretch > 0 and self.softening >= 0):
+        stretch = 1.0 if self.stretch == "auto" else self.stretch
+        values = stretch, self.softening or 0.0, self.minimum or 0.0
+        if not (all(isinstance(n, Real) and math.isfinite(n) for n in values) and stretch > 0 and values[1] >= 0):
             raise RequestError(
                 f"a composite of stretch {self.stretch}, softening {self.softening} and minimum {self.minimum} "
-                "cannot be made: give a stretch above 0, a softening of at least 0 and a finite minimum"
+                "cannot be made: give a stretch above 0 or auto, a softening of at least 0 and a finite minimum"
+            )
+
+    def check_format(self, kind: str) -> None:
+        """Refuse a file format that cannot hold the resampled pixels of a picture.
+
+        Raises
+        ------
+        RequestError
+            The picture is resampled, and the format holds the archive's pixels.
+        """
+        if self.rotate == "north" and kind not in PICTURE_FORMATS:
+            raise RequestError(
+                f"{kind} holds the archive's pixels, never resampled: give rotate north with "
+                f"{', '.join(PICTURE_FORMATS)} only"
             )
 
     def uses_survey_colors(self, has_color: bool) -> bool:

@@ -149,6 +149,10 @@ class TileHeaders:
         with quiet_astropy():
             return WCS(fits.Header.fromstring(next(iter(self._texts["SCI"].values())), sep="\n"))
 
+    def wcs_cards(self, shape: Shape, origin: tuple[int, int]) -> str:
+        """Return the header of a window of the first band's image as text: its WCS is that of all bands."""
+        return self.template(next(iter(self._texts["SCI"]))).fill(image_cards("SCI", shape, -32), origin, [])
+
     def template(self, band: str, plane: str = "SCI") -> HeaderTemplate:
         """Return the template of one band's image in a plane."""
         if (plane, band) not in self._templates:

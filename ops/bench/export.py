@@ -99,7 +99,7 @@ def _repeat(options: argparse.Namespace, ids: np.ndarray, folder: Path, number: 
 
 def measure_export(archive: Path, rows: Path, folder: Path, how: dict[str, object], to_disk: bool) -> float:
     """Export a list, up to the end of the export or up to the flush; return the rate, objects/s."""
-    style = Style(color=how["color"]) if "color" in how else Style()  # type: ignore[arg-type]
+    style = Style(color=how["color"], stretch=60.0) if "color" in how else Style()  # type: ignore[arg-type]
     options = {key: value for key, value in how.items() if key != "color"}
     os.sync()
     started = time.perf_counter()

@@ -189,6 +189,8 @@ def test_a_repeat_writes_the_missing_files_and_gives_the_same_tree(
         (["--prefix", "p"], r'prefix was "", is "p"'),
         (["--pack", "webdataset"], r'pack was null, is "webdataset"'),
         (["--rgb", "zrg"], "style was"),
+        (["--stretch", "60"], r'style was .*"stretch": "auto".*, is .*"stretch": 60\.0'),
+        (["--compass"], r'style was .*"compass": false.*, is .*"compass": true'),
     ],
 )
 def test_a_repeat_with_other_options_is_refused(mixed: Any, demo_archive: Path, options: list[str], says: str) -> None:
@@ -215,6 +217,11 @@ def test_a_repeat_with_another_list_is_refused(mixed: Any, demo_archive: Path, t
         (["LIST", "--size", "0"], "size"),
         (["LIST", "--size", "a lot"], "size"),
         (["LIST", "--format", "gif"], "gif"),
+        (["LIST", "--rotate", "north"], "fits holds the archive's pixels, never resampled: give rotate north with png"),
+        (["LIST", "--rotate", "north", "--pack", "hdf5"], "hdf5 holds the archive's pixels, never resampled"),
+        (["LIST", "--rotate", "north", "--format", "png", "--format", "npy"], "npy holds the archive's pixels"),
+        (["LIST", "--stretch", "wide"], "'wide' is neither auto nor a number"),
+        (["LIST", "--sizee", "5"], "No such option '--sizee'. Did you mean '--size'?"),
         (["LIST", "--pack", "zip"], "zip"),
         (["LIST", "--prefix", "../x"], "prefix"),
         (["LIST", "--id-column", "NAME"], "NAME"),
@@ -253,13 +260,13 @@ def test_a_completely_served_list_gives_exit_status_zero_in_every_format(demo_ar
     ids = objects(demo_archive)["stored"][:3]
     assert len(ids) == 3
     path = write_list(tmp_path / "list.csv", "ID", ids)
-    formats = ["fits", "fits-bands", "png", "tiff", "npy", "npz"]
+    formats = ["fits", "fits-bands", "png", "jpg", "tiff", "npy", "npz"]
     options = [word for kind in formats for word in ("--format", kind)]
     result = run(demo_archive, path, "-o", tmp_path / "out", *options, "--size", "30", "--prefix", "des_")
     assert (result.exit_code, "error" in result.stderr) == (0, False)
     for object_id, answer in zip(ids, manifest(tmp_path / "out"), strict=True):
         stem = f"{object_id // 1000}/des_{object_id}"
-        endings = [".fits", *(f"_{band}.fits" for band in "grizY"), ".png", ".tiff", ".npy", ".npz"]
+        endings = [".fits", *(f"_{band}.fits" for band in "grizY"), ".png", ".jpg", ".tiff", ".npy", ".npz"]
         assert answer["file"].split(";") == [stem + ending for ending in endings]
         home = tmp_path / "out" / stem
         data = np.load(f"{home}.npy")
@@ -267,9 +274,29 @@ def test_a_completely_served_list_gives_exit_status_zero_in_every_format(demo_ar
         np.testing.assert_array_equal(np.load(f"{home}.npz")["data"], data)
         for band, image in zip("grizY", data, strict=True):
             np.testing.assert_array_equal(fits.getdata(f"{home}_{band}.fits", f"SCI_{band}"), image)
-        for ending in (".png", ".tiff"):
+        for ending in (".png", ".jpg", ".tiff"):
             with Image.open(f"{home}{ending}") as picture:
                 assert (picture.size, picture.mode) == ((30, 30), "RGB")
+
+
+@pytest.mark.parametrize("color", ["survey", "lupton"])
+def test_exported_pictures_are_those_of_the_cutouts_in_every_style(
+    demo_archive: Path, tmp_path: Path, color: str
+) -> None:
+    (object_id,) = objects(demo_archive)["stored"][:1]
+    path = write_list(tmp_path / "list.csv", "ID", [object_id])
+    for number, style in enumerate(
+        [Style(color=color), Style(color=color, rotate="north"), Style(color=color, compass=True)]  # type: ignore[arg-type]
+    ):
+        report = export(demo_archive, path, tmp_path / str(number), formats=["jpeg", "png"], size=(40, 50), style=style)
+        assert (report.done, report.made) == (1, 2)
+        with Archive(demo_archive) as archive:
+            expected = archive.get(object_id, size=(40, 50)).picture(style)
+        (png,), (jpg,) = ((tmp_path / str(number)).rglob(pattern) for pattern in ("*.png", "*.jpg"))
+        np.testing.assert_array_equal(np.asarray(Image.open(png)), expected)
+        file = io.BytesIO()
+        Image.fromarray(expected).save(file, "JPEG", quality=90, subsampling=0)
+        np.testing.assert_array_equal(np.asarray(Image.open(jpg)), np.asarray(Image.open(file)))
 
 
 def test_an_hdf5_pack_has_every_cutout_once_at_the_place_in_the_manifest(demo_archive: Path, tmp_path: Path) -> None:
@@ -437,11 +464,11 @@ def test_an_archive_of_stamps_refuses_positions(demo_survey: Path, tmp_path: Pat
     assert (result.exit_code, "give object IDs" in result.stderr) == (2, True)
 
 
-def test_a_picture_of_too_few_bands_fails_with_a_reason_in_the_manifest(demo_archive: Path, tmp_path: Path) -> None:
+def test_a_picture_without_its_bands_fails_with_a_reason_in_the_manifest(demo_archive: Path, tmp_path: Path) -> None:
     path = write_list(tmp_path / "list.csv", "ID", objects(demo_archive)["stored"][:1])
-    options = {"formats": ["fits", "png"], "bands": "gi", "size": 8, "style": Style(color="lupton")}
+    options = {"formats": ["fits", "png"], "bands": "gi", "size": 8, "style": Style(rgb="irg")}
     assert export(demo_archive, path, tmp_path / "out", **options).failures == {"failed": 1}
-    assert "three bands" in manifest(tmp_path / "out")[0]["reason"]
+    assert "the cutout has no band 'r'" in manifest(tmp_path / "out")[0]["reason"]
     assert set(tree(tmp_path / "out")) == {"export.json", "manifest.csv", "manifest.parquet"}
 
 

@@ -23,9 +23,10 @@ from archive_builder import Archive, RequestError
 from archive_builder.builder.driver import build
 from archive_builder.builder.one_tile import TileJob, run_job
 from archive_builder.errors import TileError
+from archive_builder.serve import pictures
 from archive_builder.serve.cutout import Cutout
-from archive_builder.serve.pictures import GALAXY, lupton_rgb
-from archive_builder.serve.style import USUAL_STYLE, Style
+from archive_builder.serve.pictures import GALAXY
+from archive_builder.serve.style import Style
 from archive_builder.store.color import write_color
 from archive_builder.store.contents import Contents
 from archive_builder.store.shard_reader import Shard
@@ -335,8 +336,14 @@ def colorless(small_survey: Path, tmp_path_factory: pytest.TempPathFactory) -> I
         yield archive
 
 
-def composite(cutout: Cutout, style: Style = USUAL_STYLE) -> NDArray[np.uint8]:
-    return lupton_rgb(cutout.data, cutout.bands, cutout.zero_point, style)
+LUPTON = Style(stretch=60.0)
+"""Lupton's composite of fluxes."""
+
+
+def composite(cutout: Cutout, style: Style = LUPTON) -> NDArray[np.uint8]:
+    """Return the composite of a cutout on the demo survey's tiles, which have north up."""
+    zero_points = cutout.zero_points
+    return pictures.composite(cutout.data[:, ::-1], cutout.bands, zero_points, cutout.rms, style)
 
 
 def first_cutout(archive: Archive, **form: object) -> Cutout:
@@ -357,11 +364,14 @@ def test_error_without_survey_pictures_names_the_recipes_key(colorless: Archive,
     assert list(tmp_path.iterdir()) == []
 
 
-def test_picture_without_survey_pictures_is_luptons_composite(colorless: Archive, tmp_path: Path) -> None:
+def test_picture_without_survey_pictures_is_a_composite_luptons_if_the_stretch_is_a_number(
+    colorless: Archive, tmp_path: Path
+) -> None:
     cutout = first_cutout(colorless, size=40)
-    cutout.write(tmp_path / "c.png")
-    with Image.open(tmp_path / "c.png") as file:
-        np.testing.assert_array_equal(np.asarray(file), composite(cutout))
+    for style in ({"stretch": 60.0}, {}):
+        cutout.write(tmp_path / "c.png", **style)
+        with Image.open(tmp_path / "c.png") as file:
+            np.testing.assert_array_equal(np.asarray(file), composite(cutout, Style(**style)))
     red, green, blue = (np.nan_to_num(cutout.data[cutout.bands.index(band)] * GALAXY[band], nan=-5) for band in "irg")
     with np.errstate(invalid="ignore"):
         theirs = make_lupton_rgb(red, green, blue, minimum=-5, stretch=60, Q=8)
@@ -379,9 +389,9 @@ def test_named_composite_bands_give_a_composite_even_with_survey_pictures(demo_a
 def test_bands_of_a_composite_may_have_long_names(colorless: Archive) -> None:
     cutout = first_cutout(colorless, size=30, bands="gri")
     names = ("F606W", "F814W", "F160W")
-    renamed = replace(cutout, bands=names)
+    renamed = replace(cutout, bands=names, zero_points=dict.fromkeys(names, 30.0))
     for rgb in ("F160W,F814W,F606W", ("F160W", "F814W", "F606W")):
-        shown = composite(renamed, Style(rgb=rgb))
+        shown = composite(renamed, Style(rgb=rgb, stretch=60.0))
         red, green, blue = (np.nan_to_num(cutout.data[number], nan=-5) for number in (2, 1, 0))
         with np.errstate(invalid="ignore"):
             theirs = make_lupton_rgb(red, green, blue, minimum=-5, stretch=60, Q=8)
@@ -414,7 +424,9 @@ def test_galaxy_is_nearly_white_blue_star_is_bluish_and_blank_is_dark(colorless:
 
 def test_composite_does_not_depend_on_the_surveys_zero_point(colorless: Archive) -> None:
     cutout = first_cutout(colorless, size=50)
-    dimmer = replace(cutout, data=cutout.data / 100, zero_point=cutout.zero_point - 5)
+    dimmer = replace(
+        cutout, data=cutout.data / 100, zero_points={band: zero - 5 for band, zero in cutout.zero_points.items()}
+    )
     difference = composite(cutout).astype(int) - composite(dimmer)
     assert np.abs(difference).max() <= 1
 
@@ -422,21 +434,43 @@ def test_composite_does_not_depend_on_the_surveys_zero_point(colorless: Archive)
 @pytest.mark.parametrize(
     ("rgb", "words"),
     [
-        ("ir", "takes three bands, not 2"),
-        ("irgz", "takes three bands, not 4"),
+        ("irgz", "takes one, two or three bands, not 4"),
+        ("irggg", "takes one, two or three bands, not 5"),
         ("", "no band is given"),
         ("iru", "the cutout has no band 'u'"),
     ],
 )
-def test_composite_needs_exactly_three_known_bands(colorless: Archive, rgb: str, words: str) -> None:
+def test_composite_takes_at_most_three_known_bands(colorless: Archive, rgb: str, words: str) -> None:
     with pytest.raises(RequestError, match=words):
         composite(first_cutout(colorless, size=5), Style(rgb=rgb))
 
 
-@pytest.mark.parametrize("bands", ["g", "rz"])
-def test_cutout_of_fewer_than_three_bands_has_no_composite(colorless: Archive, tmp_path: Path, bands: str) -> None:
-    cutout = first_cutout(colorless, size=5, bands=bands)
-    with pytest.raises(RequestError, match=rf"the cutout has {', '.join(bands)} only"):
+@pytest.mark.parametrize("style", [Style(), LUPTON])
+def test_one_band_is_grey_and_two_bands_are_red_and_blue(colorless: Archive, tmp_path: Path, style: Style) -> None:
+    cutout = first_cutout(colorless, size=(30, 41), bands="rzg")
+    for name, one in (("rzg", replace(style, rgb="z")), ("z", style)):
+        some = first_cutout(colorless, size=(30, 41), bands=name)
+        grey = some.picture(one)
+        assert (grey.shape, grey.dtype) == ((30, 41), np.uint8)
+        three = composite(cutout, replace(style, rgb="zzz"))
+        np.testing.assert_array_equal(np.repeat(grey[..., None], 3, axis=-1), three)
+        assert len(np.unique(grey)) > 20
+    for kind, mode in (("png", "L"), ("jpg", "L"), ("tiff", "L")):
+        cutout.write(tmp_path / f"c.{kind}", rgb="z", stretch=style.stretch)
+        with Image.open(tmp_path / f"c.{kind}") as file:
+            assert (file.mode, file.size) == (mode, (41, 30))
+    two = first_cutout(colorless, size=(30, 41), bands="rz").picture(style)
+    np.testing.assert_array_equal(two, cutout.picture(replace(style, rgb="zr")))
+    red, green, blue = two.astype(int).transpose(2, 0, 1)
+    above_black = np.minimum(red, blue) > 0
+    assert above_black.sum() > 100
+    assert np.abs(green - (red + blue) / 2)[above_black].max() <= 1
+    assert np.abs(red - blue).max() > 20
+
+
+def test_cutout_without_a_band_has_no_composite(colorless: Archive, tmp_path: Path) -> None:
+    cutout = first_cutout(colorless, size=5, bands=())
+    with pytest.raises(RequestError, match="the cutout has no band: a composite needs at least one"):
         cutout.write(tmp_path / "c.png")
     assert list(tmp_path.iterdir()) == []
 
