@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
@@ -136,13 +136,18 @@ def reindex(
 def _fresh_index(archive: Path) -> Iterator[Index]:
     """Open a new index; remove the file if the block ends with an error."""
     fresh = archive / FRESH_INDEX_NAME
-    fresh.unlink(missing_ok=True)
+    _unlink(fresh)
     try:
         with Index(archive, writable=True, name=FRESH_INDEX_NAME) as index:
             yield index
     except BaseException:
-        fresh.unlink(missing_ok=True)
+        _unlink(fresh)
         raise
+
+
+def _unlink(fresh: Path) -> None:
+    with suppress(IsADirectoryError):  # it stays, and `Index` names it
+        fresh.unlink(missing_ok=True)
 
 
 def _nothing_readable(archive: Path, report: ReindexReport) -> ArchiveError:

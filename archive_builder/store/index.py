@@ -425,6 +425,10 @@ class Index:
             raise NoArchiveError(
                 f"{self.path.parent} is not a cutout archive: its {INDEX_NAME} was removed: restore or reindex it"
             ) from None
+        except OSError as error:
+            raise ArchiveError(
+                f"index {self.path}: cannot be used ({one_line(error)}): check that it is a file with write access"
+            ) from None
         except sqlite3.OperationalError as error:
             if is_half_written(error):
                 raise ArchiveError(

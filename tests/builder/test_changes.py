@@ -562,6 +562,22 @@ def test_verify_names_each_unknown_file_with_its_remedy(archive: Path) -> None:
     assert found == foreign | {f"{draft}: is not in the index: the next build removes it"}
 
 
+def test_a_folder_in_place_of_an_index_is_an_error_that_names_the_folder(survey: Path, archive: Path) -> None:
+    recipe = recipe_of(survey, size="48")
+    for name, command in {
+        "index.fresh.sqlite": ("reindex", archive),
+        "index.next.sqlite": ("build", recipe, archive, "--force"),
+    }.items():
+        (archive / name).mkdir()
+        result = run(*command)
+        assert (result.exit_code, result.stderr) == (
+            1,
+            f"error: index {archive / name}: cannot be used (Is a directory): check that it is a file with write access\n",
+        )
+        (archive / name).rmdir()
+    sound(archive)
+
+
 def test_leftovers_of_a_killed_build_are_removed(survey: Path, archive: Path) -> None:
     """A killed build leaves a draft, a shard that it placed but did not commit, and a shard that it replaced."""
     run("build", survey / "survey.toml", archive, "--force")

@@ -71,7 +71,7 @@ def test_the_filter_writes_and_reads(path: Callable[[Path], str], tmp_path: Path
 @pytest.mark.parametrize("path", ["hdf5plugin", "library cut off"])
 def test_a_build_with_a_worker_and_a_lookup_work(path: str, tmp_path: Path) -> None:
     (tmp_path / "plugins").mkdir()
-    recipe = make_survey(tmp_path / "survey", tiles=1, tile_size=128, objects=5, seed=2)
+    recipe = make_survey(tmp_path / "survey", tiles=1, tile_size=256, objects=5, seed=2)
     text = re.sub(r"(?m)^(color|max_background_rms|min_depth|max_blank_fraction) .*\n", "", recipe.read_text())
     recipe.write_text(re.sub(r"(?m)^size = .*$", "size = 32", re.sub(r"(?m)^bands = .*$", 'bands = ["r"]', text)))
     environment = {**os.environ, "HDF5_PLUGIN_PATH": PATHS[path](tmp_path / "plugins")}

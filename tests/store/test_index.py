@@ -198,3 +198,12 @@ def test_error_names_a_file_that_is_no_database(tmp_path: Path) -> None:
     (tmp_path / INDEX_NAME).write_bytes(b"not a database, whatever its name says" * 100)
     with pytest.raises(ArchiveError, match=INDEX_NAME):
         Index(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a b?c=1#d%41&mode=rw", "caf\u00e9 \u661f", "bytes \udcff", "quote'\"\\;"])
+def test_an_archive_may_have_any_path(name: str, demo_archive: Path, tmp_path: Path) -> None:
+    archive = shutil.copytree(demo_archive, tmp_path / name)
+    with Index(archive) as index, Index(demo_archive) as original:
+        np.testing.assert_array_equal(index.ids(), original.ids())
+    with Index(archive, writable=True) as index:
+        assert index.begin_build(planned=1) > 0
