@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
@@ -66,6 +67,9 @@ SELECT group_concat(object_id), group_concat(tile_id), group_concat(row), group_
 FROM objects WHERE object_id
 """
 """Query for the places of objects, without its last condition. Columns come as text: a third of the time of rows."""
+
+LONGEST_PATH = 460
+"""Path of an index that SQLite can open, bytes: at most 512, with the endings of journals and temporary files."""
 
 INT64 = np.iinfo(np.int64)
 """Range of object IDs."""
@@ -434,6 +438,10 @@ class Index:
                 raise ArchiveError(
                     f"index {self.path}: a build was killed during a commit: "
                     "build again as a user with write access to the archive"
+                ) from None
+            if len(os.fsencode(self.path.absolute())) > LONGEST_PATH:
+                raise ArchiveError(
+                    f"index {self.path}: its path is longer than SQLite allows, 512 bytes: give a shorter path"
                 ) from None
             if is_refused_lock(error) and not is_busy(error):
                 raise ArchiveError(f"index {self.path}: its file system refuses a file lock: {MOUNT}") from None

@@ -564,16 +564,12 @@ def test_verify_names_each_unknown_file_with_its_remedy(archive: Path) -> None:
 
 def test_a_folder_in_place_of_an_index_is_an_error_that_names_the_folder(survey: Path, archive: Path) -> None:
     recipe = recipe_of(survey, size="48")
-    for name, command in {
-        "index.fresh.sqlite": ("reindex", archive),
-        "index.next.sqlite": ("build", recipe, archive, "--force"),
-    }.items():
+    commands = {"index.fresh.sqlite": ("reindex", archive), "index.next.sqlite": ("build", recipe, archive, "--force")}
+    for name, command in commands.items():
         (archive / name).mkdir()
         result = run(*command)
-        assert (result.exit_code, result.stderr) == (
-            1,
-            f"error: index {archive / name}: cannot be used (Is a directory): check that it is a file with write access\n",
-        )
+        reason = "cannot be used (Is a directory): check that it is a file with write access"
+        assert (result.exit_code, result.stderr) == (1, f"error: index {archive / name}: {reason}\n")
         (archive / name).rmdir()
     sound(archive)
 
