@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from archive_builder.builder.changes import Changes, find_changes, tile_names
-from archive_builder.builder.rebuild import NEXT_INDEX_NAME, IndexState, read_index, setting_changes
+from archive_builder.builder.rebuild import IndexState, read_index, setting_changes
 from archive_builder.errors import ArchiveError, RecipeError
-from archive_builder.store.file_names import INDEX_NAME, SHARD_FOLDER
+from archive_builder.store.file_names import INDEX_NAME, NEXT_INDEX_NAME, shard_files
 from archive_builder.store.records import TileRow
 from archive_builder.survey.discovery import Discovery
 from archive_builder.survey.recipe import Recipe
@@ -91,8 +91,8 @@ def decide(
 
 
 def _refuse_missing_index(archive: Path) -> None:
-    """Refuse an archive without its index: the build would remove all shards as leftovers."""
-    if not (archive / INDEX_NAME).exists() and any((archive / SHARD_FOLDER).glob("*.h5")):
+    """Refuse an archive without its index: the build would make all its shards a second time."""
+    if not (archive / INDEX_NAME).exists() and any(shard_files(archive)):
         raise ArchiveError(
             f"archive {archive}: has shards but the index is missing: run archive-builder reindex {archive}"
         )

@@ -15,7 +15,13 @@ from archive_builder.builder.first_tile import size_in_pixels
 from archive_builder.builder.lock import BuildLock
 from archive_builder.builder.memory import Load, share_out
 from archive_builder.builder.one_tile import TileJob, TileResult, lost_tile, peak_memory, run_job
-from archive_builder.builder.rebuild import abandon_rebuild, clear_leftovers, refuse_to_lose, replace_with_next
+from archive_builder.builder.rebuild import (
+    abandon_rebuild,
+    clear_leftovers,
+    free_generation,
+    refuse_to_lose,
+    replace_with_next,
+)
 from archive_builder.errors import ArchiveError, RequestError, one_line
 from archive_builder.run import machine
 from archive_builder.run.engine import Engine, LocalEngine, Lost, run_with_retries
@@ -281,7 +287,7 @@ class _Build:
                 self._recipe,
                 self._size,
                 archive,
-                decision.next_generation(task.files.tile),
+                free_generation(archive, task.files.tile, decision.next_generation(task.files.tile)),
                 contents=self._options.contents,
                 memory=load.memory if load else None,
             )

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Self
 
 from archive_builder.errors import ArchiveError, one_line
+from archive_builder.store.file_locks import MOUNT, NO_LOCKS
 from archive_builder.store.index import utc_now
 
 LOCK_NAME = "build.lock"
@@ -60,8 +61,8 @@ def _is_held(descriptor: int, pid: int) -> bool:
     # Another process may have this ID by now. Trying the lock takes it for a moment, so this comes last.
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True
+    except OSError as error:
+        return error.errno not in NO_LOCKS  # without locks no build can run
     return False
 
 
@@ -109,6 +110,7 @@ class BuildLock:
             raise ArchiveError(f"archive {archive}: {reason}: get write access to the folder") from None
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._try_posix_lock()
             holder = _read(self._descriptor)
             if holder and holder.get("host") != socket.gethostname():
                 raise BlockingIOError
@@ -126,7 +128,18 @@ class BuildLock:
         os.ftruncate(self._descriptor, 0)
         os.close(self._descriptor)
 
+    def _try_posix_lock(self) -> None:
+        """Take a POSIX lock for a moment: SQLite needs it for the index, and may wait a minute before it gives up."""
+        try:
+            fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
+        except OSError as error:
+            if error.errno in NO_LOCKS:
+                raise  # any other error: NFS treats both kinds alike, and this process holds the other kind already
+
     def _refusal(self, archive: Path, holder: dict[str, object], error: OSError) -> str:
+        if error.errno in NO_LOCKS:
+            return f"archive {archive}: its file system has no file locks ({one_line(error)}): {MOUNT}"
         if not isinstance(error, BlockingIOError):
             return f"archive {archive}: its {LOCK_NAME} cannot be locked: {one_line(error)}"
         if not holder:

@@ -18,35 +18,47 @@ A rebuild takes four steps:
 2. Build each tile and commit it to ``index.next.sqlite``, one transaction a tile.
 3. If no tile with an old shard has failed, rename ``index.next.sqlite`` to ``index.sqlite`` and flush the folder to
    the disk (`replace_with_next`). The state is *ordinary* again, with the new settings.
-4. Remove the old shards, which no index knows any more (`clear_leftovers`).
+4. Remove the old shards, which the new index does not name.
 
 A kill, or a failed tile, leaves this:
 
 - Before step 1 is complete: the unchanged archive, and perhaps a temporary file.
 - During step 2: both indexes, the old shards, and the new shards so far. The archive serves its old cutouts. The next
   rebuild with the same settings continues: a tile in ``index.next.sqlite`` counts as built. Any other build
-  abandons the rebuild: it removes ``index.next.sqlite`` (`abandon_rebuild`), and the new shards are leftovers.
-- Between steps 3 and 4: the new archive, and old shards as leftovers. The next build removes them.
+  abandons the rebuild: it removes the new shards, then ``index.next.sqlite`` (`abandon_rebuild`).
+- Between steps 3 and 4: the new archive, and old shards as leftovers. The next build removes them
+  (`clear_leftovers`), except those of pruned tiles: no index accounts for them.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+import logging
+import os
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from archive_builder.atomic import TEMPORARY
 from archive_builder.errors import ArchiveError, one_line
-from archive_builder.store.file_names import INDEX_NAME, SHARD_FOLDER
+from archive_builder.store.file_names import (
+    INDEX_NAME,
+    NEXT_INDEX_NAME,
+    SHARD_FOLDER,
+    is_draft,
+    is_regular,
+    is_shard_name,
+    parse_shard_name,
+    shard_name,
+)
 from archive_builder.store.format import shard_format
 from archive_builder.store.index import Index
 from archive_builder.store.index_file import remove_index, replace_index
 from archive_builder.store.records import Settings, TileRow
+from archive_builder.store.shard_reader import shard_identity
 from archive_builder.survey.recipe import Recipe
 
-NEXT_INDEX_NAME = "index.next.sqlite"
-"""File name of the second index, in the archive's folder."""
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -58,6 +70,14 @@ class IndexState:
 
     tiles: Mapping[str, TileRow] = field(default_factory=dict)
     """Rows of its tiles, by name."""
+
+    is_unfinished: bool = False
+    """True if its last build was killed, or is running."""
+
+    def shards(self) -> set[str]:
+        """Return the paths of its shards below the archive, without any that a foreign index places elsewhere."""
+        tiles = self.tiles.values()
+        return {str(tile.shard) for tile in tiles if is_shard_name(tile.shard, tile.name, tile.generation)}
 
     def tiles_with_shard(self) -> set[str]:
         """Return the names of the tiles that have a shard."""
@@ -75,7 +95,9 @@ def read_index(archive: Path, name: str = INDEX_NAME) -> IndexState:
     if not (archive / name).is_file():
         return IndexState()
     with Index(archive, name=name) as index:
-        return IndexState(index.settings, index.tiles_by_name())
+        last = index.last_build()
+        is_unfinished = last is not None and last.finished is None
+        return IndexState(index.settings, index.tiles_by_name(), is_unfinished)
 
 
 def setting_changes(settings: Settings | None, recipe: Recipe) -> tuple[str, ...]:
@@ -102,9 +124,17 @@ def _differences(old: Mapping[str, object], new: Mapping[str, object], prefix: s
 
 
 def abandon_rebuild(archive: Path) -> None:
-    """Remove the second index, if there is one: the shards that only this index knows become leftovers."""
+    """Remove the second index, if there is one, and before that the shards that only this index knows.
+
+    The shards of a damaged second index stay: nothing else accounts for them.
+    """
     path = archive / NEXT_INDEX_NAME
     if path.is_file():
+        with suppress(ArchiveError):
+            indexes = [read_index(archive), read_index(archive, NEXT_INDEX_NAME)]
+            only_there = indexes[1].shards() - indexes[0].shards()
+            _remove([archive / name for name in only_there])
+            _remove(find_leftovers(archive, indexes).ours)
         remove_index(path)
 
 
@@ -127,7 +157,10 @@ def replace_with_next(archive: Path, failures: Mapping[str, str]) -> None:
             f"archive {archive}: is unchanged: {len(lost)} of its tiles cannot be built with the new settings "
             f"({lost[0]}: {failures[lost[0]]}): correct them and run build --force again to continue"
         )
+    old, new = read_index(archive).shards(), read_index(archive, NEXT_INDEX_NAME).shards()
     replace_index(archive / NEXT_INDEX_NAME, archive / INDEX_NAME)
+    # By name: the content of an older format version cannot be checked, and no index has the tiles of --prune now.
+    _remove([archive / name for name in old - new])
     clear_leftovers(archive)
 
 
@@ -152,23 +185,110 @@ def refuse_to_lose(archive: Path, lost: Collection[str]) -> None:
         )
 
 
+@dataclass(frozen=True)
+class Leftovers:
+    """Files of an archive that no index names."""
+
+    ours: tuple[Path, ...] = ()
+    """Temporary files and shards that a build left, of every folder of the archive."""
+
+    others: tuple[Path, ...] = ()
+    """All other items in the folder of shards: a build did not make them, or nothing accounts for them."""
+
+
 def clear_leftovers(archive: Path) -> None:
-    """Remove the leftovers of killed builds: temporary files, and shards that neither index knows.
+    """Remove the leftovers of killed builds, and log the number of other unknown files: they stay.
 
     Raises
     ------
     ArchiveError
         A leftover cannot be removed, or an index cannot be read.
     """
-    indexes = [read_index(archive, name) for name in (INDEX_NAME, NEXT_INDEX_NAME)]
-    kept = {tile.shard for index in indexes for tile in index.tiles.values()}
-    for path in [*archive.iterdir(), *(archive / SHARD_FOLDER).iterdir()]:
-        is_shard = path.suffix == ".h5" and path.parent.name == SHARD_FOLDER
-        is_ours = is_shard or TEMPORARY.fullmatch(path.name)
-        if is_ours and f"{SHARD_FOLDER}/{path.name}" not in kept:
-            try:
+    found = find_leftovers(archive, [read_index(archive, name) for name in (INDEX_NAME, NEXT_INDEX_NAME)])
+    _remove(found.ours)
+    if found.others:
+        log.warning(
+            "%s: %d files that no build accounts for stay there (%s): move them elsewhere",
+            archive / SHARD_FOLDER,
+            len(found.others),
+            found.others[0].name,
+        )
+
+
+def find_leftovers(archive: Path, indexes: Sequence[IndexState]) -> Leftovers:
+    """Return the files that no index names, and among them those that a build left.
+
+    A file of a build is a regular file with the name of a temporary file, or a shard that names itself as its file name
+    does. Such a shard is a leftover if an index accounts for it:
+
+    - The index has a newer shard of its tile: the shard was replaced.
+    - The last build of the index was killed, and the shard is of the generation and the settings of that build: the
+      shard was placed and not committed.
+
+    A copy of a shard by hand fulfils neither condition.
+
+    Parameters
+    ----------
+    archive : Path
+    indexes : sequence of IndexState
+        The archive's index, and the second index of a whole rebuild.
+    """
+    kept = set[str]().union(*(index.shards() for index in indexes))
+    ours = [path for path in sorted(archive.iterdir()) if is_draft(path.name) and is_regular(path)]
+    others: list[Path] = []
+    for path in sorted((archive / SHARD_FOLDER).iterdir()):
+        if f"{SHARD_FOLDER}/{path.name}" not in kept:
+            (ours if is_regular(path) and _is_leftover(path, indexes) else others).append(path)
+    return Leftovers(tuple(ours), tuple(others))
+
+
+def _is_leftover(path: Path, indexes: Sequence[IndexState]) -> bool:
+    """Return True if a regular file among the shards is a draft, or a shard that an index accounts for."""
+    if is_draft(path.name):
+        return True
+    name = parse_shard_name(path.name)
+    claim = shard_identity(path) if name else None
+    if name is None or claim is None or claim[:2] != name:
+        return False
+    tile, generation = name
+    known = max((index.tiles[tile].generation for index in indexes if tile in index.tiles), default=0)
+    is_replaced = generation < known
+    is_next = generation == known + 1
+    return is_replaced or (is_next and any(_was_building(index, *claim[2:]) for index in indexes))
+
+
+def _was_building(index: IndexState, recipe: str, size: int) -> bool:
+    """Return True if the last build of an index was killed and had these settings."""
+    settings = index.settings
+    if not index.is_unfinished or settings is None or settings.size != size:
+        return False
+    try:
+        return bool(json.loads(recipe) == settings.recipe)
+    except (ValueError, RecursionError):
+        return False
+
+
+def free_generation(archive: Path, tile: str, generation: int) -> int:
+    """Return the first generation of a tile, from the given one on, with an unused file name.
+
+    A file that no build accounts for keeps its name.
+    """
+    while os.path.lexists(archive / shard_name(tile, generation)):
+        generation += 1
+    return generation
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    """Remove regular files; links and folders stay.
+
+    Raises
+    ------
+    ArchiveError
+        A file cannot be removed.
+    """
+    for path in paths:
+        try:
+            if is_regular(path):
                 path.unlink(missing_ok=True)
-            except OSError as error:
-                raise ArchiveError(
-                    f"leftover {path} cannot be removed ({one_line(error)}): remove it by hand"
-                ) from None
+        except OSError as error:
+            raise ArchiveError(f"leftover {path} cannot be removed ({one_line(error)}): remove it by hand") from None

@@ -10,9 +10,9 @@ from statistics import median
 from typing import Literal
 
 from archive_builder.builder.lock import Holder, holder_of
-from archive_builder.builder.rebuild import NEXT_INDEX_NAME
 from archive_builder.errors import NoArchiveError
 from archive_builder.measure.quality import REASON_NAMES
+from archive_builder.store.file_names import NEXT_INDEX_NAME
 from archive_builder.store.index import Index
 from archive_builder.store.records import BuildRow, TileRow
 

@@ -189,7 +189,9 @@ class Hdf5Piece(Piece):
             self._sky.append(sky)
 
     def _create(self, bands: Sequence[str], shape: tuple[int, ...]) -> h5py.Dataset:
-        file = self._stack.enter_context(h5py.File(self._temporary(), "w", libver=HDF5_VERSIONS, rdcc_nbytes=0))
+        # No other process knows the temporary name: the file needs no lock, and some file systems have none.
+        options = {"libver": HDF5_VERSIONS, "rdcc_nbytes": 0, "locking": False}
+        file = self._stack.enter_context(h5py.File(self._temporary(), "w", **options))
         self._stack.callback(self._write_table, file)
         file.attrs["bands"] = list(bands)
         size = {"shape": (0, *shape), "maxshape": (None, *shape), "chunks": (1, *shape)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
@@ -16,15 +16,12 @@ from archive_builder.builder.lock import BuildLock
 from archive_builder.errors import ArchiveError, DuplicateObjectError, NoArchiveError, one_line
 from archive_builder.run.machine import worker_processes
 from archive_builder.run.pool import MOST_TOGETHER, end_if_starting, files_together, run_in_batches
-from archive_builder.store.file_names import INDEX_NAME, SHARD_FOLDER, is_shard_name
+from archive_builder.store.file_names import FRESH_INDEX_NAME, INDEX_NAME, SHARD_FOLDER, is_shard_name
 from archive_builder.store.format import checksum
 from archive_builder.store.index import Index
 from archive_builder.store.index_file import replace_index
 from archive_builder.store.records import Settings, ShardInfo, TileEntry
 from archive_builder.store.shard_reader import Shard
-
-FRESH_INDEX_NAME = "index.fresh.sqlite"
-"""File name of the new index, until it replaces the archive's index."""
 
 TILES_TOGETHER = 64
 """Tiles in one transaction: no reader opens the index before it is complete."""
@@ -139,13 +136,18 @@ def reindex(
 def _fresh_index(archive: Path) -> Iterator[Index]:
     """Open a new index; remove the file if the block ends with an error."""
     fresh = archive / FRESH_INDEX_NAME
-    fresh.unlink(missing_ok=True)
+    _unlink(fresh)
     try:
         with Index(archive, writable=True, name=FRESH_INDEX_NAME) as index:
             yield index
     except BaseException:
-        fresh.unlink(missing_ok=True)
+        _unlink(fresh)
         raise
+
+
+def _unlink(fresh: Path) -> None:
+    with suppress(IsADirectoryError):  # it stays, and `Index` names it
+        fresh.unlink(missing_ok=True)
 
 
 def _nothing_readable(archive: Path, report: ReindexReport) -> ArchiveError:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,12 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from archive_builder.builder.cut_headers import cut_offset
+from archive_builder.builder.rebuild import IndexState, find_leftovers, read_index
 from archive_builder.errors import ArchiveError, DamagedIndexError, NoArchiveError, TileError, one_line, printable
 from archive_builder.geometry import sky_to_pixel, window_origin
 from archive_builder.measure.quality import count_reasons
 from archive_builder.run.machine import worker_processes
 from archive_builder.run.pool import MOST_TOGETHER, end_if_starting, files_together, run_in_batches
-from archive_builder.store.file_names import SHARD_FOLDER, is_shard_name
+from archive_builder.store.file_names import NEXT_INDEX_NAME, SHARD_FOLDER, is_shard_name, shard_files
 from archive_builder.store.format import checksum, shard_format
 from archive_builder.store.index import Index, object_places
 from archive_builder.store.records import Settings, TileRow
@@ -33,8 +35,8 @@ class Finding:
     """A fault of an archive."""
 
     kind: str
-    """``shard``: build the tile again; ``index``: reindex the archive; ``orphan``: an unknown file, the next build
-    removes a leftover; ``survey``: the tile cannot be compared with its source files."""
+    """``shard``: build the tile again; ``index``: reindex the archive; ``orphan``: an unknown file, which the
+    next build removes if a killed build left it; ``survey``: the tile cannot be compared with its source files."""
 
     what: str
     """Description, one line."""
@@ -115,7 +117,7 @@ def verify(
                 yield from (Finding("index", f"index {index.path}: {line}") for line in index.damage())
             yield from _check_archive(index, archive, deep, recipe, files, processes, on_start, on_tile)
     except ArchiveError as error:
-        if not any((archive / SHARD_FOLDER).glob("*.h5")):
+        if not any(shard_files(archive)):
             raise
         yield Finding("index", str(error))
 
@@ -131,7 +133,7 @@ def _check_archive(
     on_tile: Callable[[str], None],
 ) -> Iterator[Finding]:
     settings, tiles = index.settings, index.tiles()
-    if not settings and not tiles and not any((archive / SHARD_FOLDER).glob("*.h5")):
+    if not settings and not tiles and not any(shard_files(archive)):
         raise NoArchiveError(
             f"archive {archive}: nothing has been built yet: run archive-builder build RECIPE {archive}"
         )
@@ -149,11 +151,28 @@ def _check_archive(
     objects = sum(tile.stored + tile.skipped for tile in built)
     if (there := index.count_objects()) != objects:
         yield Finding("index", f"index {index.path}: holds {there} objects, its tiles have {objects}")
-    kept = {tile.shard for tile in tiles}
+    yield from _orphans(archive, {tile.shard for tile in tiles})
+
+
+def _orphans(archive: Path, kept: Collection[str | None]) -> Iterator[Finding]:
+    """Yield a finding for each item among the shards that the index does not name."""
     folder = archive / SHARD_FOLDER
-    for path in sorted(folder.iterdir() if folder.is_dir() else ()):
-        if f"{SHARD_FOLDER}/{path.name}" not in kept:
-            yield Finding("orphan", f"{path}: is not in the index")
+    paths = sorted(folder.iterdir() if folder.is_dir() else ())
+    unknown = [path for path in paths if f"{SHARD_FOLDER}/{path.name}" not in kept]
+    if not unknown:
+        return
+    rebuild = IndexState()
+    with suppress(ArchiveError):  # a damaged second index accounts for nothing
+        rebuild = read_index(archive, NEXT_INDEX_NAME)
+    in_rebuild, ours = rebuild.shards(), set(find_leftovers(archive, [read_index(archive), rebuild]).ours)
+    for path in unknown:
+        if path in ours:
+            remedy = "the next build removes it"
+        elif f"{SHARD_FOLDER}/{path.name}" in in_rebuild:
+            remedy = "continue the rebuild with build --force"
+        else:
+            remedy = "no build accounts for it: move it elsewhere"
+        yield Finding("orphan", f"{path}: is not in the index: {remedy}")
 
 
 def _lost(archive: Path, item: _Item, cause: str) -> list[Finding]:

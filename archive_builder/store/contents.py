@@ -83,7 +83,7 @@ class Contents:
     """
 
     def __init__(self, shard: h5py.File) -> None:
-        self.attrs = _attributes(shard.id, shard_format()["attributes"])
+        self.attrs = attributes(shard.id, shard_format()["attributes"])
         self._datasets: dict[str, _Stored] = {}
         self._unopened: set[str] = set()
         self._pixel_attrs: dict[str, dict[str, Any]] = {}
@@ -97,7 +97,7 @@ class Contents:
     def pixel_attributes(self, path: str) -> dict[str, Any]:
         """Return the attributes of a dataset of pixels that are in the format."""
         if path not in self._pixel_attrs:
-            self._pixel_attrs[path] = _attributes(self._datasets[path].id, shard_format()["planes"]["attributes"])
+            self._pixel_attrs[path] = attributes(self._datasets[path].id, shard_format()["planes"]["attributes"])
         return self._pixel_attrs[path]
 
     def foreign_parts(self) -> list[str]:
@@ -205,7 +205,7 @@ class Contents:
         return self._datasets[path].shape[0] if path in self._datasets and self._datasets[path].shape else -1
 
 
-def _attributes(item: h5py.h5g.GroupID | h5py.h5d.DatasetID, names: Iterable[str]) -> dict[str, Any]:
+def attributes(item: h5py.h5g.GroupID | h5py.h5d.DatasetID | h5py.h5f.FileID, names: Iterable[str]) -> dict[str, Any]:
     """Return the attributes of these names that an item has. A text is str, a list of texts a tuple of str."""
     found = {}
     for name in names:

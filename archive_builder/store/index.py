@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -17,8 +18,17 @@ from numpy.typing import NDArray
 
 from archive_builder.errors import ArchiveError, DamagedIndexError, DuplicateObjectError, NoArchiveError, one_line
 from archive_builder.measure.quality import Status
+from archive_builder.store.file_locks import MOUNT
 from archive_builder.store.file_names import INDEX_NAME
-from archive_builder.store.index_file import check_tables, create_index, is_half_written, open_index
+from archive_builder.store.index_file import (
+    check_tables,
+    create_index,
+    is_busy,
+    is_half_written,
+    is_refused_lock,
+    open_index,
+    read_without_locks,
+)
 from archive_builder.store.records import (
     BuildRow,
     InvalidRecordError,
@@ -57,6 +67,9 @@ SELECT group_concat(object_id), group_concat(tile_id), group_concat(row), group_
 FROM objects WHERE object_id
 """
 """Query for the places of objects, without its last condition. Columns come as text: a third of the time of rows."""
+
+LONGEST_PATH = 460
+"""Path of an index that SQLite can open, bytes: at most 512, with the endings of journals and temporary files."""
 
 INT64 = np.iinfo(np.int64)
 """Range of object IDs."""
@@ -102,10 +115,13 @@ class Index:
         self.path = archive / name
         if not writable and not self.path.is_file():
             raise NoArchiveError(f"{archive} is not a cutout archive: it has no {INDEX_NAME}: check the path")
+        self._is_locked = True
         with self._explained():
             if writable and not self.path.is_file():
                 create_index(self.path)
-            self._db = sqlite_utils.Database(open_index(self.path, writable), execute_plugins=False)
+            connection, self._is_locked = open_index(self.path, writable)
+            self._db = sqlite_utils.Database(connection, execute_plugins=False)
+        with self._explained():
             # A view or trigger in a foreign file must not run functions.
             self._db.execute("PRAGMA trusted_schema = OFF")
             self._db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
@@ -125,6 +141,14 @@ class Index:
 
     def has_changed(self) -> bool:
         """Return True if another process has written to the index since the last call."""
+        try:
+            return self._has_changed()
+        except ArchiveError:
+            if self._is_locked:
+                raise
+            return True  # during this call
+
+    def _has_changed(self) -> bool:
         with self._explained():
             if self.path.stat().st_ino != self._file:
                 return True
@@ -399,10 +423,15 @@ class Index:
     def _explained(self) -> Iterator[None]:
         """Turn SQLite's errors into one that names the file and the remedy."""
         try:
-            yield
+            with nullcontext() if self._is_locked else read_without_locks(self.path):
+                yield
         except FileNotFoundError:
             raise NoArchiveError(
                 f"{self.path.parent} is not a cutout archive: its {INDEX_NAME} was removed: restore or reindex it"
+            ) from None
+        except OSError as error:
+            raise ArchiveError(
+                f"index {self.path}: cannot be used ({one_line(error)}): check that it is a file with write access"
             ) from None
         except sqlite3.OperationalError as error:
             if is_half_written(error):
@@ -410,6 +439,12 @@ class Index:
                     f"index {self.path}: a build was killed during a commit: "
                     "build again as a user with write access to the archive"
                 ) from None
+            if len(os.fsencode(self.path.absolute())) > LONGEST_PATH:
+                raise ArchiveError(
+                    f"index {self.path}: its path is longer than SQLite allows, 512 bytes: give a shorter path"
+                ) from None
+            if is_refused_lock(error) and not is_busy(error):
+                raise ArchiveError(f"index {self.path}: its file system refuses a file lock: {MOUNT}") from None
             raise ArchiveError(
                 f"index {self.path}: {one_line(error)}: check the free space and the locks of the disk"
             ) from None

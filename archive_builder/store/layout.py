@@ -5,15 +5,12 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 import h5py
-import hdf5plugin
 import numpy as np
 from numpy.typing import NDArray
 
 from archive_builder.measure.quantize import Codec
+from archive_builder.store.bitshuffle import bitshuffle
 from archive_builder.store.rows import CHUNK, RowBuffer
-
-FILTER_BLOCK = 4096
-"""Values in one block of Bitshuffle: 16 KiB. It is the fastest of 1024 to 32768, and compresses among the best."""
 
 ROWS_PER_BLOCK = 1000
 """Rows of ``cutouts`` in one dataset of ``blocks``."""
@@ -63,7 +60,7 @@ def _pixel_options(codec: Codec) -> dict[str, Any]:
         "dtype": codec.dtype,
         "fillvalue": codec.blank,
         "fletcher32": True,
-        **hdf5plugin.Bitshuffle(nelems=FILTER_BLOCK, cname="lz4"),
+        **bitshuffle(),
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +19,8 @@ from archive_builder.geometry import Shape, recrop_offset, window_origin, window
 from archive_builder.measure.noise import depth
 from archive_builder.measure.quantize import Codec, codec_of
 from archive_builder.store.color import ColorReader
-from archive_builder.store.contents import Contents
+from archive_builder.store.contents import Contents, attributes
+from archive_builder.store.file_locks import NO_LOCKS
 from archive_builder.store.format import pixel_planes, plane_group, shard_format
 from archive_builder.store.lru import Lru
 from archive_builder.store.records import ObjectTable, ShardInfo
@@ -26,6 +28,9 @@ from archive_builder.store.rows import CHUNK
 
 READ_CACHE = 4 * 2**20
 """Size of HDF5's chunk cache, bytes. It is larger than a stamp: otherwise every read allocates memory for the chunk."""
+
+LOCKING = "HDF5_USE_FILE_LOCKING"
+"""Environment variable that overrides every caller of HDF5."""
 
 CACHED_CHUNKS = 48
 """Decoded chunks kept per open shard, 16 MB at five bands.
@@ -51,8 +56,10 @@ class Shard:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._file = h5py.File(path, "r", rdcc_nbytes=READ_CACHE)
+            self._file = _open(path)
         except OSError as error:
+            if error.errno in NO_LOCKS and LOCKING in os.environ:
+                raise ArchiveError(f"shard {path}: cannot be locked ({one_line(error)}): unset {LOCKING}") from None
             raise ArchiveError(f"shard {path}: cannot be opened ({one_line(error)}): rebuild its tile") from None
         try:
             contents = Contents(self._file)
@@ -286,6 +293,35 @@ class Shard:
         values = {field.name: attrs[field.name] for field in fields(ShardInfo)}
         plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in values.items()}
         return ShardInfo(**plain)
+
+
+def _open(path: Path) -> h5py.File:
+    """Open a shard for reading; without HDF5's lock if the file system has no locks.
+
+    A shard never changes under its name, so a reader needs no lock. HDF5 is asked for one all the same where it can be
+    had: HDF5 refuses to open a file twice in a process, with and without a lock, and the caller may have it open too.
+    """
+    try:
+        return h5py.File(path, "r", rdcc_nbytes=READ_CACHE)
+    except OSError as error:
+        if error.errno not in NO_LOCKS and "file locking flag" not in str(error):
+            raise
+    return h5py.File(path, "r", rdcc_nbytes=READ_CACHE, locking=False)
+
+
+def shard_identity(path: Path) -> tuple[str, int, str, int] | None:
+    """Return tile, generation, recipe and cutout size that a file claims for itself; None if it is no shard.
+
+    Any format version is accepted. No other part of the file is read.
+    """
+    try:
+        with _open(path) as file:
+            attrs = attributes(file.id, ("format", "tile", "generation", "recipe", "size"))
+        if attrs["format"] != shard_format()["format"]:
+            return None
+        return str(attrs["tile"]), int(attrs["generation"]), str(attrs["recipe"]), int(attrs["size"])
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError):
+        return None
 
 
 class _Plane:

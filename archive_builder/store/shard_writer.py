@@ -61,7 +61,8 @@ class ShardWriter:
         self.path = path
         self.draft = temporary_path(path)
         self._finished = False
-        self._file = h5py.File(self.draft, "x", libver=HDF5_VERSIONS, rdcc_nbytes=0)
+        # No other process knows the draft's name: the file needs no lock, and some file systems have none.
+        self._file = h5py.File(self.draft, "x", libver=HDF5_VERSIONS, rdcc_nbytes=0, locking=False)
         try:
             _bound_metadata_cache(self._file)
             _write_attributes(self._file, info)

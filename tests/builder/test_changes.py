@@ -19,7 +19,7 @@ import h5py
 import numpy as np
 import pytest
 from astropy.table import Table
-from helpers import restored, run
+from helpers import execute, restored, run
 
 from archive_builder import Archive
 from archive_builder.builder.driver import build
@@ -476,15 +476,120 @@ def test_rebuild_removes_tiles_that_the_survey_lost_only_with_prune(survey: Path
     sound(archive)
 
 
-def test_folder_among_the_shards_is_an_error_that_names_the_remedy(survey: Path, archive: Path) -> None:
-    folder = archive / "shards/old.1.h5"
-    folder.mkdir()
+# ---- files of others
+
+
+def copied(source: Path, target: Path) -> None:
+    shutil.copyfile(source, target)
+
+
+def as_generation(source: Path, target: Path) -> None:
+    """Copy a shard by hand, and let it name itself by its file name."""
+    shutil.copyfile(source, target)
+    tile, generation = target.name.removesuffix(".h5").rsplit(".", 1)
+    with h5py.File(target, "r+") as file:
+        for name, value in {"tile": np.bytes_(tile), "generation": np.int64(generation)}.items():
+            del file.attrs[name]
+            file.attrs[name] = value
+
+
+FOREIGN: dict[str, Callable[[Path, Path], object]] = {
+    "notes.h5": lambda _, target: h5py.File(target, "w").close(),
+    "notes.txt": lambda _, target: target.write_text("mine"),
+    f"{A}.1.backup.h5": copied,
+    f"{A}.1.h5.bak": copied,
+    f"{A}.01.h5": copied,
+    f"{A}.2.h5": as_generation,  # no build was killed
+    f"{A}.3.h5": lambda _, target: target.write_text("not HDF5"),
+    f"{B}.2.h5": copied,
+    f"{A}.7.h5": as_generation,
+    "OTHER.1.h5": as_generation,
+    "LINK.1.h5": lambda _, target: target.symlink_to("notes.txt"),
+    f".{A}.1.h5.0123456789abcdef.99": copied,
+    ".notes.h5.0123456789abcdef.99.part": copied,
+    f".{C}.9.h5.0123456789abcdef.99.part": lambda _, target: target.symlink_to("notes.txt"),
+    f"{C}.5.h5": lambda _, target: target.mkdir(),
+    f".{C}.8.h5.0123456789abcdef.99.part": lambda _, target: target.mkdir(),
+}
+"""Items among the shards that no build made, or that nothing accounts for."""
+
+
+def put_foreign_items(archive: Path) -> None:
+    for name, make in FOREIGN.items():
+        make(archive / f"shards/{A}.1.h5", archive / "shards" / name)
+    (archive / ".plot.png.0123456789abcdef.99.part").write_text("of another program")
+
+
+def in_index(archive: Path) -> dict[str, int]:
+    return dict(execute(archive, "SELECT name, generation FROM tiles"))
+
+
+def test_no_build_removes_or_replaces_a_file_of_others(survey: Path, archive: Path) -> None:
+    put_foreign_items(archive)
+    before = everything_below(archive / "shards")
     result = run("build", survey / "survey.toml", archive)
-    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
-    assert result.stderr.startswith(f"error: leftover {folder} cannot be removed (")
-    assert result.stderr.endswith("): remove it by hand\n")
-    folder.rmdir()
+    assert (result.exit_code, result.stdout) == (0, "0 tiles built, 3 unchanged, 0 failed\n")
+    first = sorted(FOREIGN)[0]
+    assert result.stderr.splitlines()[0] == (
+        f"warning: {archive / 'shards'}: {len(FOREIGN)} files that no build accounts for stay there ({first}): "
+        "move them elsewhere"
+    )
+    assert everything_below(archive / "shards") == before
+    assert run("build", survey / "survey.toml", archive, "--force").exit_code == 0
+    # Used names are skipped.
+    assert in_index(archive) == {A: 4, B: 3, C: 2}
+    recipe_of(survey, size="48")
+    assert run("build", survey / "survey.toml", archive, "--force").exit_code == 0
+    assert in_index(archive) == {A: 5, B: 4, C: 3}
+    assert (archive / ".plot.png.0123456789abcdef.99.part").read_text() == "of another program"
+    after = everything_below(archive / "shards")
+    # Copies under the name of a generation that the archive has replaced are leftovers.
+    replaced = {f"{A}.2.h5"}
+    for name in FOREIGN.keys() - replaced:
+        ours = {path: content for path, content in before.items() if Path(path).name == name}
+        assert ours.items() <= after.items(), name
+
+
+def test_verify_names_each_unknown_file_with_its_remedy(archive: Path) -> None:
+    put_foreign_items(archive)
+    draft = archive / f"shards/.{A}.2.h5.0123456789abcdef.99.part"
+    draft.write_bytes(b"half a shard")
+    found = {finding.what for finding in verify(archive) if finding.kind == "orphan"}
+    foreign = {
+        f"{archive / 'shards' / name}: is not in the index: no build accounts for it: move it elsewhere"
+        for name in FOREIGN
+    }
+    assert found == foreign | {f"{draft}: is not in the index: the next build removes it"}
+
+
+def test_a_folder_in_place_of_an_index_is_an_error_that_names_the_folder(survey: Path, archive: Path) -> None:
+    recipe = recipe_of(survey, size="48")
+    commands = {"index.fresh.sqlite": ("reindex", archive), "index.next.sqlite": ("build", recipe, archive, "--force")}
+    for name, command in commands.items():
+        (archive / name).mkdir()
+        result = run(*command)
+        reason = "cannot be used (Is a directory): check that it is a file with write access"
+        assert (result.exit_code, result.stderr) == (1, f"error: index {archive / name}: {reason}\n")
+        (archive / name).rmdir()
+    sound(archive)
+
+
+def test_leftovers_of_a_killed_build_are_removed(survey: Path, archive: Path) -> None:
+    """A killed build leaves a draft, a shard that it placed but did not commit, and a shard that it replaced."""
+    run("build", survey / "survey.toml", archive, "--force")
+    assert generations(archive) == {A: 2, B: 2, C: 2}
+    shards = archive / "shards"
+    before = sorted(path.name for path in shards.iterdir())
+    as_generation(shards / f"{A}.2.h5", shards / f"{A}.1.h5")
+    as_generation(shards / f"{A}.2.h5", shards / f"{A}.3.h5")
+    (shards / f".{A}.3.h5.0123456789abcdef.99.part").write_bytes(b"half a shard")
+    for name in (".index.sqlite", ".index.fresh.sqlite"):
+        (archive / f"{name}.0123456789abcdef.99.part-journal").write_bytes(b"half a journal")
+    execute(archive, "UPDATE builds SET finished = NULL")
     assert run("build", survey / "survey.toml", archive).exit_code == 0
+    assert sorted(path.name for path in shards.iterdir()) == before
+    assert sorted(path.name for path in archive.iterdir()) == ["build.lock", "index.sqlite", "shards"]
+    sound(archive)
 
 
 # ---- a lost index

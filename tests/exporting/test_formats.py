@@ -195,7 +195,7 @@ def test_card_that_astropy_cannot_parse_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "t.fits").write_bytes(content[:start] + b"CONTINUE  'of no string'".ljust(80) + content[start + 80 :])
     with Tile({"g": Source(tmp_path / "t.fits")}) as tile:
         header = tile.headers["SCI"][0]
-    assert (header["SEEING"], header["GAIN"]) == (1.5, 2.0)
+    assert (header["GAIN"], "SEEING" in header) == (2.0, False)  # CONTINUE makes both lines one card
     assert "of no string" not in header.tostring()
 
 

@@ -301,7 +301,10 @@ def test_an_old_shard_that_may_not_be_removed_does_not_fail_its_tile(survey: Pat
         done = run("build", survey / "survey.toml", archive, "--force")
         assert done.returncode == 0
         (orphan,) = verify(archive, deep=True)
-        assert (orphan.kind, orphan.what) == ("orphan", f"{old}: is not in the index")
+        assert (orphan.kind, orphan.what) == (
+            "orphan",
+            f"{old}: is not in the index: the next build removes it",
+        )
     finally:
         subprocess.run(["chattr", "-i", old], check=True)
     assert build(survey / "survey.toml", archive).unchanged == 2

@@ -1,6 +1,7 @@
 """The index, compared with a dictionary and with plain sqlite3."""
 
 import random
+import shutil
 import sqlite3
 from contextlib import suppress
 from pathlib import Path
@@ -198,3 +199,22 @@ def test_error_names_a_file_that_is_no_database(tmp_path: Path) -> None:
     (tmp_path / INDEX_NAME).write_bytes(b"not a database, whatever its name says" * 100)
     with pytest.raises(ArchiveError, match=INDEX_NAME):
         Index(tmp_path)
+
+
+PATHS = {"of a URI": "a b?c=1#d%41&mode=rw", "not ASCII": "caf\u00e9", "not UTF-8": "\udcff", "quotes": "'\"\\;"}
+
+
+@pytest.mark.parametrize("name", PATHS.values(), ids=PATHS)
+def test_an_archive_may_have_any_path(name: str, demo_archive: Path, tmp_path: Path) -> None:
+    archive = shutil.copytree(demo_archive, tmp_path / name)
+    with Index(archive) as index, Index(demo_archive) as original:
+        np.testing.assert_array_equal(index.ids(), original.ids())
+    with Index(archive, writable=True) as index:
+        assert index.begin_build(planned=1) > 0
+
+
+def test_a_path_too_long_for_sqlite_is_named(tmp_path: Path) -> None:
+    archive = tmp_path.joinpath(*["x" * 200] * 3)
+    archive.mkdir(parents=True)
+    with pytest.raises(ArchiveError, match="its path is longer than SQLite allows, 512 bytes: give a shorter path"):
+        Index(archive, writable=True)
