@@ -270,7 +270,7 @@ class Tile:
             largest = rows[known][np.abs(rows[known]).argmax()]
             raise TileError(f"{image.path}: the pixel value {largest:g} is too large for float32: mask it")
         if self._rules.lossless and (rows[known] != out[known]).any():
-            reason = "values from an asinh scale" if image.is_linearized else f"{rows.dtype} values"
+            reason = "values from an asinh scale" if image.is_linearized else f"{rows.dtype.name} values"
             raise TileError(
                 f"{image.path}: float32 cannot hold its {reason} exactly, so the archive cannot be lossless: "
                 "set storage.quantization to a number"
