@@ -113,9 +113,7 @@ def _in_hours(unit: str | None, quantity: Quantity) -> bool | None:
     return {15.0: True, 1.0: False}.get(round(_factor("", unit, quantity), 9))
 
 
-def _from_text(
-    text: pa.ChunkedArray, factor: float, in_hours: bool | None, quantity: Quantity
-) -> NDArray[np.float64]:
+def _from_text(text: pa.ChunkedArray, factor: float, in_hours: bool | None, quantity: Quantity) -> NDArray[np.float64]:
     """Read angles written as text."""
     text = pc.replace_substring(text, "\N{MINUS SIGN}", "-")
     is_number = pc.match_substring_regex(text, _NUMBER)

@@ -74,7 +74,7 @@ class CatalogSection(_Section):
     """``[catalog]``: the objects to cut out."""
 
     path: str
-    """Glob pattern of the catalogue of a tile (FITS, VOTable, ECSV, CSV, ASCII, Parquet), or path of one catalogue for all tiles."""
+    """Glob pattern of the catalogue of a tile, a table in any usual format, or path of one catalogue for all tiles."""
 
     object_id: str
     """Column of the object IDs, 64-bit integers."""

@@ -96,8 +96,8 @@ def carried(column: Any) -> pa.ChunkedArray | None:
 def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Return an Arrow column with one type for each kind of value.
 
-    Categories, runs and lists of one value become their values. Text of any width or layout becomes ``string``,
-    bytes ``binary``, and decimal integers ``int64``, or ``string`` if they do not fit.
+    Categories, runs and lists of one value become their values. Text of any width or layout becomes ``string``, and
+    bytes ``binary``.
     """
     of = column.type
     if isinstance(of, pa.BaseExtensionType):
@@ -112,17 +112,22 @@ def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
         return column.cast(pa.string())
     if pa.types.is_large_binary(of) or pa.types.is_binary_view(of) or pa.types.is_fixed_size_binary(of):
         return column.cast(pa.binary())
-    if pa.types.is_decimal(of) and of.scale == 0:
-        try:
-            return column.cast(pa.int64())
-        except pa.ArrowInvalid:
-            return column.cast(pa.string())
     return column
+
+
+def _without_whole_decimals(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return decimals without a fraction as ``int64``, or as text if they do not fit; other columns as they are."""
+    if not pa.types.is_decimal(column.type) or column.type.scale != 0:
+        return column
+    try:
+        return column.cast(pa.int64())
+    except pa.ArrowInvalid:
+        return column.cast(pa.string())
 
 
 def _from_arrow(column: pa.ChunkedArray) -> Column:
     """Return an Arrow column in the common form."""
-    column = plain(column)
+    column = _without_whole_decimals(plain(column))
     of = column.type
     if pa.types.is_null(of):
         return np.ma.masked_array(np.zeros(len(column), dtype=np.int64), mask=True)
@@ -138,7 +143,7 @@ def _from_arrow(column: pa.ChunkedArray) -> Column:
 
 
 def _arrow_as_it_is(column: pa.ChunkedArray) -> pa.ChunkedArray | None:
-    column = plain(column)
+    column = _without_whole_decimals(plain(column))
     of = column.type
     if pa.types.is_null(of) or pa.types.is_binary(of):
         return column.cast(pa.string())

@@ -80,6 +80,6 @@ def format_of(head: bytes) -> str | None:
             return "votable"
         if re.match(rb"<(!doctype )?html", text, re.IGNORECASE):
             raise TableError("is a web page, not a table: download the table again")
-    if b"\x00" in head[1::2] and b"\x00" not in head[::2]:
+    if re.match(rb"(\x00[^\x00]){2}|([^\x00]\x00){2}", head):
         raise TableError("is UTF-16 text: save it as UTF-8")
     return "text" if text and not re.search(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]", head) else None

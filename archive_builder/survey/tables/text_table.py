@@ -23,6 +23,9 @@ SEPARATORS = ",;\t|"
 HEADER = 1 << 20
 """Maximum length of the header, bytes."""
 
+_SAMPLE = 1 << 16
+"""Characters that show the separator."""
+
 BLOCKS = (1 << 20, 1 << 25, 1 << 30)
 """Bytes read at once; a larger size is tried if one record is longer. The first is pyarrow's default."""
 
@@ -153,7 +156,7 @@ def _with_header(comments: list[str], start: bytes, lines: int) -> Layout:
     separator = _separator(start.decode(errors="replace") or "".join(comments[-1:])[1:])
     first, length = _record(start, separator)
     comment, _ = _record("".join(comments[-1:])[1:].encode(), separator)
-    is_header = comment and (not first or len(comment) == len(first) and all(map(_NAME.fullmatch, comment)))
+    is_header = comment and (not first or (len(comment) == len(first) and all(map(_NAME.fullmatch, comment))))
     if is_header and (not first or any(map(_DATA.fullmatch, first))):
         return Layout(tuple(comment), separator, lines, bool(start))
     if not first:
@@ -178,7 +181,7 @@ def _sextractor(comments: list[str], start: bytes, lines: int) -> Layout | None:
 
 def _separator(text: str) -> str:
     """Return the separator of a text from its first record, quoted values left out."""
-    header, _, rest = _QUOTED.sub('""', text).partition("\n")
+    header, _, rest = _QUOTED.sub('""', text[:_SAMPLE]).partition("\n")
     if found := max(SEPARATORS, key=header.count) if any(s in header for s in SEPARATORS) else "":
         return found
     record = rest.partition("\n")[0].split()
