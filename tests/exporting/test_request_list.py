@@ -263,9 +263,10 @@ def test_a_list_may_come_from_standard_input(tmp_path: Path, monkeypatch: pytest
     assert read.object_id is not None
     assert read.object_id.tolist() == [5, 7]
     assert read.own.given.to_pydict() == {"N": ["a", "b"]}
-    with (tmp_path / f"l.{form}").open() as file, pytest.raises(RequestError) as caught:
+    with (tmp_path / f"l.{form}").open() as file:
         monkeypatch.setattr(sys, "stdin", file)
-        read_requests(Path("-"), ColumnNames(object_id="X"))
+        with pytest.raises(RequestError) as caught:
+            read_requests(Path("-"), ColumnNames(object_id="X"))
     assert str(caught.value) == "list from standard input: has no column X: name one of ID, N"
 
 
