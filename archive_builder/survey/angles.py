@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -81,7 +82,7 @@ def read_angles(column: Column, name: str, unit: str | None, quantity: Quantity)
 
 def _factor(name: str, unit: str | None, quantity: Quantity) -> float:
     """Return the factor from a unit to deg, or to arcmin for a size."""
-    text = (unit or "").strip().strip("[]()").strip()
+    text = _bare(unit)
     if text.lower() in NO_UNIT:
         return 1.0
     from astropy import units as u
@@ -103,9 +104,17 @@ def _factor(name: str, unit: str | None, quantity: Quantity) -> float:
     )
 
 
+def _bare(unit: str | None) -> str:
+    """Return a unit without brackets and quotes around it; VizieR writes ``"h:m:s"`` in quotes."""
+    text = (unit or "").strip()
+    if match := re.fullmatch(r"\[(.+)\]|\((.+)\)|\"(.+)\"", text):
+        return str(match[match.lastindex or 0]).strip()
+    return text
+
+
 def _in_hours(unit: str | None, quantity: Quantity) -> bool | None:
     """Return True if sexagesimal text without letters is in hours, False if in deg, None if the unit forbids it."""
-    text = (unit or "").strip().strip("[]()").strip()
+    text = _bare(unit)
     if quantity == "size":
         return None
     if text.lower() in NO_UNIT:

@@ -410,10 +410,35 @@ def test_columns_with_one_value_a_row_are_plain_columns(tmp_path: Path) -> None:
 
 def test_columns_that_astropy_would_join_keep_their_names(tmp_path: Path) -> None:
     table = Table({"ID": [1], "at": SkyCoord([10.0], [20.0], unit="deg")})
-    table.write(tmp_path / "t.fits")
-    found = open_table(tmp_path / "t.fits")
-    assert found.names == ("ID", "at.ra", "at.dec")
-    assert found.read(["at.ra", "at.dec"]) == {"at.ra": [10.0], "at.dec": [20.0]}
+    for name in ("t.fits", "t.ecsv", "t.parquet"):
+        table.write(tmp_path / name)
+        found = open_table(tmp_path / name)
+        assert found.names == ("ID", "at.ra", "at.dec")
+        assert found.units == {"at.ra": "deg", "at.dec": "deg"}
+        assert found.read(["at.ra", "at.dec"]) == {"at.ra": [10.0], "at.dec": [20.0]}
+
+
+def test_ecsv_with_vectors_and_quoted_line_ends_is_read(tmp_path: Path) -> None:
+    Table({"ID": [1, 2], "T": ['a\n"b"', "c"], "V": np.ones((2, 3))}).write(tmp_path / "t.ecsv")
+    found, rest = open_table(tmp_path / "t.ecsv").read_all(["ID", "T"])
+    assert found["T"].to_pylist() == ['a\n"b"', "c"]
+    assert rest.left_out == ("V",)
+
+
+def test_lines_that_end_in_a_carriage_return_alone_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes(b"ID\r1\r2\r")
+    with pytest.raises(TableError, match=r"^has lines that end in a carriage return alone: save"):
+        open_table(tmp_path / "t.csv")
+
+
+def test_masks_that_astropy_writes_into_parquet_are_missing_values(tmp_path: Path) -> None:
+    as_astropy(tmp_path / "t.parquet", format="parquet")
+    assert set(parquet.read_schema(tmp_path / "t.parquet").names) > {"X", "X.mask"}
+    table = open_table(tmp_path / "t.parquet")
+    assert table.names == ("T", "X", "N")
+    np.testing.assert_array_equal(table.read(["X"])["X"], [1.5, np.nan, -2.0])
+    assert table.read(["N"])["N"].tolist() == [MOST, None, -7]
+    assert table.read(["N"], Where("N", ""))["N"].tolist() == [None]
 
 
 def test_other_columns_are_carried_under_different_names_as_written(tmp_path: Path) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any
 
 from astropy.io import fits, votable
 from astropy.table import Table
+from astropy.table.meta import YamlParseError, get_header_from_yaml
 
 from archive_builder.errors import TableError
 from archive_builder.survey.tables.content import BOM, is_packed, read_text, unpacked
@@ -39,7 +42,7 @@ class Fits(TableFile):
 
 
 class VoTable(TableFile):
-    """One table of a VOTable file. Opening the file reads the file."""
+    """One table of a VOTable file. Opening the file already reads all rows."""
 
     def _open(self, holding: Collection[str]) -> tuple[str, ...]:
         with unpacked(self.path) as file:
@@ -48,7 +51,6 @@ class VoTable(TableFile):
             raise TableError("holds no table: give the file of the table")
         named = [table for table in tables if holding and set(holding) <= {field.name for field in table.fields}]
         chosen = named[0] if named else max(tables, key=lambda table: len(table.array))
-        self.rows = len(chosen.array)
         self._ids = [field.ID for field in chosen.fields]
         self._array = chosen.array
         self.units = {field.name: str(field.unit) for field in chosen.fields if field.unit is not None}
@@ -58,40 +60,46 @@ class VoTable(TableFile):
         return [self._array[self._ids[number]] for number in numbers]
 
 
-class _Ascii(TableFile):
-    """A text table that describes its columns."""
+def _header(path: Path, comments: tuple[bytes, ...]) -> tuple[list[str], str]:
+    """Return the first lines of a text, which have such starts, and the line after them."""
+    lines: list[str] = []
+    with unpacked(path) as file:
+        for line in file:
+            content = line.removeprefix(BOM)
+            if not content.startswith(comments):
+                return lines, content.decode().rstrip("\r\n")
+            lines.append(content.decode().rstrip("\r\n"))
+    return lines, ""
 
-    format: ClassVar[str]
-    """Name of the format in astropy."""
 
-    comments: ClassVar[tuple[bytes, ...]]
-    """First characters of the header's lines."""
+class Ecsv(TableFile):
+    """A table in astropy's enhanced CSV."""
 
     def _open(self, holding: Collection[str]) -> tuple[str, ...]:
-        lines = []
-        with unpacked(self.path) as file:
-            for line in file:
-                lines.append(line.removeprefix(BOM).decode().rstrip("\r\n"))
-                if not line.removeprefix(BOM).startswith(self.comments):
-                    break
-        head = Table.read([*lines, ""], format=self.format, guess=False)
-        self.units = {name: str(head[name].unit) for name in head.colnames if getattr(head[name], "unit", None)}
-        return tuple(head.colnames)
+        lines, _ = _header(self.path, (b"#",))
+        try:
+            columns = get_header_from_yaml([line[2:] for line in lines if not line.startswith("# %ECSV")])["datatype"]
+        except YamlParseError:
+            raise ValueError("its header is not YAML") from None
+        self.units = {column["name"]: str(column["unit"]) for column in columns if column.get("unit")}
+        return tuple(column["name"] for column in columns)
 
     def _read(self, numbers: list[int], where: Where | None, text: bool) -> list[Any]:
-        table = Table.read(read_text(self.path), format=self.format, guess=False)
+        # astropy's remarks would join columns to objects of other names: ra and dec to a SkyCoord.
+        content = re.sub(r"(?m)^# meta:.*\n(?:# [ -].*\n)*", "", read_text(self.path), count=1)
+        table = Table.read(content, format="ascii.ecsv", guess=False)
         return [table[self.names[number]] for number in numbers]
 
 
-class Ecsv(_Ascii):
-    """A table in astropy's enhanced CSV."""
-
-    format = "ascii.ecsv"
-    comments = (b"#",)
-
-
-class Ipac(_Ascii):
+class Ipac(TableFile):
     """A table of IPAC's archives."""
 
-    format = "ascii.ipac"
-    comments = (b"\\", b"|")
+    def _open(self, holding: Collection[str]) -> tuple[str, ...]:
+        lines, first = _header(self.path, (b"\\", b"|"))
+        head = Table.read([*lines, first, ""], format="ascii.ipac", guess=False)
+        self.units = {name: str(head[name].unit) for name in head.colnames if head[name].unit is not None}
+        return tuple(head.colnames)
+
+    def _read(self, numbers: list[int], where: Where | None, text: bool) -> list[Any]:
+        table = Table.read(read_text(self.path), format="ascii.ipac", guess=False)
+        return [table[self.names[number]] for number in numbers]

@@ -35,19 +35,22 @@ class Parquet(TableFile):
             self.rows = int(file.metadata.num_rows)
             self._schema = file.schema_arrow
             self.units = _units(self._schema)
-            return tuple(self._schema.names)
+            self._masks = _masks(self._schema)
+            return tuple(name for name in self._schema.names if name not in self._masks.values())
 
     def _read(self, numbers: list[int], where: Where | None, text: bool) -> list[Any]:
         wanted = [self.names[number] for number in numbers]
+        needed = [*wanted, *(self._masks[name] for name in wanted if name in self._masks)]
         with self._file() as file:
             if where is None:
-                table = file.read_row_groups(list(range(file.num_row_groups)), columns=wanted, use_threads=False)
+                table = file.read_row_groups(list(range(file.num_row_groups)), columns=needed, use_threads=False)
+                table = _plain_table(table, self._masks)
             else:
-                table = _filtered(file, wanted, where)
+                table = _filtered(file, needed, where, self._masks)
         return [table[name] for name in wanted]
 
     def _vectors(self) -> Collection[int]:
-        types = [(number, field.type) for number, field in enumerate(self._schema)]
+        types = [(number, self._schema.field(name).type) for number, name in enumerate(self.names)]
         return {number for number, of in types if pa.types.is_nested(of) and not pa.types.is_fixed_size_list(of)}
 
     def count(self, column: str) -> Counter[str]:
@@ -75,19 +78,31 @@ class Parquet(TableFile):
             yield file
 
 
-def _filtered(file: parquet.ParquetFile, wanted: list[str], where: Where) -> pa.Table:
+def _filtered(file: parquet.ParquetFile, wanted: list[str], where: Where, masks: dict[str, str]) -> pa.Table:
     """Return the matching rows; only one row group is in memory at once."""
-    parts = [_plain_table(file.schema_arrow.empty_table().select(wanted))]
+    parts = [_plain_table(file.schema_arrow.empty_table().select(wanted), masks)]
     for number in range(file.num_row_groups):
         if _may_hold(file.metadata.row_group(number), where):
-            group = _plain_table(file.read_row_group(number, columns=wanted, use_threads=False))
+            group = _plain_table(file.read_row_group(number, columns=wanted, use_threads=False), masks)
             parts.append(group.filter(pa.array(matches(common(group[where.column]), where.value))))
     return pa.concat_tables(parts, promote_options="permissive")
 
 
-def _plain_table(table: pa.Table) -> pa.Table:
-    """Return a table with plain types: Arrow cannot filter string views."""
-    return pa.table([plain(column) for column in table.columns], names=table.column_names)
+def _plain_table(table: pa.Table, masks: dict[str, str]) -> pa.Table:
+    """Return a table with plain types, since Arrow cannot filter string views, and with masks applied."""
+    columns = []
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        values = plain(column)
+        if name in masks:
+            values = pc.if_else(table[masks[name]], pa.scalar(None, values.type), values)
+        columns.append(values)
+    return pa.table(columns, names=table.column_names)
+
+
+def _masks(schema: pa.Schema) -> dict[str, str]:
+    """Return the columns that mark missing values, by the column with the values, in a file that astropy wrote."""
+    names = set(schema.names) if b"table_meta_yaml" in (schema.metadata or {}) else set()
+    return {name: f"{name}.mask" for name in names if f"{name}.mask" in names}
 
 
 def _may_hold(group: parquet.RowGroupMetaData, where: Where) -> bool:

@@ -136,6 +136,8 @@ def layout(file: IO[bytes]) -> Layout:
     ------
     ValueError
         The text has no header, or is not UTF-8.
+    TableError
+        No line ends in a line feed.
     """
     comments: list[str] = []
     lines = 0
@@ -148,6 +150,8 @@ def layout(file: IO[bytes]) -> Layout:
         lines += 1
     else:
         start = b""
+    if b"\r" in start.rstrip() and b"\n" not in start:
+        raise TableError("has lines that end in a carriage return alone: save it with line feeds")
     return _sextractor(comments, start, lines) or _with_header(comments, start, lines)
 
 
