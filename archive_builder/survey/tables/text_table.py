@@ -7,6 +7,7 @@ import io
 import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import IO, Any
 
 import pyarrow as pa
@@ -24,7 +25,7 @@ HEADER = 1 << 20
 """Maximum length of the header, bytes."""
 
 _SAMPLE = 1 << 16
-"""Characters that show the separator."""
+"""Bytes that show the separator."""
 
 BLOCKS = (1 << 20, 1 << 25, 1 << 30)
 """Bytes read at once; a larger size is tried if one record is longer. The first is pyarrow's default."""
@@ -157,7 +158,7 @@ def layout(file: IO[bytes]) -> Layout:
 
 def _with_header(comments: list[str], start: bytes, lines: int) -> Layout:
     """Return the layout of a text with one line of column names, the last comment or the first record."""
-    separator = _separator(start.decode(errors="replace") or "".join(comments[-1:])[1:])
+    separator = _separator(start[:_SAMPLE].decode(errors="replace") or "".join(comments[-1:])[1:])
     first, length = _record(start, separator)
     comment, _ = _record("".join(comments[-1:])[1:].encode(), separator)
     is_header = comment and (not first or (len(comment) == len(first) and all(map(_NAME.fullmatch, comment))))
@@ -165,7 +166,7 @@ def _with_header(comments: list[str], start: bytes, lines: int) -> Layout:
         return Layout(tuple(comment), separator, lines, bool(start))
     if not first:
         raise ValueError("no column names in its first line")
-    end = sum(map(len, start.split(b"\n")[:length])) + length
+    end = sum(map(len, islice(io.BytesIO(start), length)))
     return Layout(tuple(first), separator, lines + length, len(start) > end)
 
 
@@ -185,7 +186,7 @@ def _sextractor(comments: list[str], start: bytes, lines: int) -> Layout | None:
 
 def _separator(text: str) -> str:
     """Return the separator of a text from its first record, quoted values left out."""
-    header, _, rest = _QUOTED.sub('""', text[:_SAMPLE]).partition("\n")
+    header, _, rest = _QUOTED.sub('""', text).partition("\n")
     if found := max(SEPARATORS, key=header.count) if any(s in header for s in SEPARATORS) else "":
         return found
     record = rest.partition("\n")[0].split()
@@ -195,9 +196,9 @@ def _separator(text: str) -> str:
 
 def _record(text: bytes, separator: str) -> tuple[list[str], int]:
     """Return the values of the first record, stripped, and its number of lines."""
-    lines = (line.decode() + "\n" for line in text.split(b"\n"))
+    lines = (line.decode() for line in io.BytesIO(text))
     if separator == " ":
-        lines = (line.strip() + "\n" for line in lines)
+        lines = (line.strip() for line in lines)
     reader = python_csv.reader(lines, delimiter=separator, skipinitialspace=True)
     record = next(reader, [])
     return [value.strip() for value in record], reader.line_num
