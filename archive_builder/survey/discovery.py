@@ -152,7 +152,7 @@ def discover(recipe: Recipe) -> Discovery:
 def tile_table(recipe: Recipe) -> dict[str, dict[str, str]]:
     """Return the rows of the recipe's tile table by tile, all values as text.
 
-    The recipe must name a tile table: any format of `archive_builder.survey.tables`, CSV if the ending is of none.
+    The recipe must name a tile table: any format of `archive_builder.survey.tables`.
 
     Raises
     ------
@@ -162,7 +162,7 @@ def tile_table(recipe: Recipe) -> dict[str, dict[str, str]]:
     path = recipe.survey.tiles
     assert path is not None
     try:
-        table = open_table(path, otherwise="csv")
+        table = open_table(path)
         # A repeated name is ambiguous: no pattern can use it.
         names = [name for name in table.names if name == "tile" or table.names.count(name) == 1]
         if "tile" not in names:
