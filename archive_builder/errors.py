@@ -50,7 +50,7 @@ class DuplicateObjectError(ArchiveBuilderError):
 
     Attributes
     ----------
-    object_id : int or None
+    object_id : int, str or None
         The ID; None if unknown.
     tile : str
         The tile that cannot be indexed.
@@ -58,7 +58,7 @@ class DuplicateObjectError(ArchiveBuilderError):
         The tile that has the ID in the index.
     """
 
-    def __init__(self, object_id: int | None, tile: str, other: str) -> None:
+    def __init__(self, object_id: int | str | None, tile: str, other: str) -> None:
         self.object_id, self.tile, self.other = object_id, tile, other
         what = "an object" if object_id is None else f"object {object_id}"
         super().__init__(
@@ -74,22 +74,25 @@ class ObjectNotFoundError(ArchiveBuilderError, KeyError):
 
     Attributes
     ----------
-    object_id : int or str
-        The object ID, or the place: ``"within 2 arcsec of RA ..., Dec ..."``.
+    object_id : int, str or None
+        The object ID; None for a position.
     archive : object
         The archive's folder.
+    place : str
+        The position: ``"within 2 arcsec of RA ..., Dec ..."``; empty for an ID.
     """
 
-    def __init__(self, object_id: int | str, archive: object) -> None:
+    def __init__(self, object_id: int | str | None, archive: object, place: str = "") -> None:
         self.object_id = object_id
         self.archive = archive
-        if isinstance(object_id, str):
-            super().__init__(f"no object of the archive {archive} lies {object_id}: give a larger radius")
+        self.place = place
+        if place:
+            super().__init__(f"no object of the archive {archive} lies {place}: give a larger radius")
         else:
             super().__init__(f"object {object_id} is not in the archive {archive}: check the ID and the survey")
 
     def __reduce__(self) -> tuple[object, ...]:
-        return type(self), (self.object_id, self.archive)
+        return type(self), (self.object_id, self.archive, self.place)
 
 
 class ObjectSkippedError(ArchiveBuilderError):
@@ -97,7 +100,7 @@ class ObjectSkippedError(ArchiveBuilderError):
 
     Attributes
     ----------
-    object_id : int
+    object_id : int or str
     tile : str
     reason : str
         ``"noise"``, ``"blank"`` or ``"outside"``.
@@ -105,7 +108,7 @@ class ObjectSkippedError(ArchiveBuilderError):
         Background RMS per band at the object, image units; NaN where it could not be measured.
     """
 
-    def __init__(self, object_id: int, tile: str, reason: str, rms: dict[str, float]) -> None:
+    def __init__(self, object_id: int | str, tile: str, reason: str, rms: dict[str, float]) -> None:
         self.object_id = object_id
         self.tile = tile
         self.reason = reason

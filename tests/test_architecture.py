@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "archive_builder"
 
 LAYERS = (
     ("errors", "choices"),
-    ("atomic", "bands", "frames", "units"),
+    ("atomic", "bands", "frames", "object_ids", "units"),
     ("geometry",),
     ("survey",),
     ("measure",),

@@ -9,12 +9,12 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from archive_builder.atomic import rename_durably
 from archive_builder.builder.one_tile import TileResult
 from archive_builder.errors import ArchiveBuilderError, ArchiveError, DuplicateObjectError, one_line
 from archive_builder.measure.quality import count_reasons
+from archive_builder.object_ids import ObjectIds
 from archive_builder.store.file_names import shard_name
 from archive_builder.store.index import Index, utc_now
 from archive_builder.store.records import TileEntry, TileRecord, TileRow
@@ -170,7 +170,7 @@ def tile_record(
     )
 
 
-def tile_entry(shard: Shard, record: TileRecord, replaced: NDArray[np.int64] | None) -> TileEntry:
+def tile_entry(shard: Shard, record: TileRecord, replaced: ObjectIds | None) -> TileEntry:
     """Return a shard's row and objects for the index.
 
     Parameters
@@ -178,14 +178,14 @@ def tile_entry(shard: Shard, record: TileRecord, replaced: NDArray[np.int64] | N
     shard : Shard
     record : TileRecord
         Row of the tile; see `tile_record`.
-    replaced : ndarray of int64, (N,), or None
+    replaced : ndarray of int64 or str, (N,), or None
         Object IDs of the tile's old shard; None if unknown.
     """
     return TileEntry(record, shard.stored_ids, shard.skipped_ids, shard.reason, replaced)
 
 
-def objects_of_shard(path: Path | None) -> NDArray[np.int64] | None:
-    """Return the object IDs of an old shard, int64 (N,): empty without a shard, None if the shard cannot be read."""
+def objects_of_shard(path: Path | None) -> ObjectIds | None:
+    """Return the object IDs of an old shard, (N,): empty without a shard, None if the shard cannot be read."""
     if path is None:
         return np.empty(0, dtype=np.int64)
     try:

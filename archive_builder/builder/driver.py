@@ -11,7 +11,7 @@ from pathlib import Path
 from archive_builder.builder.changes import Changes
 from archive_builder.builder.commit import Committer, objects_of_shard
 from archive_builder.builder.decision import Decision, decide
-from archive_builder.builder.first_tile import size_in_pixels
+from archive_builder.builder.first_tile import first_id_kind, size_in_pixels
 from archive_builder.builder.lock import BuildLock
 from archive_builder.builder.memory import Load, share_out
 from archive_builder.builder.one_tile import TileJob, TileResult, lost_tile, peak_memory, run_job
@@ -190,12 +190,12 @@ def build(
                 abandon_rebuild(archive)
             with Index(archive, writable=True, name=decision.index_name) as index:
                 clear_leftovers(archive)
-                size = _settle_size(index, loaded, found.tiles)
-                load = None if engine else _load(decision.changes, loaded, size, options)
+                settings = _settle(index, loaded, found.tiles)
+                load = None if engine else _load(decision.changes, loaded, settings.size, options)
                 on_plan(decision.changes)
                 if load is not None:
                     on_load(load)
-                run = _Build(index, archive, loaded, size, options, on_tile)
+                run = _Build(index, archive, loaded, settings, options, on_tile)
                 report = run.run(decision, engine or LocalEngine(load.workers if load else 0), load)
             if decision.is_rebuild:
                 replace_with_next(archive, report.failures)
@@ -235,8 +235,8 @@ class _Build:
         Index that takes the new shards, open for writing.
     archive : Path
     recipe : Recipe
-    size : int
-        Side of a cutout, px.
+    settings : Settings
+        Settings of the index.
     options : _Options
     on_tile : callable
         Called with each finished or failed tile.
@@ -247,11 +247,11 @@ class _Build:
         index: Index,
         archive: Path,
         recipe: Recipe,
-        size: int,
+        settings: Settings,
         options: _Options,
         on_tile: Callable[[BuildEvent], None],
     ) -> None:
-        self._index, self._archive, self._recipe, self._size = index, archive, recipe, size
+        self._index, self._archive, self._recipe, self._settings = index, archive, recipe, settings
         self._options, self._on_tile = options, on_tile
         self._report = BuildReport()
 
@@ -285,9 +285,10 @@ class _Build:
             TileJob(
                 task.files,
                 self._recipe,
-                self._size,
+                self._settings.size,
                 archive,
                 free_generation(archive, task.files.tile, decision.next_generation(task.files.tile)),
+                id_kind=self._settings.id_kind,
                 contents=self._options.contents,
                 memory=load.memory if load else None,
             )
@@ -347,13 +348,17 @@ def _make_folders(archive: Path) -> None:
         ) from None
 
 
-def _settle_size(index: Index, recipe: Recipe, tiles: Sequence[TileFiles]) -> int:
-    """Return the side of the cutouts in pixels: the index's, or for a new index by the first tile's pixel scale."""
-    if index.settings:
-        return index.settings.size
-    size = size_in_pixels(recipe, tiles)
-    index.set_settings(Settings.of(recipe.pixel_settings(), size))
-    return size
+def _settle(index: Index, recipe: Recipe, tiles: Sequence[TileFiles]) -> Settings:
+    """Return the settings of the index; for an index without objects, set them by the first tile that can be read."""
+    known = index.settings
+    if known is not None and any(tile.shard for tile in index.tiles()):
+        return known
+    size = known.size if known else size_in_pixels(recipe, tiles)
+    kind = first_id_kind(recipe, tiles) or (known.id_kind if known else "integer")
+    settings = Settings.of(recipe.pixel_settings(), size, kind)
+    if settings != known:
+        index.set_settings(settings)
+    return settings
 
 
 def _load(changes: Changes, recipe: Recipe, size: int, options: _Options) -> Load | None:

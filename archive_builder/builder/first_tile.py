@@ -7,6 +7,8 @@ from typing import TypeVar
 
 from archive_builder import geometry
 from archive_builder.errors import RecipeError, TileError, one_line
+from archive_builder.object_ids import IdKind
+from archive_builder.survey.catalog import read_id_kind
 from archive_builder.survey.discovery import TileFiles
 from archive_builder.survey.recipe import Recipe
 from archive_builder.survey.tile import Tile
@@ -37,6 +39,16 @@ def measure_first(tiles: Sequence[TileFiles], recipe: Recipe, measure: Callable[
         except (TileError, OSError) as error:  # the build of that tile reports the error
             last = TileError(one_line(error))
     raise last
+
+
+def first_id_kind(recipe: Recipe, tiles: Sequence[TileFiles]) -> IdKind | None:
+    """Return the kind of the object IDs in the first catalogue that can be read; None if none can."""
+    for files in tiles:
+        try:
+            return read_id_kind(files.catalog, recipe.catalog, files.tile)
+        except (TileError, OSError):  # the build of that tile reports the error
+            continue
+    return None
 
 
 def size_in_pixels(recipe: Recipe, tiles: Sequence[TileFiles]) -> int:

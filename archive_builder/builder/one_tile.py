@@ -35,6 +35,7 @@ from archive_builder.measure.quantize import (
     step_for,
     step_without_noise,
 )
+from archive_builder.object_ids import IdKind, kind_of
 from archive_builder.store.file_names import shard_name
 from archive_builder.store.format import checksum
 from archive_builder.store.records import ObjectTable, ShardInfo
@@ -69,6 +70,9 @@ class TileJob:
 
     generation: int
     """Number of shards the tile has had, this one included."""
+
+    id_kind: IdKind | None = None
+    """Kind of the archive's object IDs; None for the kind of the catalogue."""
 
     contents: bool = False
     """True to hash the contents of the files too."""
@@ -190,7 +194,7 @@ def make_shard(job: TileJob) -> tuple[TileResult, ObjectTable, Verdict]:
     """
     files, recipe = job.files, job.recipe
     fingerprint = files.fingerprint()
-    catalog = read_catalog(files.catalog, recipe.catalog, files.tile)
+    catalog = read_catalog(files.catalog, recipe.catalog, files.tile, job.id_kind)
     input_hash = files.content_hash() if job.contents else None
     path = job.archive / job.shard
     with Tile.of(files, recipe, planes=True) as tile:
@@ -200,7 +204,7 @@ def make_shard(job: TileJob) -> tuple[TileResult, ObjectTable, Verdict]:
         objects = place(catalog, tile)
         cut = _cut(job, tile)
         codecs = choose_codecs(tile, recipe.storage.quantization, cut.mesh, recipe.kept_planes)
-        info = _info(job, tile, cut, fingerprint)
+        info = _info(job, tile, cut, fingerprint, kind_of(catalog.object_id))
         headers = header_texts(tile)
         check_cut_headers(tile, headers["SCI"], job.size)
         with ShardWriter(path, info, headers, codecs) as shard:
@@ -374,7 +378,7 @@ def _cut(job: TileJob, tile: Tile) -> Cut:
     return Cut(job.size, recipe.quality.background_mesh, scale, thresholds)
 
 
-def _info(job: TileJob, tile: Tile, cut: Cut, fingerprint: str) -> ShardInfo:
+def _info(job: TileJob, tile: Tile, cut: Cut, fingerprint: str, id_kind: IdKind) -> ShardInfo:
     recipe = job.recipe
     return ShardInfo(
         survey=recipe.survey.name,
@@ -387,6 +391,7 @@ def _info(job: TileJob, tile: Tile, cut: Cut, fingerprint: str) -> ShardInfo:
         size=job.size,
         height=tile.shape[0],
         width=tile.shape[1],
+        id_kind=id_kind,
         pixel_scale=cut.pixel_scale,
         zero_point=np.array(tile.zero_points),
         footprint=geometry.footprint(tile.wcs, tile.shape),

@@ -30,7 +30,7 @@ from archive_builder.cli.options import (
     ),
 )
 @click.argument("archive", type=a_path)
-@click.argument("object_id", type=int)
+@click.argument("object_id")
 @size_option
 @bands_option
 @click.option(
@@ -43,7 +43,7 @@ from archive_builder.cli.options import (
 @picture_options
 @as_json
 def get_command(
-    archive: Path, object_id: int, size: str | None, bands: str | None, output: Path, as_json: bool, **style: Any
+    archive: Path, object_id: str, size: str | None, bands: str | None, output: Path, as_json: bool, **style: Any
 ) -> None:
     """Write the cutout of OBJECT_ID from ARCHIVE to a file.
 
@@ -65,5 +65,5 @@ def get_command(
         "file": str(output),
     }
     ny, nx = cutout.data.shape[1:]
-    text = f"{output}: object {object_id} of tile {cutout.tile}, {nx} x {ny} px in {', '.join(cutout.bands)}"
+    text = f"{output}: object {cutout.object_id} of tile {cutout.tile}, {nx} x {ny} px in {', '.join(cutout.bands)}"
     click.echo(json.dumps(answer) if as_json else text)

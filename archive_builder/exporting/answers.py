@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from archive_builder.exporting.job import JobResult
 from archive_builder.exporting.request_list import REASONS, Outcome
+from archive_builder.object_ids import ObjectIds
+
+_NUMBERS: np.dtype[Any] = np.dtype(np.int64)
 
 
 @dataclass
@@ -18,7 +22,7 @@ class Answers:
     outcome: NDArray[np.uint8]
     """`Outcome`, (N,)."""
 
-    key: NDArray[np.int64]
+    key: ObjectIds
     """Object ID, or number of the position's designation, (N,)."""
 
     tile_id: NDArray[np.int32]
@@ -40,18 +44,20 @@ class Answers:
     """Error messages by row."""
 
     @classmethod
-    def to(cls, outcome: NDArray[np.uint8]) -> Answers:
+    def to(cls, outcome: NDArray[np.uint8], key: np.dtype[Any] = _NUMBERS) -> Answers:
         """Return the answers before any row is placed.
 
         Parameters
         ----------
         outcome : ndarray of uint8, (N,)
             `Outcome` of the rows that cannot be served; ``DONE`` for all others.
+        key : dtype
+            Type of the keys.
         """
         n = len(outcome)
         return cls(
             outcome=outcome.copy(),
-            key=np.zeros(n, dtype=np.int64),
+            key=np.zeros(n, dtype=key),
             tile_id=np.full(n, -1, dtype=np.int32),
             shape=np.zeros((n, 2), dtype=np.int32),
             plain=np.ones(n, dtype=bool),

@@ -122,8 +122,8 @@ def export(
     end_if_starting()
     check_prefix(prefix)
     workers = whole_number(workers, "workers", 1)
-    listed = read_requests(Path(requests), columns)
     with Archive(archive) as opened:
+        listed = read_requests(Path(requests), columns, opened.reader.settings.id_kind)
         output = Output(
             archive=Path(archive),
             directory=Path(directory),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
@@ -30,6 +30,7 @@ from archive_builder.exporting.packs import BYTES_AT_ONCE, PACKS, Hdf5Piece, Pie
 from archive_builder.exporting.request_list import Outcome, Sizes
 from archive_builder.geometry import Shape, parse_shape
 from archive_builder.measure.quality import Status
+from archive_builder.object_ids import ObjectIds
 from archive_builder.serve.archive import Archive
 from archive_builder.serve.cutout import Cutout
 from archive_builder.store.shard_reader import Shard
@@ -57,7 +58,7 @@ class ExportJob:
     tile_id: NDArray[np.int32]
     """Tile, (n,)."""
 
-    key: NDArray[np.int64]
+    key: ObjectIds
     """Object ID, or number of the position's designation, (n,)."""
 
     sky: NDArray[np.float64] | None
@@ -68,6 +69,9 @@ class ExportJob:
 
     own: pa.Table | None = None
     """The list's own columns, (n rows); None without a pack."""
+
+    names: Mapping[str, str] = field(default_factory=dict)
+    """File name of each text ID; see `archive_builder.exporting.names.text_names`."""
 
 
 @dataclass
@@ -163,7 +167,8 @@ def _samples(job: ExportJob, result: JobResult) -> Iterator[names.Sample]:
         for count, (shape, numbers) in enumerate(by_shape.items()):
             first = numbers[0]
             position = None if job.sky is None else (float(job.sky[first, 0]), float(job.sky[first, 1]))
-            yield names.Sample(key, position, shape, count == 0, numbers, int(job.rows[first]))
+            text = job.names.get(key, "")
+            yield names.Sample(key, position, shape, count == 0, numbers, int(job.rows[first]), text)
 
 
 def _row_shape(job: ExportJob, number: int) -> Shape:

@@ -15,11 +15,12 @@ from archive_builder.exporting.own_columns import manifest_names
 from archive_builder.exporting.packs import PACKS, piece_name
 from archive_builder.exporting.plan import Plan
 from archive_builder.exporting.request_list import REASONS, Outcome
+from archive_builder.object_ids import kind_of
 
 MANIFESTS = ("manifest.parquet", "manifest.csv")
 """Files of the manifest in the order they appear. The last one means that the export is complete."""
 
-QUOTED_OUTCOMES = (Outcome.BAD_ID, Outcome.NO_POSITION, Outcome.BAD_SIZE)
+QUOTED_OUTCOMES = (Outcome.BAD_ID, Outcome.BAD_TEXT_ID, Outcome.NO_POSITION, Outcome.BAD_SIZE)
 """Outcomes whose reason quotes the text of the list."""
 
 BATCH = 50_000
@@ -69,7 +70,7 @@ def write_manifest(plan: Plan) -> None:
 def _schema(plan: Plan) -> pa.Schema:
     text, asked = pa.string(), {"ra": pa.float64(), "dec": pa.float64()}
     if plan.requests.object_id is not None:
-        asked = {"object_id": pa.int64()}
+        asked = {"object_id": pa.int64() if kind_of(plan.requests.object_id) == "integer" else text}
     place = {"hdf5": {"place": pa.int64()}, "webdataset": {"place": text}}.get(plan.output.pack or "", {})
     served = {"tile": text, "ny": pa.int32(), "nx": pa.int32()}
     return pa.schema({"row": pa.int64(), **asked, "status": text, "reason": text, "file": text, **place, **served})
@@ -83,7 +84,7 @@ def _columns(plan: Plan, some: slice) -> dict[str, pa.Array]:
     cutouts = list(_names(plan, some))
     columns = {"row": pa.array(np.arange(some.start, some.stop))}
     if requests.object_id is not None:
-        no_id = (outcome == Outcome.NO_ID) | (outcome == Outcome.BAD_ID)
+        no_id = np.isin(outcome, (Outcome.NO_ID, Outcome.BAD_ID, Outcome.BAD_TEXT_ID))
         columns["object_id"] = pa.array(requests.object_id[some], mask=no_id)
     for column, values in (("ra", requests.ra), ("dec", requests.dec)):
         if values is not None:
@@ -119,7 +120,8 @@ def _names(plan: Plan, some: slice) -> Iterator[str | None]:
     answers, is_position = plan.answers, plan.requests.object_id is None
     columns = (answers.outcome, answers.key, answers.plain, answers.shape)
     for outcome, key, plain, (ny, nx) in zip(*(column[some].tolist() for column in columns), strict=True):
-        yield None if outcome else names.sample_name(key, is_position, None if plain else (ny, nx))
+        text = plan.names.get(key, "")
+        yield None if outcome else names.sample_name(key, is_position, None if plain else (ny, nx), text)
 
 
 def _files(plan: Plan, some: slice, cutouts: list[str | None]) -> Iterator[str | None]:

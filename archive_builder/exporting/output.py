@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from archive_builder.bands import band_names
 from archive_builder.choices import BANDS_FORMAT, FILE_FORMATS, OTHER_ENDINGS
 from archive_builder.errors import RequestError
+from archive_builder.exporting.names import file_names, text_names
 from archive_builder.exporting.packs import PACKS
 from archive_builder.geometry import Size, parse_shape
 from archive_builder.serve.archive import Archive
 from archive_builder.serve.snapshot import Bands
 from archive_builder.serve.style import Style
 from archive_builder.units import names
+
+LONGEST_FILE = 255 - 32
+"""Maximum size of a file name, bytes: a file system holds 255, and a file has a longer name while it is written."""
+
+LONGEST_IN_TAR = 100
+"""Maximum size of a name in a tar file that all programs read, bytes."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,15 @@ class Output:
 
     style: Style
     """Look of pictures."""
+
+
+def text_names_of(ids: Collection[str], output: Output) -> dict[str, str]:
+    """Return the file names of text IDs for one output; see `archive_builder.exporting.names.text_names`."""
+    is_tar = output.pack == "webdataset"
+    bands = output.bands if BANDS_FORMAT in output.formats else ()
+    rest = file_names("_99999x99999", "" if is_tar else output.prefix, (*output.formats, "json"), bands)
+    longest = (LONGEST_IN_TAR if is_tar else LONGEST_FILE) - max(map(len, rest))
+    return text_names(ids, longest, bands, with_dots=not is_tar)
 
 
 def check_formats(formats: str | Sequence[str], pack: str | None, style: Style) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ from archive_builder.atomic import whole_file
 from archive_builder.choices import BANDS_FORMAT, PACK_NAMES
 from archive_builder.errors import ArchiveBuilderError, one_line
 from archive_builder.exporting.names import Sample, file_names, sample_key
+from archive_builder.object_ids import ObjectId
 from archive_builder.serve.cutout import FORMATS, Cutout
 from archive_builder.serve.style import Style
 from archive_builder.store.format import HDF5_VERSIONS
@@ -208,11 +209,16 @@ class Hdf5Piece(Piece):
 
     def _write_table(self, file: h5py.File) -> None:
         ra, dec = np.concatenate([np.empty((0, 2)), *self._sky]).T
-        table = {"request_row": np.array([sample.row for sample in self._rows], dtype=np.int64), "ra": ra, "dec": dec}
+        table: dict[str, Any] = {
+            "request_row": np.array([sample.row for sample in self._rows], dtype=np.int64),
+            "ra": ra,
+            "dec": dec,
+        }
         if self._rows and self._rows[0].position is None:
-            table["object_id"] = np.array([sample.key for sample in self._rows], dtype=np.int64)
+            table["object_id"] = [sample.key for sample in self._rows]
         for name, column in table.items():
-            file.create_dataset(name, data=column, track_times=False)
+            kind = h5py.string_dtype() if isinstance(column[0], str) else None
+            file.create_dataset(name, data=column, dtype=kind, track_times=False)
         own = self._own.take([sample.numbers[0] for sample in self._rows]) if self._own.num_columns else self._own
         taken: set[str] = set()
         for name, column in zip(own.column_names, own.columns, strict=True):
@@ -255,7 +261,7 @@ class SampleDescription:
     name: str
     """Name of the cutout."""
 
-    object_id: int | None
+    object_id: ObjectId | None
     """Object ID; None for a position."""
 
     ra: float

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -14,9 +14,10 @@ from archive_builder.errors import RequestError
 from archive_builder.exporting import names
 from archive_builder.exporting.answers import Answers
 from archive_builder.exporting.job import SKIPPED, ExportJob, pixel_scale
-from archive_builder.exporting.output import Output
+from archive_builder.exporting.output import Output, text_names_of
 from archive_builder.exporting.request_list import Outcome, RequestList, Sizes
 from archive_builder.geometry import parse_shape
+from archive_builder.object_ids import ObjectIds
 from archive_builder.serve.archive import Archive
 from archive_builder.store.index import Index
 from archive_builder.store.records import TileRow
@@ -56,6 +57,9 @@ class Plan:
     edges: NDArray[np.int64]
     """First row in ``order`` of each job, and the end of the last job, (jobs + 1,)."""
 
+    names: Mapping[str, str]
+    """File name of each text ID to serve; empty for integer IDs and positions."""
+
     @property
     def job_count(self) -> int:
         """Number of jobs."""
@@ -70,16 +74,18 @@ class Plan:
         tile_id, sizes = self.answers.tile_id[rows], None
         if self.requests.sizes is not None and self.output.pack != "hdf5":
             sizes = Sizes(self.requests.sizes.x[rows], self.requests.sizes.y[rows])
+        key = self.answers.key[rows]
         return ExportJob(
             number=number,
             output=self.output,
             shards={tile: _shard(self.output, self.tiles[tile]) for tile in np.unique(tile_id).tolist()},
             rows=rows,
             tile_id=tile_id,
-            key=self.answers.key[rows],
+            key=key,
             sky=None if self.sky is None else self.sky[rows],
             sizes=sizes,
             own=None if self.output.pack is None else self.requests.own.typed(rows),
+            names={one: self.names[one] for one in key.tolist()} if self.names else {},
         )
 
 
@@ -90,7 +96,7 @@ class _Placed:
     outcome: NDArray[np.uint8]
     """`Outcome`; ``DONE`` for a row to serve, (n,)."""
 
-    key: NDArray[np.int64]
+    key: ObjectIds
     """Object ID, or number of the position's designation, (n,)."""
 
     tile_id: NDArray[np.int64]
@@ -118,7 +124,8 @@ def make_plan(archive: Archive, requests: RequestList, output: Output) -> Plan:
         raise RequestError(f"the archive {archive.path} is not a mosaic and cannot cut at positions: give object IDs")
     if output.pack is not None:
         requests = replace(requests, own=requests.own.together())
-    answers = Answers.to(requests.outcome)
+    keys = np.dtype(np.int64) if requests.object_id is None else requests.object_id.dtype
+    answers = Answers.to(requests.outcome, keys)
     asked = np.flatnonzero(answers.outcome == Outcome.DONE)
     placed = _place(archive, requests, asked)
     answers.outcome[asked], answers.key[asked], answers.tile_id[asked] = placed.outcome, placed.key, placed.tile_id
@@ -133,7 +140,8 @@ def make_plan(archive: Archive, requests: RequestList, output: Output) -> Plan:
     if output.pack == "hdf5" and len(order):
         output = _with_one_size(output, requests, order, tiles[int(answers.tile_id[order[0]])])
     edges = job_edges(answers.tile_id[order], placed.rank[in_order])
-    return Plan(requests, output, answers, tiles, order, sky, edges)
+    texts = dict.fromkeys(answers.key[order].tolist()) if keys.kind == "U" else {}
+    return Plan(requests, output, answers, tiles, order, sky, edges, text_names_of(texts, output))
 
 
 def _shard(output: Output, tile: TileRow) -> Path:
@@ -149,7 +157,7 @@ def _place(archive: Archive, requests: RequestList, asked: NDArray[np.intp]) -> 
     return _place_positions(archive, requests.ra[asked], requests.dec[asked])
 
 
-def _place_objects(archive: Archive, object_id: NDArray[np.int64]) -> _Placed:
+def _place_objects(archive: Archive, object_id: ObjectIds) -> _Placed:
     """Find objects by their IDs."""
     unique, inverse = np.unique(object_id, return_inverse=True)
     places = archive.reader.find(unique)

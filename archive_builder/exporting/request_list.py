@@ -7,7 +7,7 @@ import logging
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from archive_builder.errors import RequestError, TableError, one_line
 from archive_builder.exporting.own_columns import NO_COLUMNS, OwnColumns
+from archive_builder.object_ids import LONGEST_ID, IdKind, ObjectIds
 from archive_builder.survey.angles import FORMS, read_angles
 from archive_builder.survey.tables import (
     Column,
@@ -85,6 +86,8 @@ class Outcome(IntEnum):
     """The position is on no tile of the archive."""
     TOO_LARGE = 11
     """The archive cannot serve this size."""
+    BAD_TEXT_ID = 12
+    """The ID is a text that no archive can hold."""
 
 
 REASONS: dict[Outcome, str] = {
@@ -100,6 +103,7 @@ REASONS: dict[Outcome, str] = {
     Outcome.OUTSIDE: "skipped for outside",
     Outcome.OFF_TILES: "on no tile",
     Outcome.TOO_LARGE: "larger than the archive can serve",
+    Outcome.BAD_TEXT_ID: "not an ID: too long, or with a control character",
 }
 """Text of each outcome in the manifest and the summary."""
 
@@ -131,8 +135,8 @@ class RequestList:
     outcome: NDArray[np.uint8]
     """`Outcome` of rows that no archive can serve, ``DONE`` for all others; (N,)."""
 
-    object_id: NDArray[np.int64] | None = None
-    """Object IDs, 0 where a row has none; None for a list of positions; (N,)."""
+    object_id: ObjectIds | None = None
+    """Object IDs, 0 or an empty text where a row has none; None for a list of positions; (N,)."""
 
     ra: NDArray[np.float64] | None = None
     """RA, deg; NaN if missing, infinite if unreadable; None for a list of IDs; (N,)."""
@@ -168,7 +172,7 @@ ANY_COLUMNS = ColumnNames()
 """All columns by their usual names."""
 
 
-def read_requests(path: Path, names: ColumnNames = ANY_COLUMNS) -> RequestList:
+def read_requests(path: Path, names: ColumnNames = ANY_COLUMNS, id_kind: IdKind = "integer") -> RequestList:
     """Read the list of a bulk request.
 
     Parameters
@@ -178,6 +182,8 @@ def read_requests(path: Path, names: ColumnNames = ANY_COLUMNS) -> RequestList:
         is a row without values, except at the end.
     names : ColumnNames
         Columns to use. A list with IDs and positions is a list of IDs, unless `names` names only positions.
+    id_kind : str
+        Kind of the archive's object IDs.
 
     Raises
     ------
@@ -190,7 +196,7 @@ def read_requests(path: Path, names: ColumnNames = ANY_COLUMNS) -> RequestList:
             table = open_table(file)
             chosen = _choose(table.names, names)
             columns, rest = table.read_all([name for name in chosen if name])
-        requests = _normalize(table, chosen, columns, OwnColumns.of(rest))
+        requests = _normalize(table, chosen, columns, OwnColumns.of(rest), id_kind)
     except (RequestError, TableError) as error:
         raise RequestError(f"{place}: {error}") from None
     if rest.left_out:
@@ -271,11 +277,15 @@ def _find(there: Sequence[str], name: str) -> str | None:
     return found[0] if found else None
 
 
-def _normalize(table: TableFile, chosen: Chosen, columns: dict[str, Column], own: OwnColumns) -> RequestList:
+def _normalize(
+    table: TableFile, chosen: Chosen, columns: dict[str, Column], own: OwnColumns, id_kind: IdKind
+) -> RequestList:
     """Return the columns of a table as a list of requests."""
     texts: dict[int, str] = {}
     if chosen.object_id is not None:
-        ids, outcome = _object_ids(columns[chosen.object_id], texts)
+        read: Callable[[Column, dict[int, str]], tuple[ObjectIds, NDArray[np.uint8]]]
+        read = _object_ids if id_kind == "integer" else _text_ids
+        ids, outcome = read(columns[chosen.object_id], texts)
         sizes = _sizes(table, chosen, columns, outcome, texts)
         return RequestList(outcome, object_id=ids, sizes=sizes, texts=texts, own=own)
     assert chosen.ra is not None
@@ -331,6 +341,18 @@ def _object_ids(column: Column, texts: dict[int, str]) -> tuple[NDArray[np.int64
     outcome = np.where(missing, Outcome.NO_ID, np.where(too_large, Outcome.BAD_ID, Outcome.DONE)).astype(np.uint8)
     texts.update({int(i): repr(str(values[i])) for i in np.flatnonzero(too_large)})
     return np.where(outcome == Outcome.DONE, values, 0).astype(np.int64), outcome
+
+
+def _text_ids(column: Column, texts: dict[int, str]) -> tuple[NDArray[np.str_], NDArray[np.uint8]]:
+    """Return text IDs as written, and the outcome of each row; add invalid IDs to `texts`."""
+    if not (holds_text(column) or len(column) == 0):
+        raise RequestError(f"the column of IDs is {kind(column)}, but the IDs of the archive are text: give text")
+    text = as_text(column)
+    bad = pc.or_(pc.match_substring_regex(text, r"\p{Cc}"), pc.greater(pc.binary_length(text), LONGEST_ID)).to_numpy()
+    missing = pc.equal(text, "").to_numpy()
+    outcome = np.where(bad, Outcome.BAD_TEXT_ID, np.where(missing, Outcome.NO_ID, Outcome.DONE)).astype(np.uint8)
+    texts.update(zip(np.flatnonzero(bad).tolist(), _quoted(text, np.flatnonzero(bad)), strict=True))
+    return np.array(pc.if_else(pa.array(bad), "", text).to_pylist(), dtype=np.str_), outcome
 
 
 def _ids_from_text(text: pa.ChunkedArray, texts: dict[int, str]) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from archive_builder.builder.commit import Committer
-from archive_builder.builder.first_tile import size_in_pixels
+from archive_builder.builder.first_tile import first_id_kind, size_in_pixels
 from archive_builder.builder.one_tile import TileJob, TileResult, lost_tile
 from archive_builder.choices import PLAN_SEED, PLAN_TILES, PLAN_WORKERS
 from archive_builder.errors import RecipeError, RequestError, TileError, one_line
@@ -89,7 +89,8 @@ def plan(
     size = size_in_pixels(loaded, chosen)
     on_start(found, chosen)
     with _temporary_folder(work) as folder:
-        jobs = [TileJob(files, loaded, size, folder, 1) for files in chosen]
+        kind = first_id_kind(loaded, chosen) or "integer"
+        jobs = [TileJob(files, loaded, size, folder, 1, id_kind=kind) for files in chosen]
         samples = _take_sample(jobs, folder, on_tile)
         median = choose_reference(samples.tiles)
         (job,) = (job for job in jobs if job.files.tile == median.result.tile)
@@ -130,7 +131,7 @@ def _take_sample(jobs: Sequence[TileJob], folder: Path, on_tile: Callable[[TileS
     good, failed, seconds = [], {}, 0.0
     (folder / SHARD_FOLDER).mkdir()
     with Index(folder, writable=True) as index:
-        index.set_settings(Settings.of(recipe.pixel_settings(), size))
+        index.set_settings(Settings.of(recipe.pixel_settings(), size, jobs[0].id_kind or "integer"))
         committer = Committer(index, folder, {}, [job.files.tile for job in jobs], 0)
         empty = (folder / INDEX_NAME).stat().st_size
         for sample in run_jobs(run_sample, jobs, 1, _lost):

@@ -118,6 +118,9 @@ def reindex(
         tiles = _by_tile(_candidates(archive, workers, report), report)
         on_start(len(tiles))
         with _fresh_index(archive) as index:
+            if tiles:
+                info = tiles[0][0].info  # all candidates have the same settings
+                index.set_settings(Settings.of(json.loads(info.recipe), info.size, info.id_kind))
             sizes = [sum(candidate.bytes for candidate in candidates) for candidates in tiles]
             choices = run_in_batches(_choose_all, tiles, files_together(sizes), workers, _lost_tile)
             while some := list(islice(choices, TILES_TOGETHER)):
@@ -126,8 +129,6 @@ def reindex(
                     on_tile(choice.tile)
             if not report.tiles:
                 raise _nothing_readable(archive, report)
-            info = tiles[0][0].info  # all candidates have the same settings
-            index.set_settings(Settings.of(json.loads(info.recipe), info.size))
         replace_index(archive / FRESH_INDEX_NAME, archive / INDEX_NAME)
     return report
 
@@ -209,14 +210,19 @@ def _by_tile(candidates: Sequence[_Candidate], report: ReindexReport) -> list[tu
     if not candidates:
         return []
     # An unfinished whole rebuild leaves shards with other settings.
-    settings, _ = Counter((c.info.recipe, c.info.size) for c in reversed(candidates)).most_common(1)[0]
+    settings, _ = Counter(map(_settings, reversed(candidates))).most_common(1)[0]
     tiles: dict[str, list[_Candidate]] = {}
     for candidate in sorted(candidates, key=lambda c: (c.info.tile, -c.info.generation)):
-        if (candidate.info.recipe, candidate.info.size) == settings:
+        if _settings(candidate) == settings:
             tiles.setdefault(candidate.info.tile, []).append(candidate)
         else:
             report.left_out[candidate.path.name] = "was built with other settings than most"
     return sorted((tuple(shards) for shards in tiles.values()), key=lambda shards: len(shards) > 1)
+
+
+def _settings(candidate: _Candidate) -> tuple[str, int, str]:
+    """Return the settings that all shards of an index share."""
+    return candidate.info.recipe, candidate.info.size, candidate.info.id_kind
 
 
 def _choose_all(tiles: Sequence[tuple[_Candidate, ...]]) -> list[_Choice]:

@@ -15,6 +15,7 @@ from archive_builder.builder.rebuild import IndexState, find_leftovers, read_ind
 from archive_builder.errors import ArchiveError, DamagedIndexError, NoArchiveError, TileError, one_line, printable
 from archive_builder.geometry import sky_to_pixel, window_origin
 from archive_builder.measure.quality import count_reasons
+from archive_builder.object_ids import KINDS
 from archive_builder.run.machine import worker_processes
 from archive_builder.run.pool import MOST_TOGETHER, end_if_starting, files_together, run_in_batches
 from archive_builder.store.file_names import NEXT_INDEX_NAME, SHARD_FOLDER, is_shard_name, shard_files
@@ -216,6 +217,10 @@ def _check_tile(
             yield Finding("shard", f"shard {path}: its checksum is not {tile.checksum}: it is damaged", name)
             return
         with Shard(path) as shard:
+            if shard.info.id_kind != settings.id_kind:
+                text = f"shard {path}: its object IDs are {KINDS[shard.info.id_kind]}, unlike the archive's"
+                yield Finding("shard", text, name)
+                return
             yield from (Finding("index", f"tile {name}: {line}", name) for line in _mismatches(index, tile, shard))
             if deep and index.depth(tile) != shard.depth:
                 yield Finding("index", f"tile {name}: the index has another depth than its shard", name)
@@ -260,7 +265,7 @@ def _mismatches(index: Index, tile: TileRow, shard: Shard) -> Iterator[str]:
     places = index.find(ids)
     wrong = (places.tile_id != tile.tile_id) | (places.row != row) | (places.status != status)
     if wrong.any():
-        first = int(ids[np.flatnonzero(wrong)[0]])
+        first = ids[np.flatnonzero(wrong)[0]]
         yield f"the index has the wrong place for {int(wrong.sum())} of its objects (first: object {first})"
 
 

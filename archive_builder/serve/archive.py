@@ -15,9 +15,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from archive_builder.errors import ArchiveBuilderError, ObjectNotFoundError, RequestError
 from archive_builder.geometry import Size
+from archive_builder.object_ids import ObjectId, ObjectIds
 from archive_builder.serve.bulk import Missing
 from archive_builder.serve.cutout import Cutout
-from archive_builder.serve.lookup import Location, Summary, is_object_id
+from archive_builder.serve.lookup import Location, Summary
 from archive_builder.serve.reader import ArchiveReader
 from archive_builder.serve.sky import Position, ra_dec
 from archive_builder.serve.snapshot import OPEN_SHARDS, Bands
@@ -29,6 +30,7 @@ class Archive:
     """An archive, open for lookups.
 
     ``len(archive)`` is the number of objects with a cutout, and ``353099273 in archive`` is True for such an object.
+    All IDs of an archive are integers, or all are text.
     An archive can be pickled, and used after a fork and from several threads; they take turns. It can be used while a
     build is replacing tiles: every answer is the old one or the new one.
 
@@ -94,9 +96,9 @@ class Archive:
         return self.reader.summary().cutouts
 
     def __contains__(self, object_id: object) -> bool:
-        return is_object_id(object_id) and self.reader.has_cutout(int(object_id))
+        return self.reader.has_cutout(object_id)
 
-    def ids(self, status: str = "stored") -> NDArray[np.int64]:
+    def ids(self, status: str = "stored") -> ObjectIds:
         """Return the IDs of objects, in ascending order.
 
         Parameters
@@ -107,8 +109,8 @@ class Archive:
 
         Returns
         -------
-        ndarray of int64, (N,)
-            During a build, each ID is as of when it is read.
+        ndarray of int64 or str, (N,)
+            Text is in the order of its UTF-8 bytes. During a build, each ID is as of when it is read.
 
         Raises
         ------
@@ -117,11 +119,18 @@ class Archive:
         """
         return self.reader.object_ids(status)
 
-    def locate(self, object_id: int) -> Location:
+    def locate(self, object_id: ObjectId) -> Location:
         """Find an object without reading pixels.
+
+        Parameters
+        ----------
+        object_id : int or str
+            See :meth:`get`.
 
         Raises
         ------
+        RequestError
+            The ID is not of the archive's kind.
         ObjectNotFoundError
             The archive does not have the ID.
         """
@@ -129,12 +138,14 @@ class Archive:
 
     # ---- cutouts
 
-    def get(self, object_id: int, size: Size | None = None, bands: Bands | None = None) -> Cutout:
+    def get(self, object_id: ObjectId, size: Size | None = None, bands: Bands | None = None) -> Cutout:
         """Return an object's cutout.
 
         Parameters
         ----------
-        object_id : int
+        object_id : int or str
+            An archive of integer IDs takes the decimal digits too: ``353`` or ``"353"``. An archive of text IDs takes
+            text only, as written in the catalogue: ``"00123"``, ``"330368/1234"``.
         size : int, str, Quantity, or a pair ``(ny, nx)`` of them, optional
             Pixels or an angle (default: the archived size). A ``stamps`` archive serves no larger size; a ``mosaic``
             archive serves any size for which it has the pixels, up to the whole tile.
@@ -151,7 +162,7 @@ class Archive:
         CutoutTooLargeError
             The archive cannot serve the size; the error names the largest one.
         RequestError
-            The size or a band is wrong.
+            The size or a band is wrong, or the ID is not of the archive's kind.
         ArchiveError
             The shard is missing or damaged.
         """
@@ -170,8 +181,8 @@ class Archive:
 
         Parameters
         ----------
-        object_ids : array_like of int, (N,)
-            Repeats are allowed.
+        object_ids : array_like of int or str, (N,)
+            A list, an array, or a column of astropy, pandas or pyarrow; see :meth:`get`. Repeats are allowed.
         size, bands
             See :meth:`get`.
         missing : ``"raise"`` or ``"blank"``
@@ -267,8 +278,8 @@ class Archive:
         around = self.cone_search(position, radius)
         if len(around) == 0:
             ra, dec = ra_dec(position)
-            raise ObjectNotFoundError(f"within {radius} of RA {ra:.6f}, Dec {dec:.6f}", self.path)
-        return self.locate(int(around["object_id"][0]))
+            raise ObjectNotFoundError(None, self.path, f"within {radius} of RA {ra:.6f}, Dec {dec:.6f}")
+        return self.locate(around["object_id"][0].item())
 
     def cone_search(self, position: Position, radius: u.Quantity | str) -> Table:
         """Return the objects around a position, the nearest first, with a cutout or without.

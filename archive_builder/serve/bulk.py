@@ -10,7 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from archive_builder.errors import ArchiveError, RequestError
 from archive_builder.geometry import Shape, Size
-from archive_builder.serve.lookup import check_row, cutout, whole_numbers
+from archive_builder.object_ids import ObjectIds
+from archive_builder.serve.lookup import check_row, checked_ids, cutout
 from archive_builder.serve.snapshot import Bands, Snapshot, as_slice
 from archive_builder.store.records import Places
 from archive_builder.store.shard_reader import Shard
@@ -42,11 +43,11 @@ def read_objects(
     """
     if missing not in ("raise", "blank"):
         raise RequestError(f'missing is {missing!r}: give "raise" or "blank"')
-    ids = whole_numbers(object_ids)
+    ids = checked_ids(snapshot, object_ids)
     places = snapshot.index.find(ids)
     absent = ~places.has_cutout
     if missing == "raise" and absent.any():
-        cutout(snapshot, int(ids[np.flatnonzero(absent)[0]]))  # raises the reason
+        cutout(snapshot, ids[np.flatnonzero(absent)[0]].item())  # raises the reason
         raise ArchiveError(f"index {snapshot.index.path}: changed during the lookup: retry")
     chosen = snapshot.band_numbers(bands)
     shape = snapshot.common_shape(size, places)
@@ -54,7 +55,7 @@ def read_objects(
     sky = np.empty((len(ids), 2))
     data[absent], sky[absent] = np.nan, np.nan
     for shard, row, number in _in_stored_order(snapshot, places, np.flatnonzero(~absent)):
-        check_row(shard, shard.objects, row, int(ids[number]))
+        check_row(shard, shard.objects, row, ids[number].item())
         if chosen:
             shard.read(row, shape, as_slice(chosen), data[number])
         sky[number] = shard.objects.ra[row], shard.objects.dec[row]
@@ -90,7 +91,7 @@ def common_form(snapshot: Snapshot, size: Size | None, bands: Bands | None) -> t
 
 def read_rows(
     snapshot: Snapshot, tile_id: int, count: int, first: int, bands: list[int], out: Sequence[NDArray[np.float32]]
-) -> NDArray[np.int64]:
+) -> ObjectIds:
     """Read consecutive cutouts of one tile.
 
     Parameters
@@ -108,7 +109,7 @@ def read_rows(
 
     Returns
     -------
-    ndarray of int64, (len(out),)
+    ndarray of int64 or str, (len(out),)
         Object IDs.
 
     Raises

@@ -23,6 +23,7 @@ from archive_builder.bands import band_names
 from archive_builder.choices import FILE_FORMATS, OTHER_ENDINGS
 from archive_builder.errors import ArchiveBuilderError, RequestError
 from archive_builder.geometry import Shape
+from archive_builder.object_ids import ObjectId
 from archive_builder.serve.compass import with_compass
 from archive_builder.serve.orientation import SkyGrid
 from archive_builder.serve.pictures import composite, jpeg_bytes, png_bytes, tiff_bytes
@@ -47,7 +48,7 @@ class Cutout:
         Image units; NaN where the survey has no data, and off the tile.
     bands : tuple of str
         In the order of ``data``.
-    object_id : int or None
+    object_id : int, str or None
         None for a cutout at a position.
     tile : str
         Name of the tile.
@@ -80,7 +81,7 @@ class Cutout:
 
     data: NDArray[np.float32]
     bands: tuple[str, ...]
-    object_id: int | None
+    object_id: ObjectId | None
     tile: str
     generation: int
     ra: float
@@ -319,9 +320,9 @@ class Cutout:
     @cached_property
     def _object_cards(self) -> list[Card]:
         """Cards that all images of this cutout share."""
-        name = [] if self.object_id is None else [Card("OBJECT", str(self.object_id), "Object ID of the survey")]
+        text = "" if self.object_id is None else _in_ascii(str(self.object_id))
         return [
-            *name,
+            *([Card("OBJECT", text, "Object ID of the survey")] if text else []),
             Card("OBJ_RA", self.ra, "[deg] Requested position, ICRS"),
             Card("OBJ_DEC", self.dec, "[deg] Requested position, ICRS"),
             Card("TILE", self.tile, "Tile of the cutout"),
@@ -343,6 +344,11 @@ class Cutout:
         return self.headers.template(band, plane).fill(first, self.origin, [*own, *self._object_cards], without)
 
 
+def _in_ascii(text: str) -> str:
+    """Return a text as FITS can hold it: Python's escapes stand for other characters than ASCII."""
+    return text.encode("ascii", "backslashreplace").decode()
+
+
 def _unit(text: object) -> u.UnitBase:
     """Return the unit that a header's BUNIT names; dimensionless if the card is missing or no unit."""
     try:
@@ -361,7 +367,7 @@ def _npy(cutout: Cutout) -> bytes:
 def _npz(cutout: Cutout) -> bytes:
     arrays: dict[str, Any] = {"data": cutout.data, "bands": list(cutout.bands), "ra": cutout.ra, "dec": cutout.dec}
     if cutout.object_id is not None:
-        arrays["object_id"] = np.int64(cutout.object_id)
+        arrays["object_id"] = np.asarray(cutout.object_id)
     for plane, name in {**IMAGE_PLANES, "COLOR": "color"}.items():
         if plane in cutout.planes:
             arrays[name] = getattr(cutout, name)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Integral
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 from astropy.table import Table
@@ -21,6 +20,7 @@ from archive_builder.errors import (
 )
 from archive_builder.geometry import Shape, Size, sky_to_pixel, window_origin
 from archive_builder.measure.quality import Status
+from archive_builder.object_ids import ObjectId, ObjectIds, no_ids, parse_id, parse_ids
 from archive_builder.serve.cutout import Cutout
 from archive_builder.serve.sky import Position, objects_within, ra_dec, separation_table
 from archive_builder.serve.snapshot import Bands, Lender, OpenTile, Snapshot, as_slice
@@ -36,7 +36,7 @@ ANY = "any"
 class Location:
     """Place of an object in the archive."""
 
-    object_id: int
+    object_id: ObjectId
     """Object ID of the survey."""
 
     tile: str
@@ -142,7 +142,8 @@ def find(snapshot: Snapshot, object_ids: ArrayLike) -> Places:
 
     Parameters
     ----------
-    object_ids : array_like of int, (N,)
+    object_ids : array_like of int or str, (N,)
+        See :func:`checked_ids`.
 
     Returns
     -------
@@ -152,19 +153,30 @@ def find(snapshot: Snapshot, object_ids: ArrayLike) -> Places:
     Raises
     ------
     RequestError
-        The IDs are not 64-bit integers in one list.
+        The IDs are not of the archive's kind in one list.
     """
-    return snapshot.index.find(whole_numbers(object_ids))
+    return snapshot.index.find(checked_ids(snapshot, object_ids))
 
 
-def locate(snapshot: Snapshot, object_id: int) -> Location:
+def checked_ids(snapshot: Snapshot, object_ids: Any) -> ObjectIds:
+    """Return object IDs as a request gives them in the kind of the archive.
+
+    See :func:`archive_builder.object_ids.parse_ids`.
+    """
+    return parse_ids(object_ids, snapshot.index.id_kind)
+
+
+def locate(snapshot: Snapshot, object_id: ObjectId) -> Location:
     """Find an object without reading pixels; see :meth:`archive_builder.serve.archive.Archive.locate`."""
-    if not is_object_id(object_id):
-        raise RequestError(f"object ID {object_id!r} is not a 64-bit integer: give the ID of the catalogue")
-    return location(snapshot, int(object_id), snapshot.index.find(np.array([object_id], dtype=np.int64)), 0)
+    known = parse_id(object_id, snapshot.index.id_kind)
+    return location(snapshot, known, _find_one(snapshot, known), 0)
 
 
-def location(snapshot: Snapshot, object_id: int, places: Places, number: int) -> Location:
+def _find_one(snapshot: Snapshot, object_id: ObjectId) -> Places:
+    return snapshot.index.find(np.array([object_id], dtype=no_ids(snapshot.index.id_kind).dtype.type))
+
+
+def location(snapshot: Snapshot, object_id: ObjectId, places: Places, number: int) -> Location:
     """Return the location of one of the objects that :func:`find` looked up together.
 
     Raises
@@ -181,18 +193,16 @@ def location(snapshot: Snapshot, object_id: int, places: Places, number: int) ->
     return Location(object_id, snapshot.tile(tile_id).name, row, Status(status).name.lower(), shard)
 
 
-def is_object_id(value: object) -> TypeGuard[int]:
-    """Return True for a 64-bit integer."""
-    return isinstance(value, Integral) and -(2**63) <= int(value) < 2**63
+def has_cutout(snapshot: Snapshot, object_id: object) -> bool:
+    """Return True if the archive has a cutout of an object; False for a value that is no ID of its kind."""
+    try:
+        known = parse_id(object_id, snapshot.index.id_kind)
+    except RequestError:
+        return False
+    return bool(_find_one(snapshot, known).has_cutout[0])
 
 
-def has_cutout(snapshot: Snapshot, object_id: int) -> bool:
-    """Return True if the archive has a cutout of an object."""
-    places = find(snapshot, [object_id])
-    return bool(places.has_cutout[0])
-
-
-def object_ids(snapshot: Snapshot, status: str = "stored") -> NDArray[np.int64]:
+def object_ids(snapshot: Snapshot, status: str = "stored") -> ObjectIds:
     """Return the IDs of the objects of one status; see :meth:`archive_builder.serve.archive.Archive.ids`."""
     choices = (*(one.name.lower() for one in Status), ANY)
     if status not in choices:
@@ -223,7 +233,7 @@ def summary(snapshot: Snapshot) -> Summary:
     return Summary(settings.survey, len(tiles), count, settings.size, settings.bands, settings.layout)
 
 
-def cutout(snapshot: Snapshot, object_id: int, size: Size | None = None, bands: Bands | None = None) -> Cutout:
+def cutout(snapshot: Snapshot, object_id: ObjectId, size: Size | None = None, bands: Bands | None = None) -> Cutout:
     """Return the cutout of an object; see :meth:`archive_builder.serve.archive.Archive.get`."""
     return cutout_of(snapshot, locate(snapshot, object_id), size, bands)
 
@@ -248,7 +258,7 @@ def _skipped(where: Location, shard: Shard) -> ObjectSkippedError:
     return ObjectSkippedError(where.object_id, shard.info.tile, Status(shard.reason[where.row]).name.lower(), rms)
 
 
-def check_row(shard: Shard, table: ObjectTable, row: int, object_id: int) -> None:
+def check_row(shard: Shard, table: ObjectTable, row: int, object_id: ObjectId) -> None:
     """Check that a row of a shard holds the object that the index names.
 
     Raises
@@ -324,7 +334,7 @@ def cone_search(snapshot: Snapshot, position: Position, radius: Any) -> Table:
     limit = to_degrees(radius)
     ids, footprints = snapshot.footprints
     shards = (snapshot.open_tile(snapshot.shard_path(int(ids[n]))).shard for n in footprints.near(ra, dec, limit))
-    return separation_table([objects_within(shard, ra, dec, limit) for shard in shards])
+    return separation_table([objects_within(shard, ra, dec, limit) for shard in shards], snapshot.index.id_kind)
 
 
 # ---- cutting
@@ -348,7 +358,7 @@ def _cut(
     return Cutout(
         data=planes.read(shard, "SCI"),
         bands=tuple(bands[i] for i in chosen),
-        object_id=None if row is None else int(shard.objects.object_id[row]),
+        object_id=None if row is None else shard.objects.object_id[row].item(),
         tile=shard.info.tile,
         generation=shard.info.generation,
         ra=sky[0],
@@ -361,19 +371,3 @@ def _cut(
         planes=shard.info.planes,
         read_plane=planes,
     )
-
-
-def whole_numbers(object_ids: ArrayLike) -> NDArray[np.int64]:
-    """Return object IDs as int64 (N,).
-
-    Raises
-    ------
-    RequestError
-        The IDs are not 64-bit integers in one list.
-    """
-    ids = np.asarray(list(object_ids) if isinstance(object_ids, Iterable) else object_ids)
-    if ids.ndim == 1 and len(ids) == 0:
-        return np.empty(0, dtype=np.int64)
-    if ids.ndim != 1 or ids.dtype.kind not in "iu" or ids.max() > np.iinfo(np.int64).max:
-        raise RequestError(f"object IDs are 64-bit integers in one list, not {ids.dtype} of shape {ids.shape}")
-    return ids.astype(np.int64)

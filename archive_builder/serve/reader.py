@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from archive_builder.errors import ArchiveBuilderError, ArchiveError, RequestError
 from archive_builder.geometry import Size
+from archive_builder.object_ids import ObjectId
 from archive_builder.serve import bulk, lookup
 from archive_builder.serve.cutout import Cutout
 from archive_builder.serve.snapshot import OPEN_SHARDS, Bands, Snapshot
@@ -80,6 +81,7 @@ class ArchiveReader:
         self.__init__(**state)  # type: ignore[misc]
 
     find = _answered(lookup.find)
+    checked_ids = _answered(lookup.checked_ids)
     locate = _answered(lookup.locate)
     has_cutout = _answered(lookup.has_cutout)
     object_ids = _answered(lookup.object_ids)
@@ -114,7 +116,7 @@ class ArchiveReader:
 
         Parameters
         ----------
-        object_ids : array_like of int, (N,)
+        object_ids : array_like of int or str, (N,)
         size, bands
             See `Archive.get`.
 
@@ -123,13 +125,13 @@ class ArchiveReader:
         Cutout or ArchiveBuilderError
             In the order of the IDs.
         """
-        ids = lookup.whole_numbers(object_ids)
+        ids = self.checked_ids(object_ids)
         places = self.find(ids)
         for number, object_id in enumerate(ids.tolist()):
             yield self._one(object_id, places, number, size, bands)
 
     def _one(
-        self, object_id: int, places: Places, number: int, size: Size | None, bands: Bands | None
+        self, object_id: ObjectId, places: Places, number: int, size: Size | None, bands: Bands | None
     ) -> Cutout | ArchiveBuilderError:
         """Return one object's cutout by its place, or the error."""
         try:

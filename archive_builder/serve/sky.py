@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from archive_builder.errors import RequestError
 from archive_builder.measure.quality import Status
+from archive_builder.object_ids import IdKind, no_ids
 from archive_builder.store.shard_reader import Shard
 
 CELL = 0.5
@@ -19,7 +20,7 @@ CELL = 0.5
 Position: TypeAlias = SkyCoord | tuple[float, float]
 """A position on the sky; a pair is RA and Dec, deg, ICRS."""
 
-CONE_COLUMNS = {
+CONE_COLUMNS: dict[str, type] = {
     "object_id": np.int64,
     "ra": np.float64,
     "dec": np.float64,
@@ -27,7 +28,7 @@ CONE_COLUMNS = {
     "status": str,
     "separation": np.float64,
 }
-"""Columns of a cone search, and their types."""
+"""Columns of a cone search, and their types; text IDs are str."""
 
 
 def ra_dec(position: Position) -> tuple[float, float]:
@@ -73,11 +74,12 @@ def objects_within(shard: Shard, ra: float, dec: float, limit: float) -> tuple[N
     return (*(column[near] for column in columns), tile, names, distance[near] * 3600)
 
 
-def separation_table(parts: list[tuple[NDArray[Any], ...]]) -> Table:
+def separation_table(parts: list[tuple[NDArray[Any], ...]], id_kind: IdKind = "integer") -> Table:
     """Return columns of several shards as one table of `CONE_COLUMNS`, the nearest object first."""
+    empty = [no_ids(id_kind), *(np.empty(0, dtype=kind) for kind in list(CONE_COLUMNS.values())[1:])]
     columns = {
-        name: np.concatenate([np.empty(0, dtype=kind), *(part[number] for part in parts)])
-        for number, (name, kind) in enumerate(CONE_COLUMNS.items())
+        name: np.concatenate([empty[number], *(part[number] for part in parts)])
+        for number, name in enumerate(CONE_COLUMNS)
     }
     table = Table(columns, units={"ra": "deg", "dec": "deg", "separation": "arcsec"})
     table.sort("separation")

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from archive_builder.bands import band_names
 from archive_builder.errors import ArchiveError, CutoutTooLargeError, NoArchiveError
 from archive_builder.geometry import Shape, Size, parse_shape
+from archive_builder.object_ids import IdKind
 from archive_builder.serve.sky import Footprints
 from archive_builder.store.file_names import is_shard_name
 from archive_builder.store.headers import TileHeaders
@@ -42,8 +43,8 @@ class OpenTile:
     ----------
     path : Path
         The shard.
-    bands, size
-        Bands and cutout size of the archive, px.
+    bands, size, id_kind
+        Bands, cutout size in px, and kind of the object IDs of the archive.
 
     Raises
     ------
@@ -51,11 +52,15 @@ class OpenTile:
         The shard is missing or damaged, or does not fit the archive.
     """
 
-    def __init__(self, path: Path, bands: tuple[str, ...], size: int) -> None:
+    def __init__(self, path: Path, bands: tuple[str, ...], size: int, id_kind: IdKind) -> None:
         self.shard = Shard(path)
-        if (self.shard.info.bands, self.shard.info.size) != (bands, size):
+        info = self.shard.info
+        if (info.bands, info.size, info.id_kind) != (bands, size, id_kind):
             self.close()
-            raise ArchiveError(f"shard {path}: has other bands or another size than the archive: reindex the archive")
+            raise ArchiveError(
+                f"shard {path}: has other bands, another size or another kind of object IDs than the archive: "
+                "reindex the archive"
+            )
 
     @cached_property
     def headers(self) -> TileHeaders:
@@ -157,7 +162,7 @@ class Snapshot:
         return self._open.get(path, self._open_tile)
 
     def _open_tile(self, path: Path) -> OpenTile:
-        return OpenTile(path, self.bands, self.size)
+        return OpenTile(path, self.bands, self.size, self.index.id_kind)
 
     def band_numbers(self, bands: Bands | None) -> list[int]:
         """Return the numbers of the bands requested, in that order; without a request, of all bands.

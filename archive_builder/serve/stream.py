@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from archive_builder.errors import RequestError
 from archive_builder.geometry import Shape, Size
+from archive_builder.object_ids import ObjectIds
 from archive_builder.serve.snapshot import Bands
 from archive_builder.units import whole_number
 
@@ -39,7 +40,7 @@ _TILE_ORDER, _SEGMENT_ORDER, _BUFFER_ORDER = range(3)
 class Batch:
     """Some cutouts. Two batches are equal only if they are the same Python object."""
 
-    object_id: NDArray[np.int64]
+    object_id: ObjectIds
     """Object IDs of the survey, (n,)."""
 
     data: NDArray[np.float32]
@@ -60,7 +61,7 @@ class Rows(Protocol):
 
     def read_rows(
         self, tile_id: int, count: int, first: int, bands: list[int], out: Sequence[NDArray[np.float32]]
-    ) -> NDArray[np.int64]:
+    ) -> ObjectIds:
         """Read consecutive cutouts of one tile, and return their object IDs."""
 
 
@@ -198,17 +199,19 @@ class BatchStream:
         places = np.arange(count)
         if self._seed is not None:
             places = self._random(_BUFFER_ORDER, self._part.start, number).permutation(count)
-        ids = np.empty(count, dtype=np.int64)
         starts = range(0, count, self._batch_size)
         form = (len(self._band_numbers), *self._shape)
         data = [np.empty((min(self._batch_size, count - start), *form), dtype=np.float32) for start in starts]
         cutouts = [cutout for batch in data for cutout in batch]
-        done = 0
+        done, parts = 0, []
         for s in buffer:
             here = places[done : done + len(s)]
             out = [cutouts[n] for n in here]
-            ids[here] = self._rows.read_rows(s.tile_id, self._counts[s.tile_id], s.first, self._band_numbers, out)
+            parts.append(self._rows.read_rows(s.tile_id, self._counts[s.tile_id], s.first, self._band_numbers, out))
             done += len(s)
+        read = np.concatenate(parts)
+        ids = np.empty_like(read)
+        ids[places] = read
         return [Batch(ids[start : start + len(batch)], batch) for start, batch in zip(starts, data, strict=True)]
 
 

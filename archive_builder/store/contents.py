@@ -10,6 +10,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from archive_builder.object_ids import LONGEST_ID
 from archive_builder.store.format import pixel_planes, shard_format
 from archive_builder.store.layout import LAYOUTS
 from archive_builder.store.rows import CHUNK
@@ -61,8 +62,8 @@ class _Part:
     wanted: Mapping[str, Any]
     """Entry of the written format."""
 
-    pixel: str = ""
-    """Type of the plane's pixels."""
+    stored_as: str = ""
+    """Type of the plane's pixels or of the object IDs."""
 
 
 class Contents:
@@ -173,7 +174,8 @@ class Contents:
                 yield from self._plane_parts(group.rstrip("/"), spec["planes"])
         color = spec["color"]["datasets"] if "COLOR" in self.attrs["planes"] else {}
         for path, wanted in {**spec["datasets"], **color}.items():
-            yield _Part(path, self._datasets.get(path), wanted)
+            pixel = spec["id"].get(self.attrs["id_kind"], "of a known kind") if wanted["dtype"] == "id" else ""
+            yield _Part(path, self._datasets.get(path), wanted, pixel)
 
     def _plane_parts(self, group: str, spec: Mapping[str, Any]) -> Iterator[_Part]:
         """Yield the datasets of one plane, and the attributes of those with pixels."""
@@ -264,8 +266,10 @@ def _compare(part: _Part, sizes: Mapping[str, int]) -> Iterator[str]:
     shape = tuple(sizes.get(n, n) for n in wanted.get("shape", ()))
     if found.shape != shape:
         yield f"{part.name} has shape {found.shape}, not {shape}"
-    dtype = part.pixel if wanted["dtype"] == "pixel" else wanted["dtype"]
+    dtype = part.stored_as if wanted["dtype"] in ("pixel", "id") else wanted["dtype"]
     is_text = found.dtype.kind in "SU" or h5py.check_string_dtype(found.dtype) is not None
+    if wanted["dtype"] == "id" and is_text:
+        is_text = 0 < found.dtype.itemsize <= LONGEST_ID and found.dtype.kind == "S"
     matches = is_text if dtype == "string" else found.dtype.name == dtype
     if not matches:
         yield f"{part.name} has type {found.dtype}, not {dtype}"

@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 
 from archive_builder.errors import ArchiveError, DamagedIndexError, DuplicateObjectError, NoArchiveError, one_line
 from archive_builder.measure.quality import Status
+from archive_builder.object_ids import KINDS, LONGEST_ID, IdKind, ObjectIds, kind_of, no_ids
 from archive_builder.store.file_locks import MOUNT
 from archive_builder.store.file_names import INDEX_NAME
 from archive_builder.store.index_file import (
     check_tables,
     create_index,
+    empty_table_of,
     is_busy,
     is_half_written,
     is_refused_lock,
@@ -62,10 +64,15 @@ CACHE_KIB = 16384
 LOOKUP = "SELECT tile_id, row, status, generation FROM objects JOIN tiles USING (tile_id) WHERE object_id = ?"
 """Query for the place of one object."""
 
-LOOKUP_MANY = """
-SELECT group_concat(object_id), group_concat(tile_id), group_concat(row), group_concat(status)
+_LOOKUP_MANY = """
+SELECT {}, group_concat(tile_id), group_concat(row), group_concat(status)
 FROM objects WHERE object_id
 """
+
+LOOKUP_MANY: dict[IdKind, str] = {
+    "integer": _LOOKUP_MANY.format("group_concat(object_id)"),
+    "text": _LOOKUP_MANY.format("json_group_array(object_id)"),
+}
 """Query for the places of objects, without its last condition. Columns come as text: a third of the time of rows."""
 
 LONGEST_PATH = 460
@@ -81,8 +88,13 @@ SELECT group_concat(object_id) FROM (
 """
 """Query for the next IDs of objects: 5 million IDs/s, half the time of rows."""
 
+TEXT_IDS = """
+SELECT object_id FROM objects WHERE object_id > ?1 AND (?2 IS NULL OR status = ?2) ORDER BY object_id LIMIT ?3
+"""
+"""Query for the next text IDs of objects."""
+
 AMONG = "IN (SELECT value FROM json_each(?))"
-"""Condition for numbers given as JSON."""
+"""Condition for IDs given as JSON."""
 
 NOT_JSON = (ValueError, TypeError, RecursionError, OverflowError)
 """Errors of reading numbers from JSON."""
@@ -105,6 +117,11 @@ class Index:
     name : str
         File name of the index; another than `INDEX_NAME` for an index that is being made.
 
+    Attributes
+    ----------
+    id_kind : str
+        Kind of the object IDs, ``"integer"`` or ``"text"``.
+
     Raises
     ------
     ArchiveError
@@ -125,7 +142,7 @@ class Index:
             # A view or trigger in a foreign file must not run functions.
             self._db.execute("PRAGMA trusted_schema = OFF")
             self._db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
-            check_tables(self._db.conn)
+            self.id_kind = check_tables(self._db.conn)
             self._file = self.path.stat().st_ino
             self._version = self._data_version()
 
@@ -169,7 +186,10 @@ class Index:
     def settings(self) -> Settings | None:
         """Settings that all shards share; None for a new archive."""
         with self._explained():
-            return parse_settings({str(row["key"]): row["value"] for row in self._db["settings"].rows})
+            settings = parse_settings({str(row["key"]): row["value"] for row in self._db["settings"].rows})
+            if settings is not None and settings.id_kind != self.id_kind:
+                raise InvalidRecordError(f"its settings have IDs that are {KINDS[settings.id_kind]}, its objects not")
+            return settings
 
     def tiles(self) -> list[TileRow]:
         """Return the rows of the table ``tiles``, by name."""
@@ -226,13 +246,13 @@ class Index:
 
     # ---- looking objects up
 
-    def find(self, object_id: NDArray[np.int64]) -> Places:
+    def find(self, object_id: ObjectIds) -> Places:
         """Look objects up.
 
         Parameters
         ----------
-        object_id : ndarray of int64, (N,)
-            In any order; repeats are allowed.
+        object_id : ndarray of int64 or str, (N,)
+            IDs of the archive's kind in any order; repeats are allowed.
 
         Returns
         -------
@@ -241,36 +261,46 @@ class Index:
         """
         if len(object_id) == 1:  # the usual lookup: four times faster than as a batch
             with self._explained():
-                row = self._db.execute(LOOKUP, [int(object_id[0])]).fetchone()
+                row = self._db.execute(LOOKUP, [object_id[0].item()]).fetchone()
                 return Places(*np.array([_place(row) if row else [-1] * 4]).T)
         unique, inverse = np.unique(object_id, return_inverse=True)
         found = np.full((len(unique), 4), -1, dtype=np.int64)
         with self._explained(), self._db.atomic():
             for first in range(0, len(unique), BATCH):
                 ids = unique[first : first + BATCH]
-                rows = self._rows_of(ids)
-                found[first + np.searchsorted(ids, rows[:, 0]), :3] = rows[:, 1:]
+                known, places = self._places_of(ids)
+                found[first + np.searchsorted(ids, known), :3] = places
             self._add_generations(found)
         return Places(*found[inverse].T)
 
-    def _rows_of(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return ID, tile, row and status of the known ones among ascending IDs, (n, 4)."""
-        low, high = int(ids[0]), int(ids[-1])
-        if high - low >= DENSE * len(ids):
+    def _places_of(self, ids: ObjectIds) -> tuple[ObjectIds, NDArray[np.int64]]:
+        """Return the known ones among ascending IDs, (n,), and their tile, row and status, (n, 3)."""
+        if self.id_kind == "text" or int(ids[-1]) - int(ids[0]) >= DENSE * len(ids):
             return self._rows(AMONG, [json.dumps(ids.tolist())])
-        rows = self._rows("BETWEEN ? AND ?", [low, high])
-        if (np.diff(rows[:, 0]) <= 0).any():
+        known, places = self._rows("BETWEEN ? AND ?", [int(ids[0]), int(ids[-1])])
+        if (np.diff(known) <= 0).any():
             raise InvalidRecordError("its objects are not in order")
-        rows = rows[np.isin(rows[:, 0], ids)]
+        is_wanted = np.isin(known, ids)
+        known, places = known[is_wanted], places[is_wanted]
         # A damaged page may end a range early: an ID missing from the range is looked up alone.
-        rest = ids[~np.isin(ids, rows[:, 0])]
-        return np.concatenate([rows, self._rows(AMONG, [json.dumps(rest.tolist())])]) if len(rest) else rows
+        rest = ids[~np.isin(ids, known)]
+        if not len(rest):
+            return known, places
+        others, their_places = self._rows(AMONG, [json.dumps(rest.tolist())])
+        return np.concatenate([known, others]), np.concatenate([places, their_places])
 
-    def _rows(self, condition: str, values: list[Any]) -> NDArray[np.int64]:
-        """Return ID, tile, row and status of objects, (n, 4)."""
-        rows = _number_columns(self._db.execute(f"{LOOKUP_MANY} {condition}", values).fetchone())
-        _check_status(rows[:, 3])
-        return rows
+    def _rows(self, condition: str, values: list[Any]) -> tuple[ObjectIds, NDArray[np.int64]]:
+        """Return the IDs of objects, (n,), and their tile, row and status, (n, 3)."""
+        row = self._db.execute(f"{LOOKUP_MANY[self.id_kind]} {condition}", values).fetchone()
+        if self.id_kind == "integer":
+            rows = _number_columns(row)
+            _check_status(rows[:, 3])
+            return rows[:, 0], rows[:, 1:]
+        ids, places = _texts(json.loads(row[0])), _number_columns(row[1:])
+        if len(ids) != len(places):
+            raise InvalidRecordError("an object's place is not an integer")
+        _check_status(places[:, 2])
+        return ids, places
 
     def _add_generations(self, found: NDArray[np.int64]) -> None:
         """Add the tile's generation to the place of each object; an object without a tile has no place."""
@@ -285,30 +315,54 @@ class Index:
         tiles = _number_columns(self._db.execute(query, [json.dumps(tile_id.tolist())]).fetchone())
         return tiles[np.argsort(tiles[:, 0])]
 
-    def ids(self, status: Status | None = None) -> NDArray[np.int64]:
+    def ids(self, status: Status | None = None) -> ObjectIds:
         """Return the IDs of all objects, or of those with one status, in ascending order.
 
         Each batch is read by itself: a transaction of minutes would keep a build from its commits.
         """
-        found, first = array("q"), int(INT64.min)
+        return self._integer_ids(status) if self.id_kind == "integer" else self._text_ids(status)
+
+    def _text_ids(self, status: Status | None) -> NDArray[np.str_]:
+        wanted, last = None if status is None else int(status), ""
+        found = [no_ids("text")]
+        with self._explained():
+            while True:
+                rows = self._db.execute(TEXT_IDS, [last, wanted, BATCH])
+                ids = _texts([row[0] for row in rows])
+                if (ids[1:] <= ids[:-1]).any() or (ids[:1] <= last).any():
+                    raise InvalidRecordError("its objects are not in order")
+                found.append(ids)
+                if len(ids) < BATCH:
+                    return np.concatenate(found)
+                last = str(ids[-1])
+
+    def _integer_ids(self, status: Status | None) -> NDArray[np.int64]:
+        numbers, first = array("q"), int(INT64.min)
         with self._explained():
             while True:
                 wanted = None if status is None else int(status)
                 ids = _number_columns(self._db.execute(IDS, [first, wanted, BATCH]).fetchone())[:, 0]
                 if (ids[1:] <= ids[:-1]).any() or (ids[:1] < first).any():
                     raise InvalidRecordError("its objects are not in order")
-                found.frombytes(ids.tobytes())
+                numbers.frombytes(ids.tobytes())
                 if len(ids) < BATCH or ids[-1] == INT64.max:
-                    return np.frombuffer(found, dtype=np.int64)
+                    return np.frombuffer(numbers, dtype=np.int64)
                 first = int(ids[-1]) + 1
 
     # ---- writing
 
     def set_settings(self, settings: Settings) -> None:
-        """Store the settings that all shards share."""
+        """Store the settings that all shards share. The kind of the IDs can change only while there are no objects."""
         rows = [{"key": key, "value": json.dumps(value)} for key, value in settings.model_dump().items()]
         with self._explained(), self._db.atomic():
             self._db["settings"].upsert_all(rows, pk="key")
+            if settings.id_kind != self.id_kind:
+                if self._db["objects"].count:
+                    raise ArchiveError(
+                        f"index {self.path}: its object IDs are {KINDS[self.id_kind]}: build another archive"
+                    )
+                empty_table_of(self._db.conn, settings.id_kind)
+        self.id_kind = settings.id_kind
 
     def commit_tiles(self, entries: Sequence[TileEntry]) -> None:
         """Replace the old shards of tiles by new ones, in one transaction.
@@ -328,7 +382,7 @@ class Index:
                 except sqlite3.IntegrityError:
                     raise self._conflict(entry, tile_id) from None
 
-    def remove_tile(self, tile_id: int, objects: NDArray[np.int64] | None) -> None:
+    def remove_tile(self, tile_id: int, objects: ObjectIds | None) -> None:
         """Remove a tile and its objects; with None the whole index is searched for its objects."""
         with self._explained(), self._db.atomic():
             if objects is None:
@@ -365,8 +419,8 @@ class Index:
         with self._explained(), self._db.atomic():
             self._db["builds"].update(build_id, {"finished": utc_now()})
 
-    def _insert(self, rows: NDArray[np.int64]) -> None:
-        """Insert rows into the table ``objects``, (n, 4)."""
+    def _insert(self, rows: NDArray[Any]) -> None:
+        """Insert rows into the table ``objects``, int64 or, for text IDs, object (n, 4)."""
         whole = len(rows) // ROWS_AT_ONCE * ROWS_AT_ONCE
         for part, at_once in ((rows[:whole], ROWS_AT_ONCE), (rows[whole:], 1)):
             places = ", ".join(["(?, ?, ?, ?)"] * at_once)
@@ -384,7 +438,7 @@ class Index:
         elif self._remove_objects(known.tile_id, entry.objects) != known.stored + known.skipped:
             self._remove_all_objects(known.tile_id)
 
-    def _remove_objects(self, tile_id: int, ids: NDArray[np.int64]) -> int:
+    def _remove_objects(self, tile_id: int, ids: ObjectIds) -> int:
         """Remove the objects of a tile among these IDs, and return their number."""
         statement = "DELETE FROM objects WHERE object_id = ? AND tile_id = ?"
         rows = zip(np.sort(ids).tolist(), [tile_id] * len(ids), strict=True)
@@ -410,11 +464,11 @@ class Index:
         """Return the error that names the first object of another tile."""
         ids, name = np.unique(entry.objects), entry.tile.name
         for first in range(0, len(ids), BATCH):
-            rows = self._rows_of(ids[first : first + BATCH])
-            others = rows[rows[:, 1] != tile_id]
+            known, places = self._places_of(ids[first : first + BATCH])
+            others = np.flatnonzero(places[:, 0] != tile_id)
             if len(others):
-                object_id, other = (int(value) for value in others[0, :2])
-                if not len(self._generations(others[:1, 1])):
+                object_id, other = known[others[0]].item(), int(places[others[0], 0])
+                if not len(self._generations(places[others[:1], 0])):
                     raise InvalidRecordError(f"object {object_id} is on tile number {other}, which the index lacks")
                 return DuplicateObjectError(object_id, name, self.tile(other).name)
         return DuplicateObjectError(None, name, name)
@@ -457,20 +511,22 @@ class Index:
 
 
 def object_places(
-    stored: NDArray[np.int64], skipped: NDArray[np.int64], reason: NDArray[np.uint8]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    stored: ObjectIds, skipped: ObjectIds, reason: NDArray[np.uint8]
+) -> tuple[ObjectIds, NDArray[np.int64], NDArray[np.int64]]:
     """Return ID, row and status of all objects of a tile in the form of the index."""
     row = np.concatenate([np.arange(len(stored)), np.arange(len(skipped))])
     return np.concatenate([stored, skipped]), row, np.concatenate([np.full(len(stored), int(Status.STORED)), reason])
 
 
-def _object_rows(entry: TileEntry, tile_id: int) -> NDArray[np.int64]:
-    """Return a tile's rows of the table ``objects`` in the order of insertion, (n, 4)."""
+def _object_rows(entry: TileEntry, tile_id: int) -> NDArray[Any]:
+    """Return a tile's rows of the table ``objects`` in the order of insertion, int64 or object (n, 4)."""
     ids, row, status = object_places(entry.stored, entry.skipped, entry.reason)
-    return np.stack([ids, np.full(len(ids), tile_id), row, status], axis=1)[_order_to_insert(ids)]
+    order = _order_to_insert(ids)
+    ids = ids if kind_of(ids) == "integer" else ids.astype(object)
+    return np.stack([ids, np.full(len(ids), tile_id), row, status], axis=1)[order]
 
 
-def _order_to_insert(ids: NDArray[np.int64]) -> NDArray[np.intp]:
+def _order_to_insert(ids: ObjectIds) -> NDArray[np.intp]:
     """Return an order of IDs that leaves SQLite's pages full.
 
     The IDs of a tile lie close together, mostly between those of other tiles. There SQLite leaves its pages 88% full
@@ -504,6 +560,13 @@ def _number_columns(texts: Sequence[str | None]) -> NDArray[np.int64]:
         return np.array(columns, dtype=np.int64).reshape(len(texts), len(columns[0])).T
     except NOT_JSON:
         raise InvalidRecordError("an object's place is not an integer") from None
+
+
+def _texts(values: list[Any]) -> NDArray[np.str_]:
+    """Return text IDs as an array, if they are text and no longer than an ID can be."""
+    if not all(isinstance(value, str) and 0 < len(value) <= LONGEST_ID for value in values):
+        raise InvalidRecordError("an object's ID is not a text of an ID")
+    return np.array(values, dtype=np.str_)
 
 
 def _check_status(status: NDArray[np.int64]) -> None:

@@ -11,6 +11,7 @@ from time import monotonic, sleep
 
 from archive_builder.atomic import rename_durably, whole_file
 from archive_builder.errors import ArchiveError
+from archive_builder.object_ids import IdKind
 from archive_builder.store.file_locks import MOUNT, has_locks
 from archive_builder.store.file_names import shard_files
 from archive_builder.store.format import schema_text
@@ -39,6 +40,9 @@ TABLES = ("settings", "tiles", "builds", "objects")
 
 Columns = frozenset[tuple[str, str, str, int]]
 """Table, name, type and hidden flag of every column."""
+
+SCHEMAS: dict[IdKind, tuple[str, ...]] = {"integer": ("index.sql",), "text": ("index.sql", "index_text.sql")}
+"""Files of ``schema/`` that make an index, by the kind of its object IDs."""
 
 
 def open_index(path: Path, writable: bool) -> tuple[sqlite3.Connection, bool]:
@@ -189,16 +193,38 @@ def _journal(index: Path) -> Path:
     return index.with_name(f"{index.name}-journal")
 
 
-def check_tables(connection: sqlite3.Connection) -> None:
+def check_tables(connection: sqlite3.Connection) -> IdKind:
     """Refuse other tables than those of the schema, and views, triggers and virtual tables.
+
+    Returns
+    -------
+    str
+        Kind of the object IDs that the tables can hold.
 
     Raises
     ------
     InvalidRecordError
         The tables are not those of an index.
     """
-    if _columns_of(connection) != _expected_columns():
-        raise InvalidRecordError("its tables are not those of an index")
+    columns = _columns_of(connection)
+    for kind in SCHEMAS:
+        if columns == _expected_columns(kind):
+            return kind
+    raise InvalidRecordError("its tables are not those of an index")
+
+
+def empty_table_of(connection: sqlite3.Connection, kind: IdKind) -> None:
+    """Replace the table ``objects`` by an empty one for IDs of this kind, inside the caller's transaction."""
+    connection.execute("DROP TABLE objects")
+    connection.execute(_objects_statement(kind))
+
+
+@cache
+def _objects_statement(kind: IdKind) -> str:
+    """Return the statement that creates the table ``objects``."""
+    with closing(_new_database(kind)) as empty:
+        query = "SELECT sql FROM sqlite_master WHERE name = 'objects'"
+        return str(empty.execute(query).fetchone()[0])
 
 
 def _columns_of(connection: sqlite3.Connection) -> Columns | None:
@@ -211,7 +237,14 @@ def _columns_of(connection: sqlite3.Connection) -> Columns | None:
 
 
 @cache
-def _expected_columns() -> Columns | None:
-    with closing(sqlite3.connect(":memory:")) as empty:
-        empty.executescript(schema_text("index.sql"))
+def _expected_columns(kind: IdKind) -> Columns | None:
+    with closing(_new_database(kind)) as empty:
         return _columns_of(empty)
+
+
+def _new_database(kind: IdKind) -> sqlite3.Connection:
+    """Return an empty index in memory."""
+    empty = sqlite3.connect(":memory:")
+    for name in SCHEMAS[kind]:
+        empty.executescript(schema_text(name))
+    return empty

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from archive_builder.measure.quality import REASON_NAMES, Status
+from archive_builder.object_ids import IdKind, ObjectIds
 from archive_builder.store.format import shard_format
 from archive_builder.survey.discovery import TILE_NAME
 
@@ -56,6 +57,9 @@ class Settings(_Record):
     bands: Annotated[tuple[str, ...], Field(min_length=1, strict=False)]
     """Bands in the order of every band axis."""
 
+    id_kind: IdKind = "integer"
+    """Kind of the object IDs."""
+
     @model_validator(mode="after")
     def _recipe_names_survey_and_layout(self) -> Self:
         for section, key in (("survey", "name"), ("storage", "layout")):
@@ -65,7 +69,7 @@ class Settings(_Record):
         return self
 
     @classmethod
-    def of(cls, recipe: Mapping[str, Any], size: int) -> Self:
+    def of(cls, recipe: Mapping[str, Any], size: int, id_kind: IdKind = "integer") -> Self:
         """Return the settings of a new archive.
 
         Parameters
@@ -74,9 +78,11 @@ class Settings(_Record):
             `Recipe.pixel_settings`.
         size : int
             Side of a cutout, px.
+        id_kind : str
+            Kind of the object IDs.
         """
-        version = shard_format()["format_version"]
-        return cls(format_version=version, recipe=dict(recipe), size=size, bands=tuple(recipe["survey"]["bands"]))
+        version, bands = shard_format()["format_version"], tuple(recipe["survey"]["bands"])
+        return cls(format_version=version, recipe=dict(recipe), size=size, bands=bands, id_kind=id_kind)
 
     @property
     def survey(self) -> str:
@@ -315,20 +321,20 @@ class TileEntry:
     tile: TileRecord
     """Row of the tile."""
 
-    stored: NDArray[np.int64]
+    stored: ObjectIds
     """Object IDs in the order of the shard's ``/cutouts``."""
 
-    skipped: NDArray[np.int64]
+    skipped: ObjectIds
     """Object IDs in the order of the shard's ``/skipped``."""
 
     reason: NDArray[np.uint8]
     """`Status` of each skipped object."""
 
-    replaced: NDArray[np.int64] | None
+    replaced: ObjectIds | None
     """Object IDs of the tile's old shard; None if unknown: the index then searches for them."""
 
     @property
-    def objects(self) -> NDArray[np.int64]:
+    def objects(self) -> ObjectIds:
         """All object IDs of the new shard."""
         return np.concatenate([self.stored, self.skipped])
 
@@ -367,6 +373,9 @@ class ShardInfo:
     width: int
     """Columns of the tile."""
 
+    id_kind: IdKind
+    """Kind of the object IDs."""
+
     pixel_scale: float
     """Pixel scale, arcsec."""
 
@@ -387,7 +396,7 @@ class ShardInfo:
 class ObjectTable:
     """Objects of a tile; parallel arrays."""
 
-    object_id: NDArray[np.int64]
+    object_id: ObjectIds
     """Object IDs of the survey, (N,)."""
 
     ra: NDArray[np.float64]

@@ -18,6 +18,7 @@ from archive_builder.errors import ArchiveError, one_line
 from archive_builder.geometry import Shape, recrop_offset, window_origin, window_pieces
 from archive_builder.measure.noise import depth
 from archive_builder.measure.quantize import Codec, codec_of
+from archive_builder.object_ids import ObjectIds
 from archive_builder.store.color import ColorReader
 from archive_builder.store.contents import Contents, attributes
 from archive_builder.store.file_locks import NO_LOCKS
@@ -115,13 +116,13 @@ class Shard:
             ) from None
 
     @cached_property
-    def stored_ids(self) -> NDArray[np.int64]:
-        """IDs of the objects with a cutout, int64 (N,), read without the rest of the table."""
+    def stored_ids(self) -> ObjectIds:
+        """IDs of the objects with a cutout, (N,), read without the rest of the table."""
         return self._column("objects", "object_id")
 
     @cached_property
-    def skipped_ids(self) -> NDArray[np.int64]:
-        """IDs of the objects without a cutout, int64 (S,)."""
+    def skipped_ids(self) -> ObjectIds:
+        """IDs of the objects without a cutout, (S,)."""
         return self._column("skipped", "object_id")
 
     @cached_property
@@ -275,8 +276,8 @@ class Shard:
             dataset = h5py.h5d.open(self._file.id, f"{group}/{name}".encode())
             column = np.empty(dataset.shape, dataset.dtype)
             dataset.read(h5py.h5s.ALL, h5py.h5s.ALL, column)
-            return column
-        except (OSError, KeyError) as error:
+            return np.strings.decode(column, "utf-8") if column.dtype.kind == "S" else column
+        except (OSError, KeyError, UnicodeDecodeError) as error:
             raise ArchiveError(
                 f"shard {self.path}: the table {group} is damaged ({one_line(error)}): rebuild its tile"
             ) from None

@@ -129,7 +129,9 @@ class ShardWriter:
             layout.finish()
         for group, table in (("objects", stored), ("skipped", skipped)):
             for field in fields(table):
-                write_table(self._file, f"{group}/{field.name}", getattr(table, field.name))
+                column = getattr(table, field.name)
+                is_text = column.dtype.kind == "U"
+                write_table(self._file, f"{group}/{field.name}", fixed_strings(column.tolist()) if is_text else column)
         write_table(self._file, "skipped/reason", reason)
         if wrong := Contents(self._file).violations():
             raise ArchiveError(f"shard {self.path}: does not match the format ({'; '.join(wrong)}): report this fault")

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from archive_builder.errors import TableError, TileError
+from archive_builder.object_ids import KINDS, LONGEST_ID, IdKind, ObjectIds
 from archive_builder.survey.angles import FORMS, Quantity, read_angles
 from archive_builder.survey.recipe import CatalogSection
-from archive_builder.survey.tables import Column, Where, as_text, holds_integers, holds_text, kind, open_table
+from archive_builder.survey.tables import (
+    Column,
+    Columns,
+    TableFile,
+    Where,
+    as_text,
+    holds_integers,
+    holds_text,
+    kind,
+    open_table,
+)
 
 EQUATORIAL = ("icrs", "fk5", "fk4")
 """Frames with RA and Dec; the others have longitude and latitude."""
@@ -23,17 +38,17 @@ class Catalog:
 
     Attributes
     ----------
-    object_id : ndarray of int64, (N,)
+    object_id : ndarray of int64 or str, (N,)
     ra, dec : ndarray of float64, (N,)
         Deg, ICRS; finite.
     """
 
-    object_id: NDArray[np.int64]
+    object_id: ObjectIds
     ra: NDArray[np.float64]
     dec: NDArray[np.float64]
 
 
-def read_catalog(path: Path, columns: CatalogSection, tile: str) -> Catalog:
+def read_catalog(path: Path, columns: CatalogSection, tile: str, id_kind: IdKind | None = None) -> Catalog:
     """Read a tile's objects.
 
     Parameters
@@ -44,19 +59,21 @@ def read_catalog(path: Path, columns: CatalogSection, tile: str) -> Catalog:
         Columns to read.
     tile : str
         Only rows of this tile are kept if ``columns.tile`` names a column.
+    id_kind : str, optional
+        Kind of the archive's IDs (default: the kind of this catalogue).
 
     Raises
     ------
     TileError
         The file cannot be read, or a column is missing, of the wrong kind or in an unknown unit. An ID is missing,
-        repeated or not an integer. A position is not on the sky. The tile has no objects.
+        repeated, or of another kind than the archive's. A position is not on the sky. The tile has no objects.
     """
-    names = [columns.object_id, columns.ra, columns.dec]
+    names = [*columns.id_columns, columns.ra, columns.dec]
     where = Where(columns.tile, tile) if columns.tile else None
     try:
         file = open_table(path, [*names, where.column] if where else names)
         table = file.read(names, where)
-        object_id = _object_ids(table[columns.object_id], columns.object_id)
+        object_id = _object_ids(file, table, columns, tile, where, id_kind)
         longitude: Quantity = "RA" if columns.frame in EQUATORIAL else "longitude"
         ra = _degrees(table[columns.ra], columns.ra, file.units.get(columns.ra), longitude)
         dec = _degrees(table[columns.dec], columns.dec, file.units.get(columns.dec), "latitude")
@@ -65,24 +82,97 @@ def read_catalog(path: Path, columns: CatalogSection, tile: str) -> Catalog:
         raise TileError(f"catalogue {path}: {error}") from None
 
 
-def _checked(object_id: NDArray[np.int64], ra: NDArray[np.float64], dec: NDArray[np.float64]) -> Catalog:
+def read_id_kind(path: Path, columns: CatalogSection, tile: str) -> IdKind:
+    """Return the kind of a tile's object IDs.
+
+    Raises
+    ------
+    TileError
+        The file cannot be read, or the column of the IDs is missing, empty or of another kind.
+    """
+    if columns.joins_ids:
+        return "text"
+    (name,) = columns.id_columns
+    where = Where(columns.tile, tile) if columns.tile else None
+    try:
+        column = open_table(path, [name, where.column] if where else [name]).read([name], where)[name]
+        _check_ids(column, name)
+    except (TableError, TileError) as error:
+        raise TileError(f"catalogue {path}: {error}") from None
+    return "text" if holds_text(column) else "integer"
+
+
+def _checked(object_id: ObjectIds, ra: NDArray[np.float64], dec: NDArray[np.float64]) -> Catalog:
     """Return a catalogue of unique IDs and positions on the sky."""
     _check_ids_are_unique(object_id)
     _check_positions(ra, dec, object_id)
     return Catalog(object_id, ra, dec)
 
 
-def _object_ids(column: Column, name: str) -> NDArray[np.int64]:
-    """Return IDs as int64; refuse any that passed through float or do not fit."""
+def _object_ids(
+    file: TableFile, table: Columns, columns: CatalogSection, tile: str, where: Where | None, wanted: IdKind | None
+) -> ObjectIds:
+    """Return IDs as int64 or str; refuse any that passed through float or do not fit."""
+    names = columns.id_columns
+    for name in names:
+        _check_ids(table[name], name)
+    if not columns.joins_ids:
+        found: IdKind = "text" if holds_text(table[names[0]]) else "integer"
+        # In a file without types the values gave the column its type: text IDs may all be digits on one tile.
+        if wanted not in (None, found) and not (file.is_untyped and wanted == "text"):
+            raise TileError(
+                f"column {names[0]} is {KINDS[found]}, but the IDs of the archive are {KINDS[wanted or found]}: "
+                "give the IDs of all tiles one kind"
+            )
+        if found == "integer" and wanted != "text":
+            return _integers(table[names[0]], names[0])
+    texts = _texts_as_written(file, table, names, where)
+    ids = pc.binary_join_element_wise(*([tile] if columns.unique_within else []), *texts, "/")
+    _check_text(ids, ", ".join(names))
+    return np.array(ids.to_pylist(), dtype=np.str_)
+
+
+def _check_ids(column: Column, name: str) -> None:
+    """Refuse a column of IDs that is empty, has missing values, or holds neither integers nor text."""
     if len(column) == 0:
         raise TileError("has no objects for this tile: correct the catalogue, or remove the tile from the survey")
-    if not holds_integers(column):
-        raise TileError(f"column {name} is {kind(column)}, not integers: give 64-bit integer IDs with every digit")
-    if np.ma.is_masked(column):
-        raise TileError(f"column {name} has no value in {int(np.ma.getmaskarray(column).sum())} rows: fill them in")
-    if column.max() > np.iinfo(np.int64).max:
-        raise TileError(f"column {name} holds {column.max()}, more than a signed 64-bit integer can hold")
-    return np.asarray(column, dtype=np.int64)
+    if not (holds_integers(column) or holds_text(column)):
+        raise TileError(
+            f"column {name} is {kind(column)}, neither integers nor text: give 64-bit integer IDs with every digit"
+        )
+    missing = pc.equal(column, "").to_numpy() if holds_text(column) else np.ma.getmaskarray(column)
+    if missing.any():
+        raise TileError(f"column {name} has no value in {int(missing.sum())} rows: fill them in")
+
+
+def _integers(column: Column, name: str) -> NDArray[np.int64]:
+    """Return integer IDs as int64."""
+    values: NDArray[np.integer[Any]] = np.asarray(column)
+    if values.max() > np.iinfo(np.int64).max:
+        raise TileError(f"column {name} holds {values.max()}, more than a signed 64-bit integer can hold")
+    return values.astype(np.int64)
+
+
+def _texts_as_written(
+    file: TableFile, table: Columns, names: Sequence[str], where: Where | None
+) -> list[pa.ChunkedArray]:
+    """Return columns of IDs as text: in a file without types as written, with zeros at the start."""
+    if not file.is_untyped or all(holds_text(table[name]) for name in names):
+        return [as_text(table[name]) for name in names]
+    again = file.read(names, where, text=True)
+    # A blank line is a row of empty texts here, and left out otherwise. No other row lacks a part of its ID.
+    is_row = pc.not_equal(as_text(again[names[0]]), "")
+    return [as_text(again[name]).filter(is_row) for name in names]
+
+
+def _check_text(ids: pa.ChunkedArray, name: str) -> None:
+    """Refuse text IDs that the index or the shard cannot hold."""
+    for bad, trouble in (
+        (pc.match_substring_regex(ids, r"\p{Cc}"), "has a control character: remove it"),
+        (pc.greater(pc.binary_length(ids), LONGEST_ID), f"is longer than {LONGEST_ID} bytes: give shorter IDs"),
+    ):
+        if pc.any(bad).as_py():
+            raise TileError(f"column {name}: ID {ids.filter(bad)[0].as_py()[:60]!r} {trouble}")
 
 
 def _degrees(column: Column, name: str, unit: str | None, quantity: Quantity) -> NDArray[np.float64]:
@@ -127,7 +217,7 @@ def to_icrs(
     return ra, dec
 
 
-def _check_ids_are_unique(object_id: NDArray[np.int64]) -> None:
+def _check_ids_are_unique(object_id: ObjectIds) -> None:
     values, counts = np.unique(object_id, return_counts=True)
     if counts.max() > 1:
         raise TileError(
@@ -136,7 +226,7 @@ def _check_ids_are_unique(object_id: NDArray[np.int64]) -> None:
         )
 
 
-def _check_positions(ra: NDArray[np.float64], dec: NDArray[np.float64], object_id: NDArray[np.int64]) -> None:
+def _check_positions(ra: NDArray[np.float64], dec: NDArray[np.float64], object_id: ObjectIds) -> None:
     bad = ~(np.isfinite(ra) & np.isfinite(dec) & (np.abs(dec) <= 90) & (np.abs(ra) <= 360))
     if bad.any():
         first = np.flatnonzero(bad)[0]

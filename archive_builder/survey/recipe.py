@@ -28,6 +28,9 @@ Fraction = Annotated[float, Field(ge=0, le=1, strict=True)]
 Hdu: TypeAlias = str | Annotated[int, Field(ge=0, strict=True)]
 """Name or number of an HDU, or a pattern of a name with placeholders."""
 
+IdColumn: TypeAlias = Annotated[str, Field(min_length=1, strict=True)]
+"""Name of a column of object IDs."""
+
 LONGEST_BAND = 60
 """Maximum characters of a band name: EXTNAME takes 68, with the name of the plane."""
 
@@ -142,8 +145,11 @@ class CatalogSection(_Section):
     path: str
     """Glob pattern of the catalogue of a tile, a table in any usual format, or path of one catalogue for all tiles."""
 
-    object_id: str
-    """Column of the object IDs, 64-bit integers."""
+    object_id: IdColumn | Annotated[tuple[IdColumn, ...], Field(min_length=1)]
+    """Column of the object IDs, 64-bit integers or text. Several columns: the ID is the text ``330368/1234``."""
+
+    unique_within: Literal["tile"] | None = None
+    """``"tile"``: the IDs are unique within a tile only, like SExtractor's NUMBER: the ID is the text ``TILE/17``."""
 
     ra: str
     """Column of the right ascension, or of the longitude in `frame`; deg if the file gives no unit."""
@@ -156,6 +162,27 @@ class CatalogSection(_Section):
 
     tile: str | None = None
     """Column of the tile names, for one catalogue of all tiles."""
+
+    @field_validator("object_id", mode="wrap")
+    @classmethod
+    def _object_id_names_columns(cls, value: Any, read: Any) -> Any:
+        try:
+            columns = read(value)
+        except ValidationError:
+            raise ValueError('give the name of a column, or several as ["BRICKID", "OBJID"]') from None
+        if not isinstance(columns, str) and len(set(columns)) < len(columns):
+            raise ValueError("a column is named twice: name each part of the ID once")
+        return columns
+
+    @property
+    def id_columns(self) -> tuple[str, ...]:
+        """Columns of the object IDs."""
+        return (self.object_id,) if isinstance(self.object_id, str) else self.object_id
+
+    @property
+    def joins_ids(self) -> bool:
+        """True if an ID is made of several parts, and so a text."""
+        return len(self.id_columns) > 1 or self.unique_within is not None
 
 
 class CutoutSection(_Section):
@@ -297,6 +324,7 @@ class Recipe(_Section):
             "survey": self.survey.model_dump(
                 include={"name", "bands", "zero_point", "blank_value"}, mode="json", by_alias=True
             ),
+            "catalog": {"object_id": list(self.catalog.id_columns), "unique_within": self.catalog.unique_within},
             "cutout": self.cutout.model_dump(mode="json"),
             "quality": self.quality.model_dump(mode="json"),
             "storage": self.storage.model_dump(mode="json"),

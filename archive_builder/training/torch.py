@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 
 from archive_builder.errors import RequestError
 from archive_builder.geometry import Size
+from archive_builder.object_ids import kind_of
 from archive_builder.serve.archive import Archive
 from archive_builder.serve.snapshot import Bands
 from archive_builder.serve.stream import Batch, BatchStream, part_of
@@ -37,8 +38,8 @@ class CutoutDataset(Dataset[Tensor]):  # type: ignore[misc]
     ----------
     archive : str, Path or Archive
         The archive's folder, or the open archive.
-    ids : array_like of int, (N,)
-        Object IDs; repeats are allowed.
+    ids : array_like of int or str, (N,)
+        Object IDs of the archive's kind; repeats are allowed.
     size, bands
         See `Archive.get_many`.
     transform : callable, optional
@@ -68,12 +69,10 @@ class CutoutDataset(Dataset[Tensor]):  # type: ignore[misc]
     ) -> None:
         self.archive = _opened(archive)
         self._size, self._bands, self._transform = size, _names(self.archive, size, bands), transform
-        given = np.array(ids)
-        places = self.archive.reader.find(given)
-        self.ids = given.astype(np.int64)
-        absent = np.flatnonzero(~places.has_cutout)
+        self.ids = self.archive.reader.checked_ids(ids).copy()
+        absent = np.flatnonzero(~self.archive.reader.find(self.ids).has_cutout)
         if len(absent):
-            self.archive.get(int(self.ids[absent[0]]))  # raises the reason
+            self.archive.get(self.ids[absent[0]].item())  # raises the reason
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -91,13 +90,13 @@ class CutoutDataset(Dataset[Tensor]):  # type: ignore[misc]
         return cutouts if self._transform is None else [self._transform(cutout) for cutout in cutouts]
 
 
-class CutoutStream(IterableDataset[tuple[Tensor, Tensor]]):  # type: ignore[misc]
+class CutoutStream(IterableDataset[tuple[Tensor | list[str], Tensor]]):  # type: ignore[misc]
     """The cutouts of a whole archive in ready batches: ``DataLoader(stream, batch_size=None)``.
 
-    A batch is a pair: the object IDs, int64 (n,), and the cutouts, float32 (n, bands, ny, nx). The batches are those of
-    `archive_builder.serve.stream.BatchStream`; every rank takes its share of them, and the workers of its loader divide
-    this share. Over all ranks and workers every object comes once an epoch. All batches are full except the last one of
-    the last rank; some ranks may have one batch more than others.
+    A batch is a pair: the object IDs, int64 (n,) or a list of n str, and the cutouts, float32 (n, bands, ny, nx). The
+    batches are those of `archive_builder.serve.stream.BatchStream`; every rank takes its share of them, and the workers
+    of its loader divide this share. Over all ranks and workers every object comes once an epoch. All batches are full
+    except the last one of the last rank; some ranks may have one batch more than others.
 
     To resume, make the stream with the same arguments and with the epoch and the position to continue from. The rest of
     the epoch is then exact, batch by batch in the same order, if the archive, the arguments, the number of ranks and
@@ -191,7 +190,7 @@ class CutoutStream(IterableDataset[tuple[Tensor, Tensor]]):  # type: ignore[misc
         """Return the number of this rank's batches in a whole epoch, with those before the position."""
         return len(self._part(self._rank, self._world_size))
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[tuple[Tensor | list[str], Tensor]]:
         info = get_worker_info()
         worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
         parts, first = self._world_size * workers, self._rank * workers
@@ -213,9 +212,10 @@ class CutoutStream(IterableDataset[tuple[Tensor, Tensor]]):  # type: ignore[misc
             skip=skip,
         )
 
-    def _tensors(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        data = torch.from_numpy(batch.data)
-        return torch.from_numpy(batch.object_id), data if self._transform is None else self._transform(data)
+    def _tensors(self, batch: Batch) -> tuple[Tensor | list[str], Tensor]:
+        data, ids = torch.from_numpy(batch.data), batch.object_id
+        known = torch.from_numpy(ids) if kind_of(ids) == "integer" else ids.tolist()
+        return known, data if self._transform is None else self._transform(data)
 
 
 def _opened(archive: str | Path | Archive) -> Archive:
