@@ -183,7 +183,7 @@ def test_error_of_a_skipped_object_has_the_reason_and_the_noise(archive: Archive
         ({"bands": ""}, RequestError, "no band is given"),
         ({"bands": 5}, RequestError, "no band '5'"),
         ({"object_id": 1.5}, RequestError, "object ID 1.5 is not a 64-bit integer"),
-        ({"object_id": "353000001"}, RequestError, "object ID '353000001' is not a 64-bit integer"),
+        ({"object_id": "353000001.0"}, RequestError, "object ID '353000001.0' is not a 64-bit integer"),
         ({"object_id": 2**63}, RequestError, "is not a 64-bit integer"),
         ({"object_id": 2**70}, RequestError, "is not a 64-bit integer"),
         ({"object_id": -5}, ObjectNotFoundError, "object -5 is not in the archive"),

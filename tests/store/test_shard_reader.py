@@ -48,6 +48,7 @@ def write(path: Path, flux: np.ndarray, objects: ObjectTable, size: int, layout:
         size,
         height,
         width,
+        "integer",
         0.263,
         np.full(len(BANDS), 30.0),
         np.zeros((4, 2)),
@@ -145,7 +146,22 @@ def test_tables_are_read_back(shard_path: Path) -> None:
 
 def test_unfinished_shard_leaves_no_file(tmp_path: Path) -> None:
     info = ShardInfo(
-        "S", "T", 1, BANDS, ("SCI",), "mosaic", "16.0", 8, 9, 9, 0.2, np.full(2, 30.0), np.zeros((4, 2)), "", ""
+        "S",
+        "T",
+        1,
+        BANDS,
+        ("SCI",),
+        "mosaic",
+        "16.0",
+        8,
+        9,
+        9,
+        "integer",
+        0.2,
+        np.full(2, 30.0),
+        np.zeros((4, 2)),
+        "",
+        "",
     )
     with (
         pytest.raises(RuntimeError),
