@@ -175,6 +175,10 @@ class Tile:
         is_wide = any(kind.kind in "iu" and not np.can_cast(kind, np.int32) for kind in kinds)
         return np.dtype(np.int64 if is_wide else np.int32)
 
+    def pixel_bytes(self) -> int:
+        """Return the bytes of a pixel in stored form, of the plane that needs most."""
+        return self.mask_dtype().itemsize if "MSK" in self._images else 4
+
     def read(self, y0: int, y1: int, plane: str = "SCI", dtype: np.dtype[Any] | None = None) -> NDArray[Any]:
         """Read rows ``y0:y1`` of all bands.
 
