@@ -5,7 +5,8 @@ A worker on a tile holds, besides Python and its libraries (`BASE`):
 - rows of one plane in stored form, in slabs of `CHUNK` rows, while unsettled objects need them: the rows of the block,
   of half a cutout below the block, of the rows read ahead (a cutout, or the two and a half rows of noise cells that
   make the noise final), of a strip, and of two slabs that are only partly needed;
-- a strip of all bands as read, 4 bytes a pixel (8 for a mask of 64 flags), twice where rows wait until a row of noise cells is complete;
+- a strip of all bands as read, 4 bytes a pixel, twice where rows wait until a row of noise cells is complete; 8 bytes
+  for a mask of 64 flags;
 - a strip of one band on its way from the file, and a slab on its way to the shard.
 
 Weights and masks are read after the image, and the colour picture before the image, strip by strip: they need no more.
