@@ -200,7 +200,8 @@ def make_shard(job: TileJob) -> tuple[TileResult, ObjectTable, Verdict]:
     with Tile.of(files, recipe, planes=True) as tile:
         strip_rows = job.strip_rows
         if job.memory is not None:
-            strip_rows = strip_that_fits(tile.shape, recipe, job.size, job.memory, picture_rows(files, tile.shape))
+            rows = picture_rows(files, tile.shape)
+            strip_rows = strip_that_fits(tile.shape, recipe, job.size, job.memory, rows, tile.pixel_bytes())
         objects = place(catalog, tile)
         cut = _cut(job, tile)
         codecs = choose_codecs(tile, recipe.storage.quantization, cut.mesh, recipe.kept_planes)

@@ -17,7 +17,7 @@ from astropy.wcs import WCS
 from numpy.typing import NDArray
 
 from archive_builder import Archive, build, reindex, verify
-from archive_builder.builder.driver import BuildReport
+from archive_builder.builder.driver import BuildReport, plan_changes
 from archive_builder.survey.fits_warnings import quiet_astropy
 
 SIDE = 160
@@ -251,6 +251,28 @@ def test_zero_point_that_cannot_be_read_names_file_and_card(tmp_path: Path, line
     assert message in refused(recipe, tmp_path / "a")
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("image_hdu = 1", "image_hdu = 2"), ('ra = "RA"', 'ra = "RA2"'), ("[cutout]", 'frame = "fk4"\n[cutout]')],
+)
+def test_another_way_to_read_the_files_makes_the_tile_due(tmp_path: Path, before: str, after: str) -> None:
+    images = [fits.ImageHDU(noise(n), sky()) for n in range(2)]
+    recipe = write_survey(
+        tmp_path / "s",
+        {"g": fits.HDUList([fits.PrimaryHDU(), *images])},
+        icrs(sky()),
+        survey="zero_point = 30.0\nimage_hdu = 1",
+    )
+    table = Table.read(tmp_path / "s" / "T1" / "cat.fits")
+    table["RA2"] = table["RA"]
+    table.write(tmp_path / "s" / "T1" / "cat.fits", overwrite=True)
+    built(recipe, tmp_path / "a")
+    recipe.write_text(recipe.read_text().replace(before, after))
+    for contents in (False, True):
+        due = plan_changes(recipe, tmp_path / "a", contents=contents)
+        assert [task.files.tile for task in due.tasks] == ["T1"]
+
+
 # ---- weights and masks
 
 KINDS: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
@@ -330,6 +352,18 @@ def test_weights_of_another_place_fail_the_tile(tmp_path: Path) -> None:
     )
     fits.PrimaryHDU(noise(1) ** 2, sky(CRPIX1=90.5)).writeto(tmp_path / "s" / "T1" / "w.fits")
     assert "the WCS of band g's weights is off band g's by 10 px" in refused(recipe, tmp_path / "a")
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1e25])
+def test_weights_beyond_float32_fail_the_tile(tmp_path: Path, scale: float) -> None:
+    recipe = write_survey(
+        tmp_path / "s",
+        {"g": fits.PrimaryHDU(noise() * np.float32(scale), sky())},
+        icrs(sky()),
+        more='[planes.weight]\nimage = "{tile}/w.fits"\nkind = "rms"',
+    )
+    fits.PrimaryHDU(np.full((SIDE, SIDE), 2 * scale)).writeto(tmp_path / "s" / "T1" / "w.fits")
+    assert "w.fits: float32 cannot hold the inverse variance" in refused(recipe, tmp_path / "a")
 
 
 # ---- missing bands
