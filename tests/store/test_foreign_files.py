@@ -588,7 +588,7 @@ def test_object_with_a_wrong_row_is_an_error(archive: Path, change: str) -> None
 
 def test_object_ids_beyond_64_bits_are_wrong_requests(place: Path, tmp_path: Path) -> None:
     with Archive(place / "mosaic") as opened:
-        for number in (2**63, -(2**63) - 1, 2**64, 10**30, -(10**30), 1.5, "1", None):
+        for number in (2**63, -(2**63) - 1, 2**64, 10**30, -(10**30), 1.5, "1.0", "abc", str(2**63), None):
             many = (lambda n: opened.get_many([n]), lambda n: opened.reader.find([n]))
             for question in (opened.get, opened.locate, *many):
                 with pytest.raises(RequestError) as caught:
