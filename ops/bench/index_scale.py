@@ -1,10 +1,11 @@
 """Benchmark of the index of a whole survey: fill the index as a build does, then query and change the index.
 
-usage: python ops/bench/index_scale.py TILES.csv [--objects N] [--work DIR] [--repeats N]
+usage: python ops/bench/index_scale.py TILES.csv [--objects N] [--text] [--work DIR] [--repeats N]
 
 TILES.csv is the tile table of a survey, for example of DES DR2: a column ``tilename`` or ``tile``, and the corners in
 deg, ``rall``, ``decll``, ``raur``, ``decur``. The objects are synthetic. Each tile has a block of IDs with gaps, as in
-DES. The tiles are committed in random order, as by many workers. No shards are written.
+DES; with ``--text`` the IDs are text, ``0061407/318``. The tiles are committed in random order, as by many workers. No
+shards are written.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from archive_builder import Archive
 from archive_builder.builder.one_tile import peak_memory
 from archive_builder.builder.status import archive_status
 from archive_builder.measure.quality import Status, count_reasons
+from archive_builder.object_ids import IdKind, ObjectIds
 from archive_builder.store.file_names import INDEX_NAME, shard_name
 from archive_builder.store.index import Index, object_places
 from archive_builder.store.records import Settings, TileEntry, TileRecord
@@ -63,6 +65,7 @@ QUANTITIES = (
     Quantity("fill.rows_per_cpu_second", "fill the index, by CPU time", "objects/s"),
     Quantity("fill.tile_ms", "commit a tile, mean", "ms", digits=1),
     Quantity("fill.gigabytes", "size of the index", "GB", 7, at_most=True, digits=2),
+    Quantity("fill.row_bytes", "size of the index, one object", "bytes", digits=1),
     Quantity("fill.peak_memory_gb", "peak memory, fill the index", "GB", digits=2),
     Quantity("one.p50_ms", "locate, median", "ms", 0.2, at_most=True, digits=3),
     Quantity("one.p99_ms", "locate, 99th percentile", "ms", 1, at_most=True, digits=3),
@@ -92,6 +95,15 @@ class Survey:
     objects: int
     """Objects of all tiles together."""
 
+    id_kind: IdKind = "integer"
+    """Kind of the object IDs."""
+
+    def ids(self, numbers: NDArray[np.int64]) -> ObjectIds:
+        """Return numbers as IDs: themselves, or text in the order of the numbers."""
+        if self.id_kind == "integer":
+            return numbers
+        return np.array([f"{n // 1000:07d}/{n % 1000:03d}" for n in numbers.tolist()])
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -99,10 +111,11 @@ def main() -> None:
     parser.add_argument(
         "--objects", type=int, default=400_000_000, help="objects in total (default: 400 million, 7 GB)"
     )
+    parser.add_argument("--text", action="store_true", help="object IDs that are text (default: integers)")
     parser.add_argument("--work", type=Path, help="folder for the index (default: the system's temporary folder)")
     parser.add_argument("--repeats", type=int, default=3, help="repeats of all but the filling (default: 3)")
     options = parser.parse_args()
-    survey = Survey(options.tiles, options.objects)
+    survey = Survey(options.tiles, options.objects, "text" if options.text else "integer")
     with tempfile.TemporaryDirectory(dir=options.work, prefix="index-") as folder:
         archive = Path(folder)
         m.say(f"filling an index with {options.objects:,} objects")
@@ -112,7 +125,8 @@ def main() -> None:
             repeats.append(measure(archive, survey, number))
             m.say("  " + ", ".join(f"{key} {value:,.3f}" for key, value in repeats[-1].items()))
     text = table.as_text(repeats, QUANTITIES)
-    head = f"{options.objects:,} objects on {len(read_tiles(options.tiles)[0]):,} tiles"
+    ids = " with text IDs" if options.text else ""
+    head = f"{options.objects:,} objects{ids} on {len(read_tiles(options.tiles)[0]):,} tiles"
     print(f"{head}; filled once; other values: medians of {options.repeats} repeats.\n\n{text}\n\n{table.machine()}")
 
 
@@ -121,7 +135,7 @@ def main() -> None:
 
 def read_tiles(path: Path) -> tuple[list[str], NDArray[np.float64]]:
     """Return the names of a table's tiles, and their corners (tiles, 2, 2): the lower and the upper one, RA and Dec."""
-    table = open_table(path, otherwise="csv")
+    table = open_table(path)
     name = "tile" if "tile" in table.names else "tilename"
     names: list[str] = table.read([name], text=True)[name].to_pylist()
     corners = table.read(["rall", "decll", "raur", "decur"])
@@ -145,7 +159,7 @@ def entries(survey: Survey) -> Iterator[TileEntry]:
     order = rng.permutation(len(names))  # the order of the IDs differs from that of the tile names
     firsts[order] = FIRST_ID + np.cumsum([0, *(blocks + rng.integers(0, BETWEEN, len(names)))[order]])[:-1]
     for n in rng.permutation(len(names)).tolist():
-        ids = firsts[n] + rng.choice(blocks[n], counts[n], replace=False)
+        ids = survey.ids(firsts[n] + rng.choice(blocks[n], counts[n], replace=False))
         stored, skipped = np.split(ids, [round(len(ids) * (1 - SKIPPED))])
         reason = rng.integers(1, max(Status) + 1, len(skipped), dtype=np.uint8)
         tile = TileRecord(
@@ -177,7 +191,7 @@ def fill(archive: Path, survey: Survey) -> m.Values:
     recipe_path.write_text(RECIPE, encoding="ascii")
     seconds, cpu, rows, tiles = 0.0, 0.0, 0, 0
     with Index(archive, writable=True) as index:
-        index.set_settings(Settings.of(load_recipe(recipe_path).pixel_settings(), SIZE))
+        index.set_settings(Settings.of(load_recipe(recipe_path).pixel_settings(), SIZE, survey.id_kind))
         for entry in entries(survey):
             started, cpu_started = time.perf_counter(), time.process_time()
             index.commit_tiles([entry])
@@ -191,6 +205,7 @@ def fill(archive: Path, survey: Survey) -> m.Values:
         "rows_per_cpu_second": rows / cpu,
         "tile_ms": seconds / tiles * 1e3,
         "gigabytes": index.path.stat().st_size / 1e9,
+        "row_bytes": index.path.stat().st_size / rows,
         "peak_memory_gb": peak_memory() / 1e9,
     }
 
@@ -199,9 +214,9 @@ def measure(archive: Path, survey: Survey, seed: int) -> m.Values:
     """Measure everything but the filling once, each in a new process with the file in the page cache."""
     values: m.Values = {}
     for name, function, *arguments in (
-        ("one", measure_locate, seed),
-        ("batch", measure_find, BATCH, seed),
-        ("list", measure_find, LIST, seed),
+        ("one", measure_locate, survey, seed),
+        ("batch", measure_find, survey, BATCH, seed),
+        ("list", measure_find, survey, LIST, seed),
         ("positions", measure_positions, survey, seed),
         ("status", measure_status),
         ("verify", measure_verify, survey, seed),
@@ -214,9 +229,9 @@ def measure(archive: Path, survey: Survey, seed: int) -> m.Values:
     return values
 
 
-def measure_locate(archive: Path, seed: int) -> m.Values:
+def measure_locate(archive: Path, survey: Survey, seed: int) -> m.Values:
     """Locate random objects one by one, after an equal number of unmeasured lookups."""
-    ids = random_ids(archive, 2 * LOOKUPS, seed).tolist()
+    ids = random_ids(archive, survey, 2 * LOOKUPS, seed).tolist()
     times = []
     with Archive(archive) as opened, closing(sqlite3.connect(archive / INDEX_NAME)) as bare:
         there = [n for n in ids if bare.execute("SELECT 1 FROM objects WHERE object_id = ?", [n]).fetchone()]
@@ -228,9 +243,9 @@ def measure_locate(archive: Path, seed: int) -> m.Values:
     return {"p50_ms": float(p50), "p99_ms": float(p99)}
 
 
-def measure_find(archive: Path, count: int, seed: int) -> m.Values:
+def measure_find(archive: Path, survey: Survey, count: int, seed: int) -> m.Values:
     """Find random IDs in one call; the time includes opening the archive. Some IDs belong to no object."""
-    ids = random_ids(archive, count, seed)
+    ids = random_ids(archive, survey, count, seed)
     before = peak_memory() / 1e9
     started = time.perf_counter()
     with Archive(archive) as opened:
@@ -302,11 +317,12 @@ def measure_replace(archive: Path, survey: Survey, seed: int, readable: bool) ->
 # ---- tools
 
 
-def random_ids(archive: Path, count: int, seed: int) -> NDArray[np.int64]:
+def random_ids(archive: Path, survey: Survey, count: int, seed: int) -> ObjectIds:
     """Return random IDs between the first and the last object ID."""
     with closing(sqlite3.connect(archive / INDEX_NAME)) as index:
-        low, high = (index.execute(f"SELECT {end}(object_id) FROM objects").fetchone()[0] for end in ("min", "max"))
-    return np.random.default_rng(seed).integers(low, high, count, endpoint=True)
+        ends = (index.execute(f"SELECT {end}(object_id) FROM objects").fetchone()[0] for end in ("min", "max"))
+        low, high = (int(str(end).replace("/", "")) for end in ends)
+    return survey.ids(np.random.default_rng(seed).integers(low, high, count, endpoint=True))
 
 
 def _seconds(function: Callable[[], object]) -> float:

@@ -19,6 +19,7 @@ import numpy as np
 import table
 from table import Quantity
 
+from archive_builder.atomic import rename_durably
 from archive_builder.builder.commit import tile_entry, tile_record
 from archive_builder.builder.driver import build
 from archive_builder.builder.status import archive_status
@@ -31,7 +32,7 @@ from archive_builder.store.index import Index
 from archive_builder.store.records import ObjectTable, Settings, ShardInfo, TileEntry
 from archive_builder.store.rows import RowBuffer
 from archive_builder.store.shard_reader import Shard
-from archive_builder.store.shard_writer import ShardWriter, place_shard
+from archive_builder.store.shard_writer import ShardWriter
 from archive_builder.survey.discovery import TileFiles, discover
 from archive_builder.survey.recipe import Recipe, load_recipe
 from archive_builder.survey.tables import open_table
@@ -115,8 +116,8 @@ def make_shard(archive: Path, files: TileFiles, recipe: Recipe, number: int) -> 
     footprint = np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) * 0.7 + [number % 500 * 0.7, number // 500 * 0.7]
     settings = json.dumps(recipe.pixel_settings(), sort_keys=True)
     info = ShardInfo(
-        *("Stand-in", files.tile, 1, BANDS, ("SCI",), "mosaic", "16.0", SIZE, SIDE, SIDE, 63.0, 30.0),
-        *(footprint, files.fingerprint(), settings),
+        *("Stand-in", files.tile, 1, BANDS, ("SCI",), "mosaic", "16.0", SIZE, SIDE, SIDE, "integer", 63.0),
+        *(np.full(len(BANDS), 30.0), footprint, files.fingerprint(), settings),
     )
     at = np.linspace(5, 30, OBJECTS)
     ids = np.arange(number * 1000, number * 1000 + OBJECTS)
@@ -124,13 +125,13 @@ def make_shard(archive: Path, files: TileFiles, recipe: Recipe, number: int) -> 
     rows = RowBuffer(codec, (SIDE, SIDE))
     rows.append(np.random.default_rng(number).normal(0, 9, (len(BANDS), SIDE, SIDE)).astype(np.float32))
     path = archive / shard_name(files.tile, 1)
-    with ShardWriter(path, info, ["SIMPLE  = T"] * len(BANDS), {"SCI": codec}) as shard:
+    with ShardWriter(path, info, {"SCI": ["SIMPLE  = T"] * len(BANDS)}, {"SCI": codec}) as shard:
         corner = at.astype(np.int64) - SIZE // 2
         shard.add_cutouts("SCI", corner, corner, rows)
         for slab_number, slab in rows.release(SIDE):
             shard.add_slab("SCI", slab_number, slab)
         shard.finish(objects, objects.take(np.empty(0, dtype=np.intp)), np.empty(0, np.uint8))
-    place_shard(shard.draft, path)
+    rename_durably(shard.draft, path)
     with Shard(path) as made:
         return tile_entry(made, tile_record(made, checksum=checksum(path)), replaced=ids[:0])
 
