@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from archive_builder.builder.changes import Changes
 from archive_builder.builder.commit import Committer, objects_of_shard
-from archive_builder.builder.decision import Decision, decide
+from archive_builder.builder.decision import Decision, decide, settle_owners
 from archive_builder.builder.first_tile import size_in_pixels
 from archive_builder.builder.lock import BuildLock
 from archive_builder.builder.memory import Load, share_out
-from archive_builder.builder.one_tile import TileJob, TileResult, lost_tile, peak_memory, run_job
+from archive_builder.builder.one_tile import NOTHING, TileJob, TileResult, lost_tile, peak_memory, run_job
 from archive_builder.builder.rebuild import abandon_rebuild, clear_leftovers, refuse_to_lose, replace_with_next
 from archive_builder.errors import ArchiveError, RequestError, one_line
 from archive_builder.run import machine
@@ -29,6 +29,9 @@ from archive_builder.units import names, whole_number
 
 log = logging.getLogger(__name__)
 
+LISTED_TOGETHER = 8
+"""Tiles whose catalogues one process reads in the time that another process takes to start."""
+
 
 @dataclass(frozen=True)
 class BuildEvent:
@@ -41,7 +44,7 @@ class BuildEvent:
     """Objects with a cutout."""
 
     skipped: int
-    """Objects without a cutout."""
+    """Catalogue rows without a cutout."""
 
     error: str | None
     """Reason of the failure; None for a tile in the archive."""
@@ -64,7 +67,7 @@ class BuildReport:
     """Objects with a cutout, on the built tiles."""
 
     skipped: dict[str, int] = field(default_factory=dict)
-    """Objects without a cutout by reason, on the built tiles."""
+    """Catalogue rows without a cutout by reason, on the built tiles."""
 
     bytes: int = 0
     """Size of the built shards, bytes."""
@@ -123,7 +126,7 @@ def build(
     archive : str or Path
         Folder of the archive; created if it does not exist.
     tiles : str or collection of str
-        Build only these tiles; all if empty.
+        Build only these tiles, and tiles that give an object to one of them or take one from them; all if empty.
     workers : int, optional
         Maximum worker processes on this machine (default: one per CPU); fewer if memory is short.
     memory : int, optional
@@ -172,7 +175,9 @@ def build(
     memory = None if memory is None else whole_number(memory, "memory", 1)
     retries = whole_number(retries, "retries", 0)
     archive, options = Path(archive), _Options(processes, memory, retries, contents, prune)
-    with engine or nullcontext():
+    own = LocalEngine(1)
+    runner = engine or own
+    with runner:
         loaded = load_recipe(Path(recipe))
         found = discover(loaded)
         _make_folders(archive)
@@ -185,12 +190,29 @@ def build(
             with Index(archive, writable=True, name=decision.index_name) as index:
                 clear_leftovers(archive)
                 size = _settle_size(index, loaded, found.tiles)
+                if engine is None:
+                    own.workers = _listers(decision.changes, loaded, size, options)
+                decision = settle_owners(
+                    decision,
+                    index,
+                    archive,
+                    loaded,
+                    found,
+                    runner,
+                    retries=retries,
+                    tiles=names(tiles),
+                    contents=contents,
+                    prune=prune,
+                    folder=archive,
+                )
                 load = None if engine else _load(decision.changes, loaded, size, options)
                 on_plan(decision.changes)
                 if load is not None:
                     on_load(load)
+                if load is not None:
+                    own.workers = load.workers
                 run = _Build(index, archive, loaded, size, options, on_tile)
-                report = run.run(decision, engine or LocalEngine(load.workers if load else 0), load)
+                report = run.run(decision, runner, load)
             if decision.is_rebuild:
                 replace_with_next(archive, report.failures)
             return report
@@ -203,12 +225,16 @@ def plan_changes(
     tiles: str | Collection[str] = (),
     force: bool = False,
     contents: bool = False,
+    prune: bool = False,
 ) -> Changes:
     """Return the changes that :func:`build` would make; nothing is written.
 
+    If a part of the archive is built, this starts a process that reads catalogues: a script must call it under
+    ``if __name__ == "__main__"``.
+
     Parameters
     ----------
-    recipe, archive, tiles, force, contents
+    recipe, archive, tiles, force, contents, prune
         See :func:`build`.
 
     Raises
@@ -216,8 +242,19 @@ def plan_changes(
     RecipeError, ArchiveError
         Same errors as :func:`build`.
     """
-    loaded = load_recipe(Path(recipe))
-    return decide(Path(archive), loaded, discover(loaded), tiles=names(tiles), force=force, contents=contents).changes
+    end_if_starting()
+    loaded, archive, tiles = load_recipe(Path(recipe)), Path(archive), names(tiles)
+    found = discover(loaded)
+    decision = decide(archive, loaded, found, tiles=tiles, force=force, contents=contents)
+    built = {task.files.tile for task in decision.changes.tasks}
+    if (
+        not {name for name, row in decision.known.items() if row.shard} - built
+    ):  # no other tile gains or loses an object
+        return decision.changes
+    with Index(archive, name=decision.index_name) as index, LocalEngine(machine.worker_processes(None)) as engine:
+        return settle_owners(
+            decision, index, archive, loaded, found, engine, tiles=tiles, contents=contents, prune=prune
+        ).changes
 
 
 class _Build:
@@ -256,20 +293,24 @@ class _Build:
         self._index.record_fingerprints(changes.touched)
         if changes.tasks or changes.incomplete:
             self._build_tiles(decision, engine, load)
-        if self._options.prune:
+        elif self._options.prune:
             self._prune(decision)
         return self._report
 
     def _build_tiles(self, decision: Decision, engine: Engine, load: Load | None) -> None:
-        """Build the tiles, and commit each when it is finished."""
+        """Build the tiles, and commit each when it is finished; with ``prune``, remove tiles before the last commit."""
         changes = decision.changes
         build_id = self._index.begin_build(len(changes.tasks) + len(changes.incomplete))
         self._note((TileResult(name, error=error) for name, error in changes.incomplete.items()), build_id)
         names = [task.files.tile for task in changes.tasks]
+        if self._options.prune:
+            names += changes.gone
         committer = Committer(self._index, self._archive, decision.known, names, build_id)
         jobs = self._jobs(decision, load)
         for outcome in run_with_retries(engine, run_job, jobs, self._options.retries, self._note_retry):
             self._note(committer.take(_result(outcome)), build_id)
+        if self._options.prune:
+            self._prune(decision)
         self._note(committer.finish(), build_id)
         self._index.end_build(build_id)
 
@@ -284,6 +325,8 @@ class _Build:
                 decision.next_generation(task.files.tile),
                 contents=self._options.contents,
                 memory=load.memory if load else None,
+                elsewhere=decision.elsewhere.get(task.files.tile, NOTHING),
+                fingerprint=decision.fingerprints.get(task.files.tile),
             )
             for task in decision.changes.tasks
         ]
@@ -348,6 +391,12 @@ def _settle_size(index: Index, recipe: Recipe, tiles: Sequence[TileFiles]) -> in
     size = size_in_pixels(recipe, tiles)
     index.set_settings(Settings.of(recipe.pixel_settings(), size))
     return size
+
+
+def _listers(changes: Changes, recipe: Recipe, size: int, options: _Options) -> int:
+    """Return the number of processes that read the catalogues: as many as for the tiles, fewer for a few tiles."""
+    load = _load(changes, recipe, size, options)
+    return min(load.workers, -(-len(changes.tasks) // LISTED_TOGETHER)) if load else 1
 
 
 def _load(changes: Changes, recipe: Recipe, size: int, options: _Options) -> Load | None:

@@ -10,7 +10,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,7 +22,8 @@ from archive_builder.builder.memory import picture_rows, strip_that_fits
 from archive_builder.builder.sweep import STRIP_ROWS, Cut, Sweep, Verdict
 from archive_builder.errors import ArchiveBuilderError, TileError, one_line
 from archive_builder.measure.noise import cell_rms, sample_rows
-from archive_builder.measure.quality import Thresholds, count_reasons
+from archive_builder.measure.owners import edge_depth, owns
+from archive_builder.measure.quality import Status, Thresholds, count_reasons
 from archive_builder.measure.quantize import (
     WEIGHT_STEP,
     Codec,
@@ -44,6 +45,9 @@ from archive_builder.survey.recipe import Recipe
 from archive_builder.survey.tile import Tile
 
 T = TypeVar("T")
+
+NOTHING: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+"""No object IDs."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,12 @@ class TileJob:
 
     memory: int | None = None
     """Maximum memory of the process, bytes."""
+
+    elsewhere: NDArray[np.int64] = field(default_factory=lambda: NOTHING)
+    """Object IDs that the catalogue lists and another tile owns, int64 (n,)."""
+
+    fingerprint: str | None = None
+    """Fingerprint of the files when the owners of the IDs were decided; None if they were not."""
 
     def __str__(self) -> str:
         """Return the tile's name, for a log."""
@@ -107,7 +117,7 @@ class TileResult:
     """Objects with a cutout."""
 
     skipped: Mapping[str, int] | None = None
-    """Objects without a cutout, by reason."""
+    """Catalogue rows without a cutout, by reason."""
 
     footprint: tuple[tuple[float, float], ...] = ()
     """Corners of the tile, RA and Dec, deg, ICRS."""
@@ -185,6 +195,8 @@ def make_shard(job: TileJob) -> tuple[TileResult, ObjectTable, Verdict]:
     """
     files, recipe = job.files, job.recipe
     fingerprint = files.fingerprint()
+    if job.fingerprint not in (None, fingerprint):
+        raise TileError("a file of this tile changed during the build: build it again")
     catalog = read_catalog(files.catalog, recipe.catalog, files.tile)
     input_hash = files.content_hash() if job.contents else None
     planes, path = recipe.storage.planes, job.archive / job.shard
@@ -194,18 +206,19 @@ def make_shard(job: TileJob) -> tuple[TileResult, ObjectTable, Verdict]:
             strip_rows = strip_that_fits(tile.shape, recipe, job.size, job.memory, picture_rows(files, tile.shape))
         objects = place(catalog, tile)
         cut = _cut(job, tile)
+        status = first_status(catalog, edge_depth(objects.x, objects.y, tile.shape, cut.pixel_scale), job.elsewhere)
         codecs = choose_codecs(tile, recipe.storage.quantization, cut.mesh, planes)
-        info = _info(job, tile, cut, fingerprint)
+        info = _info(job, tile, cut, fingerprint, catalog.without_id)
         headers = [header.tostring(sep="\n", endcard=False, padding=False) for header in tile.headers]
         with ShardWriter(path, info, headers, codecs) as shard:
             if files.color is not None:
                 with Picture(files.color, tile.shape) as picture:
                     shard.add_color(picture.rows, tile.shape)
-            verdict = Sweep(tile, objects, cut, codecs, shard).run(strip_rows)
+            verdict = Sweep(tile, objects, cut, codecs, shard, status).run(strip_rows)
             if files.fingerprint() != fingerprint:
                 raise TileError("a file of this tile changed while it was read: build it again")
             skipped = np.flatnonzero(verdict.status)
-            skipped = skipped[np.argsort(objects.object_id[skipped])]
+            skipped = skipped[np.argsort(objects.object_id[skipped], kind="stable")]
             shard.finish(objects.take(verdict.order), objects.take(skipped), verdict.status[skipped])
             result = TileResult(
                 tile=files.tile,
@@ -213,7 +226,7 @@ def make_shard(job: TileJob) -> tuple[TileResult, ObjectTable, Verdict]:
                 draft=str(shard.draft.relative_to(job.archive)),
                 input_hash=input_hash,
                 stored=len(verdict.order),
-                skipped=count_reasons(verdict.status),
+                skipped=count_reasons(verdict.status, catalog.without_id),
                 footprint=tuple((float(ra), float(dec)) for ra, dec in info.footprint),
                 bytes=shard.draft.stat().st_size,
                 checksum=checksum(shard.draft),
@@ -233,13 +246,33 @@ def place(catalog: Catalog, tile: Tile) -> ObjectTable:
     ny, nx = tile.shape
     if not ((x >= -0.5) & (x <= nx - 0.5) & (y >= -0.5) & (y <= ny - 0.5)).any():
         ra, dec = geometry.footprint(tile.wcs, tile.shape).mean(axis=0)
+        first = np.flatnonzero(catalog.has_position)[0]
         raise TileError(
-            f"none of the {len(x)} catalogued objects lies on the tile: it is at RA {ra:.4f}, Dec {dec:.4f}, "
-            f"the first object at RA {catalog.ra[0]:.4f}, Dec {catalog.dec[0]:.4f}: "
+            f"none of the {int(catalog.has_position.sum())} catalogued objects lies on the tile: it is at RA {ra:.4f}, "
+            f"Dec {dec:.4f}, the first object at RA {catalog.ra[first]:.4f}, Dec {catalog.dec[first]:.4f}: "
             "check that RA is in deg, not in hours, and that the catalogue is this tile's"
         )
     rms = np.full((len(x), len(tile.bands)), np.nan, dtype=np.float32)
     return ObjectTable(catalog.object_id, catalog.ra, catalog.dec, x, y, rms)
+
+
+def first_status(
+    catalog: Catalog, depth: NDArray[np.int32], elsewhere: NDArray[np.int64] = NOTHING
+) -> NDArray[np.uint8]:
+    """Return the status of each object before the pixels are read: ``STORED`` for an object to measure.
+
+    Parameters
+    ----------
+    catalog : Catalog
+    depth : ndarray of int32, (N,)
+        Depth of each object inside the tile, milliarcsec.
+    elsewhere : ndarray of int64, (n,)
+        Object IDs that another tile owns.
+    """
+    status = np.where(catalog.has_position, Status.STORED, Status.POSITION)
+    is_owner = owns(catalog.object_id, depth, np.arange(len(depth)))
+    gives_way = np.isin(catalog.object_id, elsewhere) | ~is_owner
+    return np.where(gives_way, Status.ELSEWHERE, status).astype(np.uint8)
 
 
 def choose_codecs(tile: Tile, quantization: float | str, mesh: int, planes: Sequence[str] = ()) -> dict[str, Codec]:
@@ -300,7 +333,7 @@ def _cut(job: TileJob, tile: Tile) -> Cut:
     return Cut(job.size, recipe.quality.background_mesh, scale, thresholds)
 
 
-def _info(job: TileJob, tile: Tile, cut: Cut, fingerprint: str) -> ShardInfo:
+def _info(job: TileJob, tile: Tile, cut: Cut, fingerprint: str, without_id: int) -> ShardInfo:
     recipe = job.recipe
     return ShardInfo(
         survey=recipe.survey.name,
@@ -318,6 +351,7 @@ def _info(job: TileJob, tile: Tile, cut: Cut, fingerprint: str) -> ShardInfo:
         footprint=geometry.footprint(tile.wcs, tile.shape),
         input_fingerprint=fingerprint,
         recipe=json.dumps(recipe.pixel_settings(), sort_keys=True),
+        without_id=without_id,
     )
 
 

@@ -106,7 +106,8 @@ def build_command(
     where = choose_engine(engine, parsl_config=parsl_config, archive=archive)
     budget = parse_memory(memory) if memory else None
     if dry_run:
-        _show_changes(plan_changes(recipe, archive, **{k: options[k] for k in ("tiles", "force", "contents")}), as_json)
+        same = {key: options[key] for key in ("tiles", "force", "contents", "prune")}
+        _show_changes(plan_changes(recipe, archive, **same), as_json)
         return
     # SIGTERM ends the build like Ctrl-C, so the engine cancels its batch jobs.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))

@@ -14,7 +14,7 @@ from archive_builder.store.records import InvalidRecordError
 BUSY_SECONDS = 60.0
 """Time that a reader waits for a commit, and the builder for a reader, s."""
 
-TABLES = ("settings", "tiles", "builds", "objects")
+TABLES = ("settings", "tiles", "builds", "objects", "elsewhere")
 """Tables of an index."""
 
 Columns = frozenset[tuple[str, str, str, int]]

@@ -88,6 +88,10 @@ class CatalogSection(_Section):
     tile: str | None = None
     """Column of the tile names, for one catalogue of all tiles."""
 
+    duplicates: Literal["deepest", "fail"] = "deepest"
+    """An ID in several rows: ``deepest`` gives the ID to the row that lies deepest inside its tile; ``fail`` fails the
+    tile."""
+
 
 class CutoutSection(_Section):
     """``[cutout]``: the size of the cutouts."""
