@@ -48,8 +48,8 @@ class ListingJob:
     """Recipe of the archive."""
 
     def __str__(self) -> str:
-        """Return the tile's name, for a log."""
-        return f"list of tile {self.files.tile}"
+        """Return an empty text: the log does not announce this short job."""
+        return ""
 
 
 @dataclass(frozen=True)

@@ -137,8 +137,9 @@ class LocalEngine(Engine):
 
 
 def _announced(job: Job) -> Job:
-    """Log that a worker takes a job."""
-    log.info("%s starts", job)
+    """Log that a worker takes a job, unless the job's text is empty."""
+    if text := str(job):
+        log.info("%s starts", text)
     return job
 
 

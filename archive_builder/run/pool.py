@@ -238,9 +238,10 @@ class _Worker:
         """Start the process."""
         context = mp.get_context("spawn")
         self.connection, far_end = context.Pipe()
-        self._process = context.Process(target=_work, args=(far_end,), daemon=True)
+        process = context.Process(target=_work, args=(far_end,), daemon=True)
         with environment(ENVIRONMENT), _deaf_to_ctrl_c():
-            self._process.start()
+            process.start()
+            self._process = process
         far_end.close()
 
 
@@ -261,13 +262,23 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def _deaf_to_ctrl_c() -> Iterator[None]:
-    """Block Ctrl-C in the processes that the block starts, from their first moment."""
+    """Block Ctrl-C in the processes that the block starts, from their first moment; here Ctrl-C waits for its end."""
     resource_tracker.ensure_running()  # its start with the first process would end the block
+    pressed: list[tuple[int, Any]] = []
+    handler = signal.getsignal(signal.SIGINT)
+    # Another thread may take the signal, whatever the mask of this one. Only the main thread may set a handler.
+    waits = callable(handler) and threading.current_thread() is threading.main_thread()
+    if waits:
+        signal.signal(signal.SIGINT, lambda *event: pressed.append(event))
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if waits:
+            signal.signal(signal.SIGINT, handler)
+    if pressed and callable(handler):
+        handler(*pressed[0])
 
 
 def _work(connection: Connection[Any, Any]) -> None:

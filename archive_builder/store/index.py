@@ -306,8 +306,11 @@ class Index:
             if self._db.execute("SELECT NOT EXISTS (SELECT 1 FROM elsewhere)").fetchone()[0]:
                 return np.empty((0, 2), dtype=np.int64)
             query = f"SELECT object_id, tile_id FROM elsewhere WHERE object_id {AMONG}"
-            batches = [json.dumps(ids[n : n + BATCH].tolist()) for n in range(0, len(ids), BATCH)]
-            return np.concatenate([_integers(self._db.execute(query, [batch]), 2) for batch in batches])
+            found = [np.empty((0, 2), dtype=np.int64)]
+            for first in range(0, len(ids), BATCH):
+                batch = json.dumps(ids[first : first + BATCH].tolist())
+                found.append(_integers(self._db.execute(query, [batch]), 2))
+            return np.concatenate(found)
 
     def rivals_of(self, owners: Sequence[int], *, without_owner: bool) -> NDArray[np.int64]:
         """Return the tiles that list IDs of some owners: ID and tile, int64 (n, 2), without the owners themselves.
