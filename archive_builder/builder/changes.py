@@ -44,6 +44,12 @@ class Changes:
     gone: tuple[str, ...] = ()
     """Tiles of the archive that the survey no longer has."""
 
+    empty: tuple[str, ...] = ()
+    """Tiles on which no row of the catalogue of all tiles lies: they are not built."""
+
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """Rows of the catalogue of all tiles that go to no tile, by reason."""
+
     def summary(self) -> str:
         """Return the number of tiles of each kind, as one line."""
         reasons = Counter(task.reason for task in self.tasks)
@@ -53,7 +59,14 @@ class Changes:
             parts.append(f"{len(self.incomplete)} that cannot be built")
         if self.gone:
             parts.append(f"{len(self.gone)} gone from the survey")
+        if self.empty:
+            parts.append(f"{len(self.empty)} without objects")
         return ", ".join(parts)
+
+    def rows_left_out(self) -> str:
+        """Return the number of catalogue rows on no tile, as one line; empty if there are none."""
+        counts = ", ".join(f"{number} {reason}" for reason, number in self.left_out.items() if number)
+        return f"catalogue rows left out: {counts}" if counts else ""
 
 
 def tile_names(found: Discovery) -> set[str]:

@@ -11,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from archive_builder.builder.changes import Changes, find_changes, reason_to_build, tile_names
-from archive_builder.builder.owners import Contest, find_owners, list_with
+from archive_builder.builder.one_tile import Rows
+from archive_builder.builder.owners import Contest, find_owners, list_with, share_out_rows
 from archive_builder.builder.rebuild import NEXT_INDEX_NAME, IndexState, read_index, setting_changes
+from archive_builder.builder.shared_catalog import split_catalog
 from archive_builder.errors import ArchiveError, RecipeError, TileError
 from archive_builder.run.engine import Engine
 from archive_builder.store.file_names import INDEX_NAME, SHARD_FOLDER
@@ -46,6 +48,9 @@ class Decision:
 
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     """Fingerprints of the tiles' files when the owners of the IDs were decided, by tile."""
+
+    rows: Mapping[str, Rows] = field(default_factory=dict)
+    """Rows of each tile, if one catalogue serves all tiles."""
 
     lost: tuple[str, ...] = ()
     """Tiles that a whole rebuild would drop: they have a shard, and the survey no longer has them."""
@@ -116,6 +121,7 @@ def settle_owners(
     contents: bool = False,
     prune: bool = False,
     folder: Path | None = None,
+    rows: Path | None = None,
 ) -> Decision:
     """Add the owners of IDs that several rows list to a decision, and the tiles that gain or lose an ID.
 
@@ -134,9 +140,14 @@ def settle_owners(
         True if the build removes the tiles that the survey no longer has.
     folder : Path, optional
         Folder of a temporary file (default: the system's).
+    rows : Path, optional
+        File for the rows of a catalogue of all tiles, sorted by tile; the caller removes it.
+
+    Raises
+    ------
+    RecipeError
+        The catalogue of all tiles cannot be used.
     """
-    if recipe.catalog.duplicates == "fail":
-        return decision
     unchanged = set(decision.changes.unchanged)
 
     def is_unchanged(files: TileFiles) -> bool:
@@ -157,6 +168,19 @@ def settle_owners(
         whole=not tiles,
         folder=folder,
     )
+    if recipe.catalog.is_shared:
+        assert rows is not None
+        split = split_catalog(found.tiles, recipe, engine, retries, rows)
+        owners = share_out_rows(decision.changes, contest, split)
+        return replace(
+            decision,
+            changes=owners.changes,
+            elsewhere=owners.elsewhere,
+            fingerprints=owners.fingerprints,
+            rows=split.rows,
+        )
+    if recipe.catalog.duplicates == "fail":
+        return decision
     owners = find_owners(decision.changes, contest)
     return replace(decision, changes=owners.changes, elsewhere=owners.elsewhere, fingerprints=owners.fingerprints)
 

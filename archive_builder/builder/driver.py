@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from archive_builder.atomic import temporary_path
 from archive_builder.builder.changes import Changes
 from archive_builder.builder.commit import Committer, objects_of_shard
 from archive_builder.builder.decision import Decision, decide, settle_owners
@@ -80,6 +82,12 @@ class BuildReport:
 
     gone: tuple[str, ...] = ()
     """Tiles of the archive that the survey no longer has."""
+
+    empty: tuple[str, ...] = ()
+    """Tiles on which no row of the catalogue of all tiles lies: they are not built."""
+
+    left_out: dict[str, int] = field(default_factory=dict)
+    """Rows of the catalogue of all tiles that go to no tile, by reason."""
 
     pruned: bool = False
     """True if these tiles were removed from the archive."""
@@ -187,7 +195,8 @@ def build(
                 refuse_to_lose(archive, decision.lost)
             if not decision.is_continued:
                 abandon_rebuild(archive)
-            with Index(archive, writable=True, name=decision.index_name) as index:
+            rows = temporary_path(archive.absolute() / "rows")
+            with Index(archive, writable=True, name=decision.index_name) as index, _removed(rows):
                 clear_leftovers(archive)
                 size = _settle_size(index, loaded, found.tiles)
                 if engine is None:
@@ -204,12 +213,12 @@ def build(
                     contents=contents,
                     prune=prune,
                     folder=archive,
+                    rows=rows,
                 )
                 load = None if engine else _load(decision.changes, loaded, size, options)
                 on_plan(decision.changes)
                 if load is not None:
                     on_load(load)
-                if load is not None:
                     own.workers = load.workers
                 run = _Build(index, archive, loaded, size, options, on_tile)
                 report = run.run(decision, runner, load)
@@ -247,14 +256,26 @@ def plan_changes(
     found = discover(loaded)
     decision = decide(archive, loaded, found, tiles=tiles, force=force, contents=contents)
     built = {task.files.tile for task in decision.changes.tasks}
-    if (
-        not {name for name, row in decision.known.items() if row.shard} - built
-    ):  # no other tile gains or loses an object
-        return decision.changes
-    with Index(archive, name=decision.index_name) as index, LocalEngine(machine.worker_processes(None)) as engine:
+    stays = any(row.shard and name not in built for name, row in decision.known.items())
+    if not stays and not loaded.catalog.is_shared:
+        return decision.changes  # no other tile gains or loses an object
+    with ExitStack() as stack:
+        index = stack.enter_context(Index(archive, name=decision.index_name)) if decision.known else None
+        engine = stack.enter_context(LocalEngine(machine.worker_processes(None)))
+        rows = Path(stack.enter_context(TemporaryDirectory(prefix="archive-builder-"))) / "rows"
         return settle_owners(
-            decision, index, archive, loaded, found, engine, tiles=tiles, contents=contents, prune=prune
+            decision, index, archive, loaded, found, engine, tiles=tiles, contents=contents, prune=prune, rows=rows
         ).changes
+
+
+@contextmanager
+def _removed(path: Path) -> Iterator[None]:
+    """Remove a file at the end of the block, if it exists."""
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # the next build removes it as a leftover
+            path.unlink(missing_ok=True)
 
 
 class _Build:
@@ -290,6 +311,7 @@ class _Build:
         """Build and commit the tiles; with ``prune``, remove the tiles that the survey no longer has."""
         changes = decision.changes
         self._report.unchanged, self._report.gone = len(changes.unchanged), changes.gone
+        self._report.empty, self._report.left_out = changes.empty, dict(changes.left_out)
         self._index.record_fingerprints(changes.touched)
         if changes.tasks or changes.incomplete:
             self._build_tiles(decision, engine, load)
@@ -326,6 +348,7 @@ class _Build:
                 contents=self._options.contents,
                 memory=load.memory if load else None,
                 elsewhere=decision.elsewhere.get(task.files.tile, NOTHING),
+                rows=decision.rows.get(task.files.tile),
                 fingerprint=decision.fingerprints.get(task.files.tile),
             )
             for task in decision.changes.tasks

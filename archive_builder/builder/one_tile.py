@@ -51,6 +51,46 @@ NOTHING: NDArray[np.int64] = np.empty(0, dtype=np.int64)
 
 
 @dataclass(frozen=True)
+class Rows:
+    """Rows of one tile in a file that holds the rows of all tiles.
+
+    The file has three columns one after another, object ID (int64), RA and Dec (float64, deg, ICRS), sorted by tile.
+    """
+
+    path: Path
+    """The file."""
+
+    start: int
+    """First row."""
+
+    stop: int
+    """Row after the last one."""
+
+    total: int
+    """Rows in the file."""
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def read(self) -> Catalog:
+        """Return the rows.
+
+        Raises
+        ------
+        TileError
+            The file cannot be read.
+        """
+        try:
+            ids, ra, dec = (
+                np.fromfile(self.path, dtype="i8", count=len(self), offset=8 * (column * self.total + self.start))
+                for column in range(3)
+            )
+        except OSError as error:
+            raise TileError(f"rows {self.path}: cannot be read ({one_line(error)}): build it again") from None
+        return Catalog(ids, ra.view(np.float64), dec.view(np.float64))
+
+
+@dataclass(frozen=True)
 class TileJob:
     """Parameters of one tile's build."""
 
@@ -80,6 +120,9 @@ class TileJob:
 
     elsewhere: NDArray[np.int64] = field(default_factory=lambda: NOTHING)
     """Object IDs that the catalogue lists and another tile owns, int64 (n,)."""
+
+    rows: Rows | None = None
+    """Rows of the tile, if one catalogue serves all tiles."""
 
     fingerprint: str | None = None
     """Fingerprint of the files when the owners of the IDs were decided; None if they were not."""
@@ -197,7 +240,7 @@ def make_shard(job: TileJob) -> tuple[TileResult, ObjectTable, Verdict]:
     fingerprint = files.fingerprint()
     if job.fingerprint not in (None, fingerprint):
         raise TileError("a file of this tile changed during the build: build it again")
-    catalog = read_catalog(files.catalog, recipe.catalog, files.tile)
+    catalog = job.rows.read() if job.rows else read_catalog(files.catalog, recipe.catalog, files.tile)
     input_hash = files.content_hash() if job.contents else None
     planes, path = recipe.storage.planes, job.archive / job.shard
     with Tile(files.images, recipe.survey.image_hdu, recipe.survey.blank_value, planes) as tile:
@@ -232,6 +275,18 @@ def make_shard(job: TileJob) -> tuple[TileResult, ObjectTable, Verdict]:
                 checksum=checksum(shard.draft),
             )
             return result, objects, verdict
+
+
+def first_band(files: TileFiles, recipe: Recipe) -> Tile:
+    """Open the first band of a tile: its header has the place of the tile on the sky.
+
+    Raises
+    ------
+    TileError
+        The file cannot be used.
+    """
+    images = dict(list(files.images.items())[:1])
+    return Tile(images, recipe.survey.image_hdu, recipe.survey.blank_value)
 
 
 def place(catalog: Catalog, tile: Tile) -> ObjectTable:

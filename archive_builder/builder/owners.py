@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from archive_builder.builder.changes import Changes, Task
 from archive_builder.builder.claims import CLAIM, Claims
-from archive_builder.builder.one_tile import NOTHING, attempt, place
+from archive_builder.builder.one_tile import NOTHING, attempt, first_band, place
+from archive_builder.builder.shared_catalog import Split
 from archive_builder.geometry import pixel_scale
 from archive_builder.measure.owners import edge_depth, owns, repeated
 from archive_builder.run.engine import Engine, Lost, run_with_retries
@@ -28,10 +29,12 @@ from archive_builder.store.records import TileRow
 from archive_builder.survey.catalog import read_catalog
 from archive_builder.survey.discovery import TileFiles
 from archive_builder.survey.recipe import Recipe
-from archive_builder.survey.tile import Tile
 
 MOVED = "with objects that moved"
 """Reason for building a tile that gains or loses an object."""
+
+EMPTIED = "the catalogue has no more objects on this tile: remove the tile from the survey, and build with --prune"
+"""Reason for the failure of a tile in the archive on which no row lies any more."""
 
 NEVER_YIELDS = np.iinfo(np.int32).max
 """Depth of the objects of a tile that cannot be built again."""
@@ -79,11 +82,10 @@ def list_objects(job: ListingJob) -> Listing:
 
 
 def _list(job: ListingJob) -> Listing:
-    files, survey = job.files, job.recipe.survey
+    files = job.files
     fingerprint = files.fingerprint()
     catalog = read_catalog(files.catalog, job.recipe.catalog, files.tile)
-    first = dict(list(files.images.items())[:1])
-    with Tile(first, survey.image_hdu, survey.blank_value) as tile:
+    with first_band(files, job.recipe) as tile:
         objects = place(catalog, tile)
         depth = edge_depth(objects.x, objects.y, tile.shape, pixel_scale(tile.wcs))
     chosen = np.flatnonzero(owns(objects.object_id, depth, np.arange(len(depth))))
@@ -302,3 +304,67 @@ class _Rivals:
         claims["claim"]["tile"] = [self._number[tile_id] for tile_id in found[:, 1].tolist()]
         claims["is_owner"] = is_owner
         return claims
+
+
+# ---- one catalogue for all tiles
+
+
+def share_out_rows(changes: Changes, contest: Contest, split: Split) -> Owners:
+    """Decide which tiles to build from the rows that each tile has in the catalogue of all tiles.
+
+    Parameters
+    ----------
+    changes : Changes
+        Tiles to build.
+    contest : Contest
+    split : Split
+        Rows of all tiles.
+    """
+    tasks = [task for task in changes.tasks if task.files.tile in split.rows]
+    missing = [task.files.tile for task in changes.tasks if task.files.tile not in {**split.rows, **split.failed}]
+    failed = {name: error for name, error in split.failed.items() if name in {t.files.tile for t in changes.tasks}}
+    failed |= {name: EMPTIED for name in missing if name in contest.known and contest.known[name].shard}
+    building = {task.files.tile for task in tasks}
+    able = [name for name in contest.files if name not in building and name in contest.known]
+    due = [name for name in able if contest.is_unchanged(contest.files[name]) and _has_moved(name, contest, split)]
+    failed |= {name: EMPTIED for name in due if name not in split.rows}
+    tasks += [Task(contest.files[name], MOVED) for name in due if name in split.rows]
+    names = [task.files.tile for task in tasks]
+    kept = _kept_elsewhere(names, contest, split)
+    new = replace(
+        changes,
+        tasks=tuple(sorted(tasks, key=lambda task: task.files.tile)),
+        unchanged=tuple(name for name in changes.unchanged if name not in due),
+        incomplete={**changes.incomplete, **failed},
+        empty=tuple(name for name in missing if name not in failed),
+        left_out=split.left_out,
+    )
+    elsewhere = {name: np.union1d(split.elsewhere.get(name, NOTHING), kept.get(name, NOTHING)) for name in names}
+    return Owners(new, elsewhere, split.fingerprints)
+
+
+def _has_moved(name: str, contest: Contest, split: Split) -> bool:
+    """Return True if a tile has other rows in the catalogue than in its shard, by the index."""
+    row, index = contest.known[name], contest.index
+    if row.shard is None or index is None or name in split.failed:
+        return False
+    if name not in split.rows:
+        return index.objects_of(row) > 0
+    elsewhere = split.elsewhere.get(name, NOTHING)
+    if len(split.rows[name]) != row.stored + row.skipped or not np.array_equal(index.elsewhere(row.tile_id), elsewhere):
+        return True
+    owned = np.setdiff1d(split.rows[name].read().object_id, elsewhere)
+    return bool((index.find(owned).tile_id != row.tile_id).any())
+
+
+def _kept_elsewhere(names: Sequence[str], contest: Contest, split: Split) -> dict[str, NDArray[np.int64]]:
+    """Return the IDs of tiles to build that tiles keep which cannot be built again, by tile."""
+    leaving = {*names, *contest.removed}
+    staying = [row.tile_id for name, row in contest.known.items() if name not in leaving and row.shard]
+    if contest.index is None or not staying:
+        return {}
+    kept = {}
+    for name in names:
+        ids = np.unique(split.rows[name].read().object_id)
+        kept[name] = ids[np.isin(contest.index.find(ids).tile_id, staying)] if len(ids) else NOTHING
+    return kept

@@ -147,6 +147,9 @@ class _News:
         """Show which tiles the build will make."""
         log.info("%s", changes.summary(), extra={"tiles": len(changes.tasks)})
         self._meter.say(changes.summary())
+        if left_out := changes.rows_left_out():
+            log.info("%s", left_out, extra={"left_out": dict(changes.left_out)})
+            self._meter.say(left_out)
         self._meter.start(len(changes.tasks) + len(changes.incomplete))
 
     def load(self, load: Load) -> None:
@@ -180,7 +183,8 @@ def _show_changes(changes: Changes, as_json: bool) -> None:
     if as_json:
         build_for = {task.files.tile: task.reason for task in changes.tasks}
         answer = {"build": build_for, "unchanged": len(changes.unchanged), "incomplete": dict(changes.incomplete)}
-        click.echo(json.dumps({**answer, "gone": changes.gone}))
+        more = {"gone": changes.gone, "empty": changes.empty, "left_out": dict(changes.left_out)}
+        click.echo(json.dumps({**answer, **more}))
         return
     for task in changes.tasks:
         click.echo(f"build tile {task.files.tile}: {task.reason}")
@@ -189,6 +193,8 @@ def _show_changes(changes: Changes, as_json: bool) -> None:
     for tile in changes.gone:
         click.echo(f"gone from the survey: tile {tile}")
     click.echo(changes.summary())
+    if left_out := changes.rows_left_out():
+        click.echo(left_out)
 
 
 def _summary(report: BuildReport) -> str:

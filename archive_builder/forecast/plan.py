@@ -17,6 +17,7 @@ from archive_builder.builder.commit import Committer
 from archive_builder.builder.first_tile import size_in_pixels
 from archive_builder.builder.one_tile import NOTHING, TileJob, TileResult, lost_tile
 from archive_builder.builder.owners import Contest, find_owners, list_with
+from archive_builder.builder.shared_catalog import split_catalog
 from archive_builder.choices import PLAN_SEED, PLAN_TILES, PLAN_WORKERS
 from archive_builder.errors import RecipeError, RequestError, TileError, one_line
 from archive_builder.forecast.alternatives import alternatives, build_reference, choose_reference
@@ -94,7 +95,9 @@ def plan(
     on_start(found, chosen)
     with _temporary_folder(work) as folder:
         with LocalEngine(1) as engine:
-            jobs = _jobs(chosen, loaded, size, folder, engine)
+            jobs = _jobs(found, chosen, loaded, size, folder, engine)
+            if not jobs:
+                raise TileError(f"none of the {len(chosen)} sampled tiles has an object: name tiles with objects")
             samples = _take_sample(jobs, folder, engine, on_tile)
         median = choose_reference(samples.tiles)
         (job,) = (job for job in jobs if job.files.tile == median.result.tile)
@@ -129,9 +132,18 @@ def choose_tiles(found: Discovery, sample: int, seed: int, tiles: Collection[str
     return tuple(found.tiles[rng.integers(low, high)] for low, high in pairwise(edges))
 
 
-def _jobs(chosen: Sequence[TileFiles], recipe: Recipe, size: int, folder: Path, engine: Engine) -> list[TileJob]:
+def _jobs(
+    found: Discovery, chosen: Sequence[TileFiles], recipe: Recipe, size: int, folder: Path, engine: Engine
+) -> list[TileJob]:
     """Return the jobs of the sampled tiles. An ID that several of them list goes to one, as in a build."""
     elsewhere: Mapping[str, NDArray[np.int64]] = {}
+    if recipe.catalog.is_shared:
+        split = split_catalog(found.tiles, recipe, engine, 0, folder / "rows")
+        return [
+            TileJob(files, recipe, size, folder, 1, elsewhere=split.elsewhere.get(files.tile, NOTHING), rows=rows)
+            for files in chosen
+            if (rows := split.rows.get(files.tile))
+        ]
     if recipe.catalog.duplicates != "fail":
         changes = Changes(tuple(Task(files, "sampled") for files in chosen))
         files = {files.tile: files for files in chosen}
