@@ -12,8 +12,8 @@ import h5py
 import numpy as np
 import pytest
 from astropy.io import fits
-from astropy.wcs import WCS
 from helpers import execute, run
+from overlaps import GRID, RECIPE, Rows, write_catalog, write_image
 
 from archive_builder import Archive
 from archive_builder.builder.driver import build, plan_changes
@@ -21,58 +21,8 @@ from archive_builder.errors import ObjectSkippedError
 from archive_builder.maintain.reindex import reindex
 from archive_builder.maintain.verify import verify
 
-SIDE = 96
-"""Side of a tile, px."""
-
-STEP = 64
-"""Distance between the centres of neighbouring tiles, px: they share 32 columns."""
-
 SKY = {"A": 0, "B": 1, "C": 2}
 """Places of the tiles along one row of the sky."""
-
-Rows = list[tuple[object, float, float]]
-"""ID and pixel position on the common grid of all tiles; NaN for a row without a position."""
-
-RECIPE = """
-[survey]
-name = "Overlaps"
-bands = ["r"]
-image = "{tile}.fits"
-zero_point = 30.0
-[catalog]
-path = "{tile}.csv"
-object_id = "ID"
-ra = "RA"
-dec = "DEC"
-[cutout]
-size = 16
-"""
-
-
-def header(place: int) -> fits.Header:
-    """Return the header of a tile; all tiles are pieces of one grid of pixels."""
-    wcs = WCS(naxis=2)
-    wcs.wcs.ctype, wcs.wcs.crval = ["RA---TAN", "DEC--TAN"], [54.0, -28.0]
-    wcs.wcs.cdelt, wcs.wcs.crpix = [-1 / 3600, 1 / 3600], [SIDE - place * STEP, SIDE / 2]
-    return wcs.to_header()
-
-
-GRID = WCS(header(0))
-
-
-def write_tile(survey: Path, name: str, rows: Rows) -> None:
-    pixels = np.random.default_rng(SKY[name]).normal(0, 2, (SIDE, SIDE)).astype(np.float32)
-    fits.PrimaryHDU(pixels, header(SKY[name])).writeto(survey / f"{name}.fits", overwrite=True)
-    write_catalog(survey, name, rows)
-
-
-def write_catalog(survey: Path, name: str, rows: Rows) -> None:
-    lines = ["ID,RA,DEC"]
-    for object_id, x, y in rows:
-        ra, dec = (float(value) for value in GRID.all_pix2world(x, y, 0)) if x == x else ("", "")
-        lines.append(f"{object_id},{ra!r},{dec!r}" if x == x else f"{object_id},,")
-    (survey / f"{name}.csv").write_text("\n".join(lines) + "\n")
-
 
 CATALOGS: dict[str, Rows] = {
     # Columns 64 to 95 are on A and B, columns 128 to 159 on B and C. The middle of the first overlap is column 79.5.
@@ -91,7 +41,8 @@ def survey(tmp_path: Path) -> Path:
     folder.mkdir()
     (folder / "survey.toml").write_text(RECIPE)
     for name, rows in CATALOGS.items():
-        write_tile(folder, name, rows)
+        write_image(folder, name, SKY[name])
+        write_catalog(folder, name, rows)
     return folder
 
 

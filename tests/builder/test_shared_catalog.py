@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from astropy.io import fits
 from astropy.wcs import WCS
 from helpers import execute, run
+from overlaps import GRID, RECIPE, SIDE, header, write_image
 from pyarrow import parquet
 
 from archive_builder.builder.driver import build, plan_changes
@@ -20,24 +20,6 @@ from archive_builder.geometry import sky_to_pixel
 from archive_builder.maintain.verify import verify
 from archive_builder.measure.owners import edge_depth
 from archive_builder.survey.catalog import Catalog
-
-SIDE, STEP = 96, 64
-"""Side of a tile and distance between the centres of neighbouring tiles, px: they share 32 columns."""
-
-RECIPE = """
-[survey]
-name = "Shared"
-bands = ["r"]
-image = "{tile}.fits"
-zero_point = 30.0
-[catalog]
-path = "targets.parquet"
-object_id = "ID"
-ra = "RA"
-dec = "DEC"
-[cutout]
-size = 16
-"""
 
 ROWS = [
     (1, 30, 40),
@@ -54,22 +36,6 @@ ROWS = [
 OWNERS = {1: "A", 2: "A", 3: "B", 4: "B", 5: "C", 6: "C", 9: "B"}
 
 
-def header(place: float, ra: float = 54.0, dec: float = -28.0) -> fits.Header:
-    """Return the header of a tile; all tiles are pieces of one grid of pixels."""
-    wcs = WCS(naxis=2)
-    wcs.wcs.ctype, wcs.wcs.crval = ["RA---TAN", "DEC--TAN"], [ra, dec]
-    wcs.wcs.cdelt, wcs.wcs.crpix = [-1 / 3600, 1 / 3600], [SIDE - place * STEP, SIDE / 2]
-    return wcs.to_header()
-
-
-GRID = WCS(header(0))
-
-
-def write_tile(survey: Path, name: str, place: float) -> None:
-    pixels = np.random.default_rng(7).normal(0, 2, (SIDE, SIDE)).astype(np.float32)
-    fits.PrimaryHDU(pixels, header(place)).writeto(survey / f"{name}.fits", overwrite=True)
-
-
 def write_catalog(survey: Path, rows: list[tuple[float, ...]]) -> None:
     ids, x, y = np.array(rows).T
     ra, dec = GRID.all_pix2world(x, y, 0)
@@ -82,9 +48,9 @@ def survey(tmp_path: Path) -> Path:
     """Folder of a survey of three overlapping tiles with one catalogue."""
     folder = tmp_path / "survey"
     folder.mkdir()
-    (folder / "survey.toml").write_text(RECIPE)
+    (folder / "survey.toml").write_text(RECIPE.replace("{tile}.csv", "targets.parquet"))
     for place, name in enumerate("ABC"):
-        write_tile(folder, name, place)
+        write_image(folder, name, place)
     write_catalog(folder, ROWS)
     return folder
 
@@ -131,7 +97,7 @@ def test_a_removed_tile_makes_its_neighbours_due(survey: Path, tmp_path: Path) -
 def test_a_moved_tile_makes_its_neighbours_due(survey: Path, tmp_path: Path) -> None:
     recipe, archive = survey / "survey.toml", tmp_path / "archive"
     build(recipe, archive)
-    write_tile(survey, "B", 1.25)  # 16 px farther from A
+    write_image(survey, "B", 1.25)  # 16 px farther from A
     reasons = {task.files.tile: task.reason for task in plan_changes(recipe, archive).tasks}
     assert reasons == {"B": "with changed files", "C": "with objects that moved"}
     assert build(recipe, archive, workers=2).failures == {}
