@@ -183,8 +183,8 @@ def _show_changes(changes: Changes, as_json: bool) -> None:
     if as_json:
         build_for = {task.files.tile: task.reason for task in changes.tasks}
         answer = {"build": build_for, "unchanged": len(changes.unchanged), "incomplete": dict(changes.incomplete)}
-        more = {"gone": changes.gone, "empty": changes.empty, "left_out": dict(changes.left_out)}
-        click.echo(json.dumps({**answer, **more}))
+        shared = {"empty": changes.empty, "left_out": dict(changes.left_out)} if changes.left_out else {}
+        click.echo(json.dumps({**answer, "gone": changes.gone, **shared}))
         return
     for task in changes.tasks:
         click.echo(f"build tile {task.files.tile}: {task.reason}")
