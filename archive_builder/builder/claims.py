@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 CLAIM = np.dtype([("object_id", np.int64), ("depth", np.int32), ("tile", np.int32)])
 """A row of a catalogue: object ID, depth inside the tile in milliarcsec, number of the tile."""
 
-IN_MEMORY = 4_000_000
-"""Maximum claims in memory, 64 MB. More go to a temporary file."""
+IN_MEMORY = 2_000_000
+"""Maximum claims in memory, 32 MB. More go to a temporary file."""
 
-PARTS = 128
-"""Parts of the file: 400 million claims make parts of 50 MB."""
+PARTS = 256
+"""Parts of the file: 400 million claims make parts of 25 MB."""
 
 SPREAD = np.uint64(0x9E3779B97F4A7C15)
 """Odd multiplier that spreads neighbouring IDs over the parts: 2**64 divided by the golden ratio."""

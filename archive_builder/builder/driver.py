@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -183,9 +183,7 @@ def build(
     memory = None if memory is None else whole_number(memory, "memory", 1)
     retries = whole_number(retries, "retries", 0)
     archive, options = Path(archive), _Options(processes, memory, retries, contents, prune)
-    own = LocalEngine(1)
-    runner = engine or own
-    with runner:
+    with engine or nullcontext(), LocalEngine(processes) as local:
         loaded = load_recipe(Path(recipe))
         found = discover(loaded)
         _make_folders(archive)
@@ -199,15 +197,16 @@ def build(
             with Index(archive, writable=True, name=decision.index_name) as index, _removed(rows):
                 clear_leftovers(archive)
                 size = _settle_size(index, loaded, found.tiles)
-                if engine is None:
-                    own.workers = _listers(decision.changes, loaded, size, options)
+                load = None if engine else _load(decision.changes, loaded, size, options)
+                # Catalogues are read on this machine: that is fast, and the results are large.
+                local.resize(_listers(decision.changes, load.workers if load else processes))
                 decision = settle_owners(
                     decision,
                     index,
                     archive,
                     loaded,
                     found,
-                    runner,
+                    local,
                     retries=retries,
                     tiles=names(tiles),
                     contents=contents,
@@ -219,9 +218,9 @@ def build(
                 on_plan(decision.changes)
                 if load is not None:
                     on_load(load)
-                    own.workers = load.workers
+                local.resize(load.workers if load else 0)
                 run = _Build(index, archive, loaded, size, options, on_tile)
-                report = run.run(decision, runner, load)
+                report = run.run(decision, engine or local, load)
             if decision.is_rebuild:
                 replace_with_next(archive, report.failures)
             return report
@@ -416,10 +415,9 @@ def _settle_size(index: Index, recipe: Recipe, tiles: Sequence[TileFiles]) -> in
     return size
 
 
-def _listers(changes: Changes, recipe: Recipe, size: int, options: _Options) -> int:
+def _listers(changes: Changes, workers: int) -> int:
     """Return the number of processes that read the catalogues: as many as for the tiles, fewer for a few tiles."""
-    load = _load(changes, recipe, size, options)
-    return min(load.workers, -(-len(changes.tasks) // LISTED_TOGETHER)) if load else 1
+    return min(workers, 1 + len(changes.tasks) // LISTED_TOGETHER)
 
 
 def _load(changes: Changes, recipe: Recipe, size: int, options: _Options) -> Load | None:

@@ -1,7 +1,7 @@
 """One catalogue for all tiles: each row goes to the tile on which it lies deepest inside.
 
 One job per tile reads a header, then one job reads the catalogue and writes its rows to a file, sorted by tile. This
-job needs about 80 bytes of memory a row.
+job needs about 120 bytes of memory a row.
 """
 
 from __future__ import annotations

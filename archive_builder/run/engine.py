@@ -115,16 +115,16 @@ class LocalEngine(Engine):
     ----------
     workers : int
         Maximum worker processes.
-
-    Attributes
-    ----------
-    workers : int
-        The same number; a change applies to the next run.
     """
 
     def __init__(self, workers: int) -> None:
-        self.workers = workers
+        self._workers = workers
         self._pool = Workers()
+
+    def resize(self, workers: int) -> None:
+        """Change the maximum number of worker processes, between two runs; processes above this number end."""
+        self._workers = workers
+        self._pool.resize(workers)
 
     def __exit__(self, *error: object) -> None:
         """End the processes."""
@@ -133,7 +133,7 @@ class LocalEngine(Engine):
     def run(self, function: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator[Result | Lost[Job]]:
         """Run jobs in worker processes; see :meth:`Engine.run`."""
         lost: Callable[[Job, str], Result | Lost[Job]] = Lost
-        return self._pool.run(function, map(_announced, jobs), self.workers, lost)
+        return self._pool.run(function, map(_announced, jobs), self._workers, lost)
 
 
 def _announced(job: Job) -> Job:

@@ -89,7 +89,7 @@ class Workers:
     ) -> Iterator[Result]:
         """Run a function on every job; see :func:`run_jobs`. Processes above the number of ``workers`` end."""
         waiting = iter(jobs)
-        self._resize(workers)
+        self.resize(workers)
         busy = [worker for worker in self._workers if worker.start_next(function, waiting)]
         try:
             while busy:
@@ -102,7 +102,7 @@ class Workers:
             for worker in busy:
                 worker.stop()
 
-    def _resize(self, workers: int) -> None:
+    def resize(self, workers: int) -> None:
         """Keep at most this number of processes, and make room for this number."""
         for worker in self._workers[workers:]:
             worker.stop()

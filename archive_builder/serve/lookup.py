@@ -46,7 +46,7 @@ class Location:
     """Row of the shard's ``/cutouts``, or of its ``/skipped``."""
 
     status: str
-    """``stored``, or the reason for no cutout: ``noise``, ``blank``, ``outside``."""
+    """``stored``, or the reason for no cutout: ``noise``, ``blank``, ``outside``, ``position``."""
 
     shard: Path
     """Path of the shard."""
