@@ -46,8 +46,8 @@ class Decision:
     elsewhere: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
     """Object IDs that each tile to build lists and another tile owns, by tile; see `archive_builder.builder.owners`."""
 
-    fingerprints: Mapping[str, str] = field(default_factory=dict)
-    """Fingerprints of the tiles' files when the owners of the IDs were decided, by tile."""
+    listings: Mapping[str, str] = field(default_factory=dict)
+    """Hash of the objects by which the owners of the IDs were decided, by tile."""
 
     rows: Mapping[str, Rows] = field(default_factory=dict)
     """Rows of each tile, if one catalogue serves all tiles."""
@@ -176,13 +176,12 @@ def settle_owners(
             decision,
             changes=owners.changes,
             elsewhere=owners.elsewhere,
-            fingerprints=owners.fingerprints,
             rows=split.rows,
         )
     if recipe.catalog.duplicates == "fail":
         return decision
     owners = find_owners(decision.changes, contest)
-    return replace(decision, changes=owners.changes, elsewhere=owners.elsewhere, fingerprints=owners.fingerprints)
+    return replace(decision, changes=owners.changes, elsewhere=owners.elsewhere, listings=owners.listings)
 
 
 def _refuse_missing_index(archive: Path) -> None:

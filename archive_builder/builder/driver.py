@@ -348,7 +348,7 @@ class _Build:
                 memory=load.memory if load else None,
                 elsewhere=decision.elsewhere.get(task.files.tile, NOTHING),
                 rows=decision.rows.get(task.files.tile),
-                fingerprint=decision.fingerprints.get(task.files.tile),
+                listing=decision.listings.get(task.files.tile),
             )
             for task in decision.changes.tasks
         ]

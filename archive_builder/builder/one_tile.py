@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import json
 import resource
 import sys
@@ -69,6 +70,9 @@ class Rows:
     total: int
     """Rows in the file."""
 
+    stamp: tuple[int, int]
+    """`file_stamp` of the catalogue before its rows were read."""
+
     def __len__(self) -> int:
         return self.stop - self.start
 
@@ -124,8 +128,8 @@ class TileJob:
     rows: Rows | None = None
     """Rows of the tile, if one catalogue serves all tiles."""
 
-    fingerprint: str | None = None
-    """Fingerprint of the files when the owners of the IDs were decided; None if they were not."""
+    listing: str | None = None
+    """`digest` of the objects by which the owners of the IDs were decided; None if they were not."""
 
     def __str__(self) -> str:
         """Return the tile's name, for a log."""
@@ -238,8 +242,8 @@ def make_shard(job: TileJob) -> tuple[TileResult, ObjectTable, Verdict]:
     """
     files, recipe = job.files, job.recipe
     fingerprint = files.fingerprint()
-    if job.fingerprint not in (None, fingerprint):
-        raise TileError("a file of this tile changed during the build: build it again")
+    if job.rows and job.rows.stamp != file_stamp(files.catalog):
+        raise TileError(f"catalogue {files.catalog}: changed during the build: build it again")
     catalog = job.rows.read() if job.rows else read_catalog(files.catalog, recipe.catalog, files.tile)
     input_hash = files.content_hash() if job.contents else None
     planes, path = recipe.storage.planes, job.archive / job.shard
@@ -249,7 +253,10 @@ def make_shard(job: TileJob) -> tuple[TileResult, ObjectTable, Verdict]:
             strip_rows = strip_that_fits(tile.shape, recipe, job.size, job.memory, picture_rows(files, tile.shape))
         objects = place(catalog, tile)
         cut = _cut(job, tile)
-        status = first_status(catalog, edge_depth(objects.x, objects.y, tile.shape, cut.pixel_scale), job.elsewhere)
+        depth = edge_depth(objects.x, objects.y, tile.shape, cut.pixel_scale)
+        if job.listing not in (None, digest(catalog.object_id, depth)):
+            raise TileError("the catalogue or the WCS of this tile changed during the build: build it again")
+        status = first_status(catalog, depth, job.elsewhere)
         codecs = choose_codecs(tile, recipe.storage.quantization, cut.mesh, planes)
         info = _info(job, tile, cut, fingerprint, catalog.without_id)
         headers = [header.tostring(sep="\n", endcard=False, padding=False) for header in tile.headers]
@@ -309,6 +316,17 @@ def place(catalog: Catalog, tile: Tile) -> ObjectTable:
         )
     rms = np.full((len(x), len(tile.bands)), np.nan, dtype=np.float32)
     return ObjectTable(catalog.object_id, catalog.ra, catalog.dec, x, y, rms)
+
+
+def file_stamp(path: Path) -> tuple[int, int]:
+    """Return the size of a file in bytes, and its modification time in ns."""
+    facts = path.stat()
+    return facts.st_size, facts.st_mtime_ns
+
+
+def digest(object_id: NDArray[np.int64], depth: NDArray[np.int32]) -> str:
+    """Return a short hash of the objects of a tile: IDs and depths, in the order of the catalogue."""
+    return hashlib.sha256(object_id.tobytes() + depth.tobytes()).hexdigest()[:16]
 
 
 def first_status(

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from archive_builder.builder.changes import Changes, Task
 from archive_builder.builder.claims import CLAIM, Claims
-from archive_builder.builder.one_tile import NOTHING, attempt, first_band, place
+from archive_builder.builder.one_tile import NOTHING, attempt, digest, first_band, place
 from archive_builder.builder.shared_catalog import Split
 from archive_builder.geometry import pixel_scale
 from archive_builder.measure.owners import edge_depth, owns, repeated
@@ -71,8 +71,8 @@ class Listing:
     depth: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, dtype=np.int32))
     """Depth of the deepest row of each ID, milliarcsec, (N,)."""
 
-    fingerprint: str = ""
-    """Fingerprint of the tile's files."""
+    digest: str = ""
+    """Hash of all rows; see `archive_builder.builder.one_tile.digest`."""
 
 
 def list_objects(job: ListingJob) -> Listing:
@@ -83,14 +83,13 @@ def list_objects(job: ListingJob) -> Listing:
 
 def _list(job: ListingJob) -> Listing:
     files = job.files
-    fingerprint = files.fingerprint()
     catalog = read_catalog(files.catalog, job.recipe.catalog, files.tile)
     with first_band(files, job.recipe) as tile:
         objects = place(catalog, tile)
         depth = edge_depth(objects.x, objects.y, tile.shape, pixel_scale(tile.wcs))
     chosen = np.flatnonzero(owns(objects.object_id, depth, np.arange(len(depth))))
     chosen = chosen[np.argsort(objects.object_id[chosen])]
-    return Listing(files.tile, None, objects.object_id[chosen], depth[chosen], fingerprint)
+    return Listing(files.tile, None, objects.object_id[chosen], depth[chosen], digest(objects.object_id, depth))
 
 
 @dataclass(frozen=True)
@@ -103,8 +102,8 @@ class Owners:
     elsewhere: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
     """IDs that each tile to build lists and another tile owns, ascending, by tile."""
 
-    fingerprints: Mapping[str, str] = field(default_factory=dict)
-    """Fingerprint of the files of each listed tile."""
+    listings: Mapping[str, str] = field(default_factory=dict)
+    """Hash of the objects of each listed tile; see `Listing.digest`."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +165,7 @@ class _Decision:
         self._changes, self._contest = changes, contest
         self._names = sorted(contest.files.keys() | contest.known.keys())
         self._numbers = {name: number for number, name in enumerate(self._names)}
-        self._fingerprints: dict[str, str] = {}
+        self._listings: dict[str, str] = {}
         self._failed: dict[str, str] = {}
 
     def run(self) -> Owners:
@@ -180,7 +179,7 @@ class _Decision:
         lost = self._by_tile(tasks[~is_owner[: len(tasks)]])
         now = is_owner[len(tasks) :]
         due = self._due(others["claim"], others["is_owner"], now)
-        return Owners(self._new_changes(due), {**lost, **due}, self._fingerprints)
+        return Owners(self._new_changes(due), {**lost, **due}, self._listings)
 
     def _list_tasks(self, claims: Claims) -> None:
         """List the objects of the tiles to build."""
@@ -188,12 +187,12 @@ class _Decision:
             if listing.error is not None:
                 self._failed[listing.tile] = listing.error
                 continue
-            self._fingerprints[listing.tile] = listing.fingerprint
+            self._listings[listing.tile] = listing.digest
             claims.add(listing.object_id, listing.depth, self._numbers[listing.tile])
 
     def _contested(self, claims: Claims) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return the contested claims of the tiles to build, and those of all other tiles, not yet with their depth."""
-        rivals = _Rivals(self._contest, self._numbers, self._fingerprints.keys())
+        rivals = _Rivals(self._contest, self._numbers, self._listings.keys())
         freed = rivals.freed()
         tasks, others = [np.empty(0, dtype=CLAIM)], [freed]
         for part in claims.parts():
@@ -216,7 +215,7 @@ class _Decision:
             rows = rows[np.isin(claim["object_id"][rows], listing.object_id)]
             claim["depth"][rows] = listing.depth[np.searchsorted(listing.object_id, claim["object_id"][rows])]
             stays[rows] = True
-            self._fingerprints[listing.tile] = listing.fingerprint
+            self._listings[listing.tile] = listing.digest
         return np.asarray(others[stays])
 
     def _due(
@@ -340,7 +339,7 @@ def share_out_rows(changes: Changes, contest: Contest, split: Split) -> Owners:
         left_out=split.left_out,
     )
     elsewhere = {name: np.union1d(split.elsewhere.get(name, NOTHING), kept.get(name, NOTHING)) for name in names}
-    return Owners(new, elsewhere, split.fingerprints)
+    return Owners(new, elsewhere)
 
 
 def _has_moved(name: str, contest: Contest, split: Split) -> bool:

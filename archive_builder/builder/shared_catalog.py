@@ -14,7 +14,7 @@ import numpy as np
 from astropy.wcs import WCS
 from numpy.typing import NDArray
 
-from archive_builder.builder.one_tile import Rows, attempt, first_band
+from archive_builder.builder.one_tile import Rows, attempt, file_stamp, first_band
 from archive_builder.errors import RecipeError
 from archive_builder.geometry import Shape, footprint, pixel_scale, sky_to_pixel
 from archive_builder.measure.owners import edge_depth, owns, repeated
@@ -42,9 +42,6 @@ class Located:
 
     shape: Shape = (0, 0)
     """Shape of the tile, px."""
-
-    fingerprint: str = ""
-    """Fingerprint of the tile's files."""
 
 
 @dataclass(frozen=True)
@@ -99,9 +96,6 @@ class Split:
     failed: Mapping[str, str] = field(default_factory=dict)
     """Tiles whose place is unknown, with the reason."""
 
-    fingerprints: Mapping[str, str] = field(default_factory=dict)
-    """Fingerprint of the files of each tile."""
-
 
 def split_catalog(tiles: Sequence[TileFiles], recipe: Recipe, engine: Engine, retries: int, path: Path) -> Split:
     """Split the catalogue of all tiles.
@@ -137,7 +131,6 @@ def split_catalog(tiles: Sequence[TileFiles], recipe: Recipe, engine: Engine, re
         answer.elsewhere,
         answer.left_out,
         {place.tile: place.error for place in located if place.error is not None},
-        {place.tile: place.fingerprint for place in good},
     )
 
 
@@ -153,9 +146,8 @@ def locate(job: LocateJob) -> Located:
 
 
 def _locate(job: LocateJob) -> Located:
-    fingerprint = job.files.fingerprint()
     with first_band(job.files, job.recipe) as tile:
-        return Located(job.files.tile, None, tile.wcs, tile.shape, fingerprint)
+        return Located(job.files.tile, None, tile.wcs, tile.shape)
 
 
 def split(job: SplitJob) -> Split | str:
@@ -164,6 +156,7 @@ def split(job: SplitJob) -> Split | str:
 
 
 def _split(job: SplitJob) -> Split:
+    stamp = file_stamp(job.catalog)
     catalog = read_catalog(job.catalog, job.recipe.catalog, "")
     tile, depth = deepest_tile(catalog, [(place.wcs, place.shape) for place in job.tiles if place.wcs is not None])
     order = np.argsort(tile, kind="stable")
@@ -173,7 +166,7 @@ def _split(job: SplitJob) -> Split:
             column[order].tofile(file)
     names = [place.tile for place in job.tiles]
     rows = {
-        name: Rows(job.path, int(start), int(stop), len(order))
+        name: Rows(job.path, int(start), int(stop), len(order), stamp)
         for name, start, stop in zip(names, edges[:-1], edges[1:], strict=True)
         if stop > start
     }

@@ -278,6 +278,14 @@ def test_a_tile_waits_for_the_object_of_a_tile_that_fails_while_it_is_cut(survey
     assert owners(archive) == {**OWNERS, 2: "B"}
 
 
+def test_a_catalogue_that_changes_after_the_decision_fails_its_tile_alone(survey: Path, tmp_path: Path) -> None:
+    recipe, archive = survey / "survey.toml", tmp_path / "archive"
+    report = build(recipe, archive, on_plan=lambda changes: write_catalog(survey, "B", CATALOGS["B"][:3]))
+    assert report.failures == {"B": "the catalogue or the WCS of this tile changed during the build: build it again"}
+    assert build(recipe, archive).failures == {}
+    assert owners(archive) == {**{n: t for n, t in OWNERS.items() if n != 5}, 6: "C"}
+
+
 def test_no_temporary_file_stays(survey: Path, tmp_path: Path) -> None:
     build(survey / "survey.toml", tmp_path / "archive")
     assert sorted(path.name for path in (tmp_path / "archive").iterdir()) == ["build.lock", "index.sqlite", "shards"]

@@ -125,6 +125,15 @@ def test_a_catalogue_that_cannot_be_read_is_one_error(survey: Path, tmp_path: Pa
         build(survey / "survey.toml", tmp_path / "archive")
 
 
+def test_a_catalogue_that_changes_during_the_build_fails_the_tiles(survey: Path, tmp_path: Path) -> None:
+    recipe, archive = survey / "survey.toml", tmp_path / "archive"
+    report = build(recipe, archive, on_plan=lambda changes: write_catalog(survey, ROWS[:6]))
+    assert list(report.failures) == ["A", "B", "C"]
+    assert report.failures["A"].endswith("targets.parquet: changed during the build: build it again")
+    assert build(recipe, archive).failures == {}
+    assert owners(archive) == {n: tile for n, tile in OWNERS.items() if n != 9}
+
+
 def test_a_plan_counts_the_objects_of_the_sampled_tiles(survey: Path) -> None:
     result = run("plan", survey / "survey.toml", "--sample", 3, "--json")
     assert result.exit_code == 0, result.output
