@@ -142,6 +142,7 @@ def test_a_killed_removal_is_continued_by_the_next_build(survey: Path, tmp_path:
     build(recipe, archive)
     for name in ("B.fits", "B.csv"):
         (survey / name).unlink()
+    (archive / "shards" / "B.1.h5").unlink()
     # The build died after the tile was removed, and before its neighbours were committed.
     execute(archive, *(f"DELETE FROM {t} WHERE tile_id IN (SELECT tile_id FROM tiles WHERE name = 'B')"
                        for t in ("objects", "elsewhere", "tiles")))  # fmt: skip

@@ -352,9 +352,11 @@ def test_a_unit_says_that_sexagesimal_ra_is_in_deg(tmp_path: Path) -> None:
     assert read(tmp_path / "c.ecsv").ra.tolist() == [54.0]
 
 
-def test_a_position_that_cannot_be_read_is_refused_with_its_text(tmp_path: Path) -> None:
+def test_a_position_that_cannot_be_read_costs_its_row_and_a_column_of_them_is_refused(tmp_path: Path) -> None:
     text_table(tmp_path / "c.csv", {"ID": [1, 2], "RA": ["3:36:00", "3:66:00"], "DEC": [1.0, 2.0]}, ",")
-    assert complaint(tmp_path / "c.csv") == ("column RA holds '3:66:00' (1 values cannot be read): give deg or h:m:s")
+    assert read(tmp_path / "c.csv").has_position.tolist() == [True, False]
+    text_table(tmp_path / "c.csv", {"ID": [1, 2], "RA": ["3:76:00", "3:66:00"], "DEC": [1.0, 2.0]}, ",")
+    assert complaint(tmp_path / "c.csv") == "column RA holds '3:76:00' (2 values cannot be read): give deg or h:m:s"
 
 
 @pytest.mark.parametrize("frame", ["icrs", "fk5", "fk4", "galactic", "supergalactic", "ecliptic"])
