@@ -86,7 +86,9 @@ class Outcome(IntEnum):
     """The position is on no tile of the archive."""
     TOO_LARGE = 11
     """The archive cannot serve this size."""
-    BAD_TEXT_ID = 12
+    POSITION = 12
+    """The object was skipped: its catalogue gives no position on the sky."""
+    BAD_TEXT_ID = 13
     """The ID is a text that no archive can hold."""
 
 
@@ -103,6 +105,7 @@ REASONS: dict[Outcome, str] = {
     Outcome.OUTSIDE: "skipped for outside",
     Outcome.OFF_TILES: "on no tile",
     Outcome.TOO_LARGE: "larger than the archive can serve",
+    Outcome.POSITION: "skipped without position",
     Outcome.BAD_TEXT_ID: "not an ID: too long, or with a control character",
 }
 """Text of each outcome in the manifest and the summary."""

@@ -35,8 +35,11 @@ LOCK_FAILED = (
 )
 """SQLite's codes for a lock that the system refuses (``sqliteErrorFromPosixError`` in its os_unix.c)."""
 
-TABLES = ("settings", "tiles", "builds", "objects")
+TABLES = ("settings", "tiles", "builds", "objects", "elsewhere")
 """Tables of an index."""
+
+TABLES_OF_IDS = ("objects", "elsewhere")
+"""Tables with a column of object IDs."""
 
 Columns = frozenset[tuple[str, str, str, int]]
 """Table, name, type and hidden flag of every column."""
@@ -213,18 +216,20 @@ def check_tables(connection: sqlite3.Connection) -> IdKind:
     raise InvalidRecordError("its tables are not those of an index")
 
 
-def empty_table_of(connection: sqlite3.Connection, kind: IdKind) -> None:
-    """Replace the table ``objects`` by an empty one for IDs of this kind, inside the caller's transaction."""
-    connection.execute("DROP TABLE objects")
-    connection.execute(_objects_statement(kind))
+def empty_tables_of(connection: sqlite3.Connection, kind: IdKind) -> None:
+    """Replace the tables with object IDs by empty ones for IDs of this kind, inside the caller's transaction."""
+    for table in TABLES_OF_IDS:
+        connection.execute(f"DROP TABLE {table}")
+    for statement in _statements(kind):
+        connection.execute(statement)
 
 
 @cache
-def _objects_statement(kind: IdKind) -> str:
-    """Return the statement that creates the table ``objects``."""
+def _statements(kind: IdKind) -> tuple[str, ...]:
+    """Return the statements that create the tables with object IDs."""
     with closing(_new_database(kind)) as empty:
-        query = "SELECT sql FROM sqlite_master WHERE name = 'objects'"
-        return str(empty.execute(query).fetchone()[0])
+        query = "SELECT sql FROM sqlite_master WHERE tbl_name = ? AND sql IS NOT NULL ORDER BY type DESC"
+        return tuple(sql for table in TABLES_OF_IDS for (sql,) in empty.execute(query, [table]))
 
 
 def _columns_of(connection: sqlite3.Connection) -> Columns | None:

@@ -122,10 +122,10 @@ class TileRecord(_Record):
     """Objects with a cutout."""
 
     skipped: Count = 0
-    """Objects without a cutout."""
+    """Catalogue rows without a cutout."""
 
     skipped_for: str | None = None
-    """JSON: objects without a cutout by reason. See :func:`skip_counts`."""
+    """JSON: catalogue rows without a cutout by reason. See :func:`skip_counts`."""
 
     depth: str | None = None
     """JSON: depth per band, AB mag. See :func:`tile_depth`."""
@@ -280,6 +280,20 @@ def skip_counts(tile: TileRecord) -> dict[str, int]:
     return counts
 
 
+def count_indexed(tile: TileRecord) -> int:
+    """Return the number of a tile's objects in the index: all rows but those that are elsewhere or have no ID.
+
+    Raises
+    ------
+    InvalidRecordError
+        See :func:`skip_counts`.
+    """
+    if tile.shard is None or tile.skipped_for is None:
+        return tile.stored + tile.skipped
+    counts = skip_counts(tile)
+    return tile.stored + tile.skipped - counts["elsewhere"] - counts["id"]
+
+
 def tile_depth(tile: TileRecord) -> dict[str, float | None]:
     """Return the depth of a tile per band, AB mag; None where not measured.
 
@@ -314,6 +328,21 @@ class Places:
         return np.asarray((self.tile_id >= 0) & (self.status == Status.STORED))
 
 
+def elsewhere_ids(stored: ObjectIds, skipped: ObjectIds, reason: NDArray[np.uint8]) -> ObjectIds:
+    """Return the object IDs of a tile's catalogue that another tile owns, (n,), in ascending order.
+
+    Parameters
+    ----------
+    stored, skipped : ndarray of int64 or str
+        Object IDs with and without a cutout.
+    reason : ndarray of uint8
+        `Status` of each skipped object.
+    """
+    gave_way = reason == Status.ELSEWHERE
+    # A catalogue may list an ID twice, and own the ID by its other row.
+    return np.setdiff1d(skipped[gave_way], np.concatenate([stored, skipped[~gave_way]]))
+
+
 @dataclass(frozen=True)
 class TileEntry:
     """A new shard for the index."""
@@ -325,7 +354,7 @@ class TileEntry:
     """Object IDs in the order of the shard's ``/cutouts``."""
 
     skipped: ObjectIds
-    """Object IDs in the order of the shard's ``/skipped``."""
+    """Object IDs in the order of the shard's ``/skipped``; repeats are possible."""
 
     reason: NDArray[np.uint8]
     """`Status` of each skipped object."""
@@ -335,8 +364,13 @@ class TileEntry:
 
     @property
     def objects(self) -> ObjectIds:
-        """All object IDs of the new shard."""
-        return np.concatenate([self.stored, self.skipped])
+        """Object IDs that the index gives to the new shard."""
+        return np.concatenate([self.stored, self.skipped[self.reason != Status.ELSEWHERE]])
+
+    @property
+    def elsewhere(self) -> ObjectIds:
+        """Object IDs of the tile's catalogue that another tile owns, in ascending order."""
+        return elsewhere_ids(self.stored, self.skipped, self.reason)
 
 
 @dataclass(frozen=True)
@@ -390,6 +424,9 @@ class ShardInfo:
 
     recipe: str
     """JSON: settings of the recipe that all shards of an archive share."""
+
+    without_id: int = 0
+    """Rows of the tile's catalogue without an ID: they are in no table."""
 
 
 @dataclass(frozen=True)

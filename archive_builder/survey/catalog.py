@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -40,12 +39,20 @@ class Catalog:
     ----------
     object_id : ndarray of int64 or str, (N,)
     ra, dec : ndarray of float64, (N,)
-        Deg, ICRS; finite.
+        Deg, ICRS; both NaN for a row without a position on the sky.
+    without_id : int
+        Rows without an ID: they are left out.
     """
 
     object_id: ObjectIds
     ra: NDArray[np.float64]
     dec: NDArray[np.float64]
+    without_id: int = 0
+
+    @property
+    def has_position(self) -> NDArray[np.bool_]:
+        """True for a row with a position on the sky, (N,)."""
+        return np.isfinite(self.ra)
 
 
 def read_catalog(path: Path, columns: CatalogSection, tile: str, id_kind: IdKind | None = None) -> Catalog:
@@ -65,19 +72,24 @@ def read_catalog(path: Path, columns: CatalogSection, tile: str, id_kind: IdKind
     Raises
     ------
     TileError
-        The file cannot be read, or a column is missing, of the wrong kind or in an unknown unit. An ID is missing,
-        repeated, or of another kind than the archive's. A position is not on the sky. The tile has no objects.
+        The file cannot be read, or a column is missing, of the wrong kind or in an unknown unit. The IDs are of another
+        kind than the archive's. The tile has no
+        objects, or none has an ID, or none has a position on the sky. An ID is repeated and ``columns.duplicates`` is
+        ``fail``.
     """
     names = [*columns.id_columns, columns.ra, columns.dec]
     where = Where(columns.tile, tile) if columns.tile else None
     try:
         file = open_table(path, [*names, where.column] if where else names)
         table = file.read(names, where)
-        object_id = _object_ids(file, table, columns, tile, where, id_kind)
+        object_id, has_id = _object_ids(file, table, columns, tile, where, id_kind)
         longitude: Quantity = "RA" if columns.frame in EQUATORIAL else "longitude"
         ra = _degrees(table[columns.ra], columns.ra, file.units.get(columns.ra), longitude)
         dec = _degrees(table[columns.dec], columns.dec, file.units.get(columns.dec), "latitude")
-        return _checked(object_id, *to_icrs(ra, dec, columns.frame))
+        catalog = _checked(object_id, *to_icrs(ra, dec, columns.frame), has_id)
+        if columns.duplicates == "fail":
+            _check_ids_are_unique(catalog.object_id)
+        return catalog
     except (TableError, TileError) as error:
         raise TileError(f"catalogue {path}: {error}") from None
 
@@ -102,20 +114,28 @@ def read_id_kind(path: Path, columns: CatalogSection, tile: str) -> IdKind:
     return "text" if holds_text(column) else "integer"
 
 
-def _checked(object_id: ObjectIds, ra: NDArray[np.float64], dec: NDArray[np.float64]) -> Catalog:
-    """Return a catalogue of unique IDs and positions on the sky."""
-    _check_ids_are_unique(object_id)
-    _check_positions(ra, dec, object_id)
-    return Catalog(object_id, ra, dec)
+def _checked(
+    object_id: ObjectIds, ra: NDArray[np.float64], dec: NDArray[np.float64], has_id: NDArray[np.bool_]
+) -> Catalog:
+    """Return the rows with an ID; a position that is not on the sky becomes NaN."""
+    object_id, ra, dec = object_id[has_id], ra[has_id], dec[has_id]
+    on_sky = _on_sky(ra, dec)
+    if not on_sky.any():
+        raise TileError(
+            f"none of its {len(ra)} objects has a position on the sky (first: object {object_id[0]} at "
+            f"RA {ra[0]}, Dec {dec[0]}): give RA and Dec in deg"
+        )
+    return Catalog(object_id, np.where(on_sky, ra, np.nan), np.where(on_sky, dec, np.nan), int((~has_id).sum()))
 
 
 def _object_ids(
     file: TableFile, table: Columns, columns: CatalogSection, tile: str, where: Where | None, wanted: IdKind | None
-) -> ObjectIds:
-    """Return IDs as int64 or str; refuse any that passed through float or do not fit."""
+) -> tuple[ObjectIds, NDArray[np.bool_]]:
+    """Return IDs as int64 or str, and True where a row has one; refuse IDs that passed through float or do not fit."""
     names = columns.id_columns
-    for name in names:
-        _check_ids(table[name], name)
+    has_id = np.logical_and.reduce([_check_ids(table[name], name) for name in names])
+    if not has_id.any():
+        raise TileError(f"no row has a value in each of the columns {', '.join(names)}: fill them in")
     if not columns.joins_ids:
         found: IdKind = "text" if holds_text(table[names[0]]) else "integer"
         # In a file without types the values gave the column its type: text IDs may all be digits on one tile.
@@ -125,32 +145,33 @@ def _object_ids(
                 "give the IDs of all tiles one kind"
             )
         if found == "integer" and wanted != "text":
-            return _integers(table[names[0]], names[0])
+            return _integers(table[names[0]], names[0]), has_id
     texts = _texts_as_written(file, table, names, where)
-    ids = pc.binary_join_element_wise(*([tile] if columns.unique_within else []), *texts, "/")
+    joined = pc.binary_join_element_wise(*([tile] if columns.unique_within else []), *texts, "/")
+    ids = pc.if_else(pa.array(has_id), joined, "")
     _check_text(ids, ", ".join(names))
-    return np.array(ids.to_pylist(), dtype=np.str_)
+    return np.array(ids.to_pylist(), dtype=np.str_), has_id
 
 
-def _check_ids(column: Column, name: str) -> None:
-    """Refuse a column of IDs that is empty, has missing values, or holds neither integers nor text."""
+def _check_ids(column: Column, name: str) -> NDArray[np.bool_]:
+    """Return True where a column of IDs has a value; refuse a column that holds neither integers nor text."""
     if len(column) == 0:
         raise TileError("has no objects for this tile: correct the catalogue, or remove the tile from the survey")
     if not (holds_integers(column) or holds_text(column)):
         raise TileError(
             f"column {name} is {kind(column)}, neither integers nor text: give 64-bit integer IDs with every digit"
         )
-    missing = pc.equal(column, "").to_numpy() if holds_text(column) else np.ma.getmaskarray(column)
-    if missing.any():
-        raise TileError(f"column {name} has no value in {int(missing.sum())} rows: fill them in")
+    has_value = pc.not_equal(column, "").to_numpy() if holds_text(column) else ~np.ma.getmaskarray(column)
+    if not has_value.any():
+        raise TileError(f"column {name} has no value in any of its {len(column)} rows: fill them in")
+    return np.asarray(has_value, dtype=bool)
 
 
 def _integers(column: Column, name: str) -> NDArray[np.int64]:
     """Return integer IDs as int64."""
-    values: NDArray[np.integer[Any]] = np.asarray(column)
-    if values.max() > np.iinfo(np.int64).max:
-        raise TileError(f"column {name} holds {values.max()}, more than a signed 64-bit integer can hold")
-    return values.astype(np.int64)
+    if column.max() > np.iinfo(np.int64).max:
+        raise TileError(f"column {name} holds {column.max()}, more than a signed 64-bit integer can hold")
+    return np.asarray(np.ma.filled(column, 0), dtype=np.int64)
 
 
 def _texts_as_written(
@@ -159,10 +180,14 @@ def _texts_as_written(
     """Return columns of IDs as text: in a file without types as written, with zeros at the start."""
     if not file.is_untyped or all(holds_text(table[name]) for name in names):
         return [as_text(table[name]) for name in names]
-    again = file.read(names, where, text=True)
-    # A blank line is a row of empty texts here, and left out otherwise. No other row lacks a part of its ID.
-    is_row = pc.not_equal(as_text(again[names[0]]), "")
-    return [as_text(again[name]).filter(is_row) for name in names]
+    again = {name: as_text(column) for name, column in file.read([*table], where, text=True).items()}
+    rows = len(table[names[0]])
+    if len(again[names[0]]) != rows:  # a blank line is a row of empty texts here, and no row otherwise
+        is_row = pc.not_equal(pc.binary_join_element_wise(*again.values(), ""), "")
+        again = {name: column.filter(is_row) for name, column in again.items()}
+    if len(again[names[0]]) != rows:
+        raise TileError("has blank lines, and rows without any value: remove the blank lines")
+    return [again[name] for name in names]
 
 
 def _check_text(ids: pa.ChunkedArray, name: str) -> None:
@@ -176,9 +201,15 @@ def _check_text(ids: pa.ChunkedArray, name: str) -> None:
 
 
 def _degrees(column: Column, name: str, unit: str | None, quantity: Quantity) -> NDArray[np.float64]:
-    """Return a coordinate in deg, NaN where it is missing; refuse a text that cannot be read."""
+    """Return a coordinate in deg, NaN where it is missing, infinite for a text that cannot be read.
+
+    Raises
+    ------
+    TileError
+        No text of the column can be read, or the unit is unknown.
+    """
     degrees = read_angles(column, name, unit, quantity)
-    if holds_text(column) and np.isinf(degrees).any():
+    if holds_text(column) and np.isinf(degrees).any() and not np.isfinite(degrees).any():
         unread = as_text(column).filter(np.isinf(degrees))
         raise TileError(
             f"column {name} holds {unread[0].as_py()!r} ({len(unread)} values cannot be read): give {FORMS[quantity]}"
@@ -226,11 +257,7 @@ def _check_ids_are_unique(object_id: ObjectIds) -> None:
         )
 
 
-def _check_positions(ra: NDArray[np.float64], dec: NDArray[np.float64], object_id: ObjectIds) -> None:
-    bad = ~(np.isfinite(ra) & np.isfinite(dec) & (np.abs(dec) <= 90) & (np.abs(ra) <= 360))
-    if bad.any():
-        first = np.flatnonzero(bad)[0]
-        raise TileError(
-            f"{int(bad.sum())} objects have no position on the sky (first: object {object_id[first]} at "
-            f"RA {ra[first]}, Dec {dec[first]}): give RA and Dec in deg, or remove these rows"
-        )
+def _on_sky(ra: NDArray[np.float64], dec: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return True for positions on the sky, deg, (N,)."""
+    with np.errstate(invalid="ignore"):
+        return np.isfinite(ra) & np.isfinite(dec) & (np.abs(dec) <= 90) & (np.abs(ra) <= 360)

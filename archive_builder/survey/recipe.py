@@ -143,7 +143,8 @@ class CatalogSection(_Section):
     """``[catalog]``: the objects to cut out."""
 
     path: str
-    """Glob pattern of the catalogue of a tile, a table in any usual format, or path of one catalogue for all tiles."""
+    """Glob pattern of the catalogue of a tile, a table in any usual format, or path of one catalogue for all tiles. Its
+    rows go to the tile of the column ``tile``, or without it to the tile on which they lie deepest inside."""
 
     object_id: IdColumn | Annotated[tuple[IdColumn, ...], Field(min_length=1)]
     """Column of the object IDs, 64-bit integers or text. Several columns: the ID is the text ``330368/1234``."""
@@ -162,6 +163,10 @@ class CatalogSection(_Section):
 
     tile: str | None = None
     """Column of the tile names, for one catalogue of all tiles."""
+
+    duplicates: Literal["deepest", "fail"] = "deepest"
+    """An ID in several rows: ``deepest`` gives the ID to the row that lies deepest inside its tile; ``fail`` fails the
+    tile."""
 
     @field_validator("object_id", mode="wrap")
     @classmethod
@@ -183,6 +188,11 @@ class CatalogSection(_Section):
     def joins_ids(self) -> bool:
         """True if an ID is made of several parts, and so a text."""
         return len(self.id_columns) > 1 or self.unique_within is not None
+
+    @property
+    def is_shared(self) -> bool:
+        """True for one catalogue of all tiles without a column of tile names: the positions give each row its tile."""
+        return self.tile is None and "{" not in self.path
 
 
 class CutoutSection(_Section):
@@ -310,11 +320,11 @@ class Recipe(_Section):
         return self
 
     @model_validator(mode="after")
-    def _objects_can_be_told_apart_by_tile(self) -> Self:
-        if self.catalog.tile is None and "{" not in self.catalog.path:
+    def _ids_of_a_tile_know_their_tile(self) -> Self:
+        if self.catalog.unique_within and self.catalog.is_shared:
             raise ValueError(
-                "catalog.path is the same for every tile: put {tile} into it, "
-                "or set catalog.tile to the column of the tile names"
+                "catalog.unique_within: one catalogue of all tiles does not tell the tile of an ID: "
+                "set catalog.tile to the column of the tile names, or put {tile} into catalog.path"
             )
         return self
 
