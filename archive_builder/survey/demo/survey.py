@@ -91,7 +91,7 @@ zero_point = {ZERO_POINT}                         # AB magnitude of one count
 
 [catalog]
 path = "{{tile}}/{{tile}}_*_cat.fits"         # FITS, VOTable, CSV, Parquet, ...
-object_id = "COADD_OBJECT_ID"             # 64-bit integers
+object_id = "COADD_OBJECT_ID"             # 64-bit integers, or text
 ra = "ALPHAWIN_J2000"
 dec = "DELTAWIN_J2000"
 
