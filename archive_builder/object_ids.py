@@ -27,6 +27,9 @@ LONGEST_ID = 1000
 KINDS: dict[IdKind, str] = {"integer": "integers", "text": "text"}
 """Name of each kind in a message."""
 
+TYPES: dict[IdKind, type] = {"integer": np.int64, "text": np.str_}
+"""Type of an array of each kind."""
+
 _INTEGER = re.compile(r"[+-]?0*[0-9]{1,19}")
 """An integer in decimal digits; zeros before it mean nothing."""
 
@@ -38,7 +41,7 @@ def kind_of(ids: ObjectIds) -> IdKind:
 
 def no_ids(kind: IdKind) -> ObjectIds:
     """Return an empty array of IDs."""
-    return np.empty(0, dtype=np.int64 if kind == "integer" else np.str_)
+    return np.empty(0, dtype=TYPES[kind])
 
 
 def parse_id(value: object, kind: IdKind) -> ObjectId:
@@ -116,7 +119,7 @@ def parse_ids(values: Any, kind: IdKind) -> ObjectIds:
     if ids.ndim == 1 and len(ids) == 0:
         return no_ids(kind)
     if ids.ndim == 1 and ids.dtype.kind in "USOT":
-        return np.array([parse_id(value, kind) for value in ids.tolist()], dtype=no_ids(kind).dtype.type)
+        return np.array([parse_id(value, kind) for value in ids.tolist()], dtype=TYPES[kind])
     if kind == "text":
         raise RequestError(f"the object IDs of this archive are text in one list, not {ids.dtype} of shape {ids.shape}")
     if ids.ndim != 1 or ids.dtype.kind not in "iu" or ids.max() > np.iinfo(np.int64).max:

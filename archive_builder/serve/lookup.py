@@ -20,7 +20,7 @@ from archive_builder.errors import (
 )
 from archive_builder.geometry import Shape, Size, sky_to_pixel, window_origin
 from archive_builder.measure.quality import INDEXED, Status
-from archive_builder.object_ids import ObjectId, ObjectIds, no_ids, parse_id, parse_ids
+from archive_builder.object_ids import TYPES, ObjectId, ObjectIds, parse_id, parse_ids
 from archive_builder.serve.cutout import Cutout
 from archive_builder.serve.sky import Position, objects_within, ra_dec, separation_table
 from archive_builder.serve.snapshot import Bands, Lender, OpenTile, Snapshot, as_slice
@@ -173,7 +173,7 @@ def locate(snapshot: Snapshot, object_id: ObjectId) -> Location:
 
 
 def _find_one(snapshot: Snapshot, object_id: ObjectId) -> Places:
-    return snapshot.index.find(np.array([object_id], dtype=no_ids(snapshot.index.id_kind).dtype.type))
+    return snapshot.index.find(np.array([object_id], dtype=TYPES[snapshot.index.id_kind]))
 
 
 def location(snapshot: Snapshot, object_id: ObjectId, places: Places, number: int) -> Location:

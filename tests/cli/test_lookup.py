@@ -153,7 +153,7 @@ def test_negative_id_needs_no_quoting(number: int, negative: Path, tmp_path: Pat
         (["ARCHIVE", -1003, "-x"], "No such option '-x'"),
         (["ARCHIVE", -1003, -1004], "unexpected extra argument (-1004)"),
         (["ARCHIVE"], "Missing argument 'OBJECT_ID'"),
-        (["ARCHIVE", "-10a"], "'-10a' is not a valid integer"),
+        (["ARCHIVE", "-10a"], "object ID '-10a' is not a 64-bit integer"),
         (["ARCHIVE", -1003, "--size", -64], "size '-64' is not a whole number of pixels above zero"),
     ],
 )
