@@ -18,8 +18,9 @@ torch = pytest.importorskip("torch")
 
 from torch.utils.data import DataLoader  # noqa: E402
 
-from archive_builder import Archive, ObjectNotFoundError, ObjectSkippedError, RequestError  # noqa: E402
+from archive_builder import Archive, ObjectNotFoundError, ObjectSkippedError, RequestError, build  # noqa: E402
 from archive_builder.serve.stream import BatchStream  # noqa: E402
+from archive_builder.survey.demo import make_survey  # noqa: E402
 from archive_builder.training.torch import CutoutDataset, CutoutStream  # noqa: E402
 
 # Test with several workers even on few cores.
@@ -167,6 +168,7 @@ RANK = """
 import sys
 from torch import distributed
 from torch.utils.data import DataLoader
+from archive_builder.survey.demo import make_survey  # noqa: E402
 from archive_builder.training.torch import CutoutStream
 archive, store, rank = sys.argv[1:]
 distributed.init_process_group("gloo", init_method=f"file://{store}", rank=int(rank), world_size=2)
@@ -257,3 +259,19 @@ def test_stream_leaves_its_archive_usable(archive: Archive) -> None:
     assert len(list(BatchStream(archive.reader, 4, batch_size=8, shuffle_seed=1))) == len(
         CutoutStream(archive, 4, batch_size=8, shuffle_seed=1)
     )
+
+
+def test_text_ids_come_as_a_list_of_str(tmp_path: Path) -> None:
+    recipe = tmp_path / "survey/survey.toml"
+    make_survey(recipe.parent, tiles=1, tile_size=300, objects=20, seed=3)
+    recipe.write_text(recipe.read_text().replace("[catalog]", '[catalog]\nunique_within = "tile"'))
+    assert build(recipe, tmp_path / "archive", workers=1).failures == {}
+    with Archive(tmp_path / "archive") as archive:
+        ids = archive.ids()
+        batches = list(DataLoader(CutoutStream(archive, size=8, batch_size=4), batch_size=None))
+        assert sorted(n for known, _ in batches for n in known) == ids.tolist()
+        assert all(type(n) is str for known, _ in batches for n in known)
+        dataset = CutoutDataset(archive, ids[::-1].tolist(), size=8, transform=torch.nan_to_num)
+        assert_is(dataset[0], archive.get(ids[-1], size=8).data)
+        with pytest.raises(RequestError, match="object ID 3 is no text"):
+            CutoutDataset(archive, [ids[0], 3])
