@@ -1,16 +1,20 @@
-"""The commands that give a recipe: ``recipes``."""
+"""The commands that give a recipe: ``recipes`` and ``init``."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from archive_builder.cli.options import as_json, example
+from archive_builder.cli.options import a_path, as_json, example
+from archive_builder.errors import printable
 
 if TYPE_CHECKING:
+    from archive_builder.survey.proposal import Proposal
     from archive_builder.survey.recipes import ShippedRecipe
 
 HEADINGS = ("name", "survey", "bands", "pixel scale", "needs")
@@ -58,3 +62,34 @@ def _table(recipes: Sequence[ShippedRecipe]) -> str:
     rows = [HEADINGS, *((r.name, r.survey, " ".join(r.bands), r.pixel_scale, r.needs) for r in recipes)]
     widths = [max(len(row[k]) for row in rows) for k in range(len(HEADINGS) - 1)]
     return "\n".join("  ".join([*(row[k].ljust(widths[k]) for k in range(len(widths))), row[-1]]) for row in rows)
+
+
+@click.command(
+    "init",
+    short_help="Propose a recipe for a folder of files.",
+    epilog=example("archive-builder init survey"),
+)
+@click.argument("folder", type=a_path)
+@as_json
+def init_command(folder: Path, as_json: bool) -> None:
+    """Write FOLDER/survey.toml from the names and headers of the files in FOLDER, for you to check and finish.
+
+    The recipe has the findings as comments: bands, HDUs, WCS, zero-point cards, weights and masks, columns of
+    catalogues. Lines to complete begin with "# FINISH:". A file that is there is never replaced.
+    """
+    from archive_builder.survey.proposal import propose_recipe
+
+    proposal = propose_recipe(folder)
+    values = {**asdict(proposal), "recipe": str(proposal.recipe)}
+    click.echo(json.dumps(values) if as_json else _summary(proposal))
+
+
+def _summary(proposal: Proposal) -> str:
+    """Return the result of ``init`` in lines."""
+    lines = [f"{proposal.recipe}: like {name}: see archive-builder recipes {name}" for name in proposal.known]
+    lines += [printable(f"{proposal.recipe}: to finish: {line}") for line in proposal.unfinished]
+    if proposal.tiles:
+        bands = ", ".join(proposal.bands)
+        found = f"{proposal.tiles} tile{'s' if proposal.tiles > 1 else ''} in {bands}"
+        lines.append(f"{found}: check {proposal.recipe}, then archive-builder build {proposal.recipe} ARCHIVE")
+    return "\n".join(lines)

@@ -30,17 +30,18 @@ def write_survey(directory: Path, scenes: Sequence[Scene]) -> None:
         header = with_cards(sky, FILTER="VIS", INSTRUME="VIS", MAGZERO=ZERO_POINT, TILEID=int(name))
         folder = directory / "MER" / name / "VIS"
         planes = (
-            ("BGSUB-MOSAIC-VIS", "ACBD03", scene.flux(0, ZERO_POINT)),
-            ("MOSAIC-VIS-RMS", "B3070B", scene.noise(0, ZERO_POINT).astype(np.float32)),
-            ("MOSAIC-VIS-FLAG", "B260B9", scene.flags(0, NO_DATA, SATURATED).astype(np.int32)),
+            ("BGSUB-MOSAIC-VIS", 0xACBD03, scene.flux(0, ZERO_POINT)),
+            ("MOSAIC-VIS-RMS", 0xB3070B, scene.noise(0, ZERO_POINT).astype(np.float32)),
+            ("MOSAIC-VIS-FLAG", 0xB260B9, scene.flags(0, NO_DATA, SATURATED).astype(np.int32)),
         )
-        for number, (kind, code, data) in enumerate(planes):
-            path = folder / f"EUC_MER_{kind}_TILE{name}-{code}_{STAMP.format(20 + number)}.fits"
+        for number, (kind, first_code, data) in enumerate(planes):
+            code = f"{first_code + 4096 * scene.number:06X}"
+            path = folder / f"EUC_MER_{kind}_TILE{name}-{code}_{STAMP.format(20 + number + 5 * scene.number)}.fits"
             write(path, primary=fits.PrimaryHDU(data, header))
         ra_objects, dec_objects = positions(sky, scene.x, scene.y)
         # The IDs are made from the position; those of southern objects are negative.
         ids = [-int(f"{a * 1e6:09.0f}{-d * 1e7:09.0f}") for a, d in zip(ra_objects, dec_objects, strict=True)]
         columns = {"OBJECT_ID": np.array(ids), "RIGHT_ASCENSION": ra_objects, "DECLINATION": dec_objects}
         folder = directory / "catalogs" / "MER_FINAL_CATALOG" / name
-        path = folder / f"EUC_MER_FINAL-CAT_TILE{name}-CC66F6_{STAMP.format(40)}.fits"
+        path = folder / f"EUC_MER_FINAL-CAT_TILE{name}-CC66F6_{STAMP.format(40 + scene.number)}.fits"
         write_table(path, columns, "EUC_MER__FINAL_CATALOG")
