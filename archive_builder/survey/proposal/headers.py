@@ -84,22 +84,23 @@ def file_facts(folder: Path, name: str) -> FileFacts:
         return FileFacts(name, error=one_line(error))
 
 
-def _facts(name: str, file: fits.HDUList) -> FileFacts:
+def _facts(path: str, file: fits.HDUList) -> FileFacts:
     hdus, sky = [], None
     for number, hdu in enumerate(file):
         header = hdu.header
         is_table = isinstance(hdu, fits.BinTableHDU | fits.TableHDU) and not isinstance(hdu, fits.CompImageHDU)
         shape = () if is_table else tuple(int(header[f"NAXIS{k}"]) for k in range(header.get("NAXIS", 0), 0, -1))
         wcs = None if is_table or not shape else _celestial(header)
-        facts = HduFacts(number, str(hdu.name).strip(), shape, int(header.get("BITPIX", 8)), is_table, wcs is not None)
+        name = str(header.get("EXTNAME", hdu.name)).strip()  # astropy's name is in upper case
+        facts = HduFacts(number, name, shape, int(header.get("BITPIX", 8)), is_table, wcs is not None)
         hdus.append(facts)
         if wcs is not None and sky is None and facts.is_image:
             sky = wcs
     if not hdus:
-        return FileFacts(name, error="has no HDU")
+        return FileFacts(path, error="has no HDU")
     frame, scale = ("", 0.0) if sky is None else _sky(sky)
     image = next((hdu.number for hdu in hdus if hdu.is_image), 0)
-    return FileFacts(name, tuple(hdus), _cards(file[image].header, file[0].header), frame, scale)
+    return FileFacts(path, tuple(hdus), _cards(file[image].header, file[0].header), frame, scale)
 
 
 def _cards(header: fits.Header, primary: fits.Header) -> dict[str, Any]:
