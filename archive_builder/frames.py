@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 Degrees = NDArray[np.float64]
 """Angles, deg."""
 
+OTHER_NAMES = {"J2000": "FK5", "B1950": "FK4", "ICRF": "ICRS", "ICRF2": "ICRS", "ICRF3": "ICRS"}
+"""Reference system meant by values of RADESYS that FITS does not define."""
+
+EQUINOXES = (1800.0, 2100.0)
+"""Range of an equinox, years. A value outside is no equinox."""
+
 
 def frame_of(wcs: WCS) -> BaseCoordinateFrame | None:
     """Return the celestial frame of a WCS, by its CTYPE, RADESYS and EQUINOX; None for ICRS and for FK5 J2000.
@@ -35,7 +41,9 @@ def frame_of(wcs: WCS) -> BaseCoordinateFrame | None:
     """
     kind, radesys = wcs.wcs.lngtyp.strip(), wcs.wcs.radesys.strip().upper()
     equinox = None if np.isnan(wcs.wcs.equinox) else float(wcs.wcs.equinox)
-    system = radesys or ("ICRS" if equinox is None else "FK4" if equinox < 1984 else "FK5")
+    system = OTHER_NAMES.get(radesys, radesys) or ("ICRS" if equinox is None else "FK4" if equinox < 1984 else "FK5")
+    if system != "ICRS" and equinox is not None and not EQUINOXES[0] <= equinox <= EQUINOXES[1]:
+        raise TileError(f"the equinox of its WCS is {equinox:g}: correct EQUINOX")
     if kind == "RA" and (system == "ICRS" or (system == "FK5" and equinox in (None, 2000.0))):
         return None
     frame = _frame(kind, system, equinox)

@@ -32,7 +32,7 @@ def measure_first(tiles: Sequence[TileFiles], recipe: Recipe, measure: Callable[
     last = TileError("none is complete")
     for files in tiles:
         try:
-            with Tile.of(files, recipe) as tile:
+            with Tile.of(files, recipe, planes=True) as tile:
                 return measure(files, tile)
         except (TileError, OSError) as error:  # the build of that tile reports the error
             last = TileError(one_line(error))

@@ -5,7 +5,8 @@ A worker on a tile holds, besides Python and its libraries (`BASE`):
 - rows of one plane in stored form, in slabs of `CHUNK` rows, while unsettled objects need them: the rows of the block,
   of half a cutout below the block, of the rows read ahead (a cutout, or the two and a half rows of noise cells that
   make the noise final), of a strip, and of two slabs that are only partly needed;
-- a strip of all bands as read, 4 bytes a pixel, twice where rows wait until a row of noise cells is complete;
+- a strip of all bands as read, 4 bytes a pixel, twice where rows wait until a row of noise cells is complete; 8 bytes
+  for a mask of 64 flags;
 - a strip of one band on its way from the file, and a slab on its way to the shard.
 
 Weights and masks are read after the image, and the colour picture before the image, strip by strip: they need no more.
@@ -58,7 +59,9 @@ class Load:
     """True if fewer workers fit than requested."""
 
 
-def worker_memory(shape: Shape, recipe: Recipe, size: int, strip_rows: int, picture_rows: int = 0) -> int:
+def worker_memory(
+    shape: Shape, recipe: Recipe, size: int, strip_rows: int, picture_rows: int = 0, pixel_bytes: int = 4
+) -> int:
     """Return the maximum memory of a worker on a tile, bytes.
 
     Parameters
@@ -72,18 +75,22 @@ def worker_memory(shape: Shape, recipe: Recipe, size: int, strip_rows: int, pict
         Rows read at a time.
     picture_rows : int
         Rows of the colour picture that are decoded together; 0 without a picture.
+    pixel_bytes : int
+        Bytes of a pixel in stored form: 4, or 8 for a mask of 64 flags.
     """
     (ny, nx), bands, mesh = shape, len(recipe.survey.bands), recipe.quality.background_mesh
     ahead = max(size, 5 * mesh // 2)
     rows = min(BLOCK + size // 2 + ahead + strip_rows + 2 * CHUNK, -(-ny // CHUNK) * CHUNK)
     waiting = mesh if strip_rows % mesh else 0
-    per_row = 4 * bands * nx
+    per_row = pixel_bytes * bands * nx
     sweep = per_row * (rows + max(strip_rows + 2 * waiting, CHUNK)) + 16 * nx * max(strip_rows, CHUNK)
     picture = 4 * nx * (2 * picture_rows + 2 * CHUNK) if picture_rows else 0
     return BASE + max(sweep, picture, FINISH)
 
 
-def strip_that_fits(shape: Shape, recipe: Recipe, size: int, memory: int, picture_rows: int = 0) -> int:
+def strip_that_fits(
+    shape: Shape, recipe: Recipe, size: int, memory: int, picture_rows: int = 0, pixel_bytes: int = 4
+) -> int:
     """Return the number of rows to read at a time for a worker to stay within its memory.
 
     Raises
@@ -91,7 +98,7 @@ def strip_that_fits(shape: Shape, recipe: Recipe, size: int, memory: int, pictur
     TileError
         The lowest strip does not fit.
     """
-    needs = _needs(shape, recipe, size, picture_rows)
+    needs = _needs(shape, recipe, size, picture_rows, pixel_bytes)
     fitting = [rows for rows, need in needs.items() if need <= memory]
     if not fitting:
         least = min(needs.values())
@@ -137,7 +144,8 @@ def _first_need(tiles: Sequence[TileFiles], recipe: Recipe, size: int) -> int:
     """Return the least memory of a worker on the first tile that can be read, bytes; 0 if none can."""
 
     def least(files: TileFiles, tile: Tile) -> int:
-        return min(_needs(tile.shape, recipe, size, picture_rows(files, tile.shape)).values())
+        rows = picture_rows(files, tile.shape)
+        return min(_needs(tile.shape, recipe, size, rows, tile.pixel_bytes()).values())
 
     try:
         return measure_first(tiles[:TRIED], recipe, least)
@@ -153,9 +161,9 @@ def picture_rows(files: TileFiles, shape: Shape) -> int:
         return picture.strip_rows
 
 
-def _needs(shape: Shape, recipe: Recipe, size: int, picture_rows: int) -> dict[int, int]:
+def _needs(shape: Shape, recipe: Recipe, size: int, picture_rows: int, pixel_bytes: int) -> dict[int, int]:
     """Return the maximum memory of a worker in bytes, by the number of rows read at a time."""
     # Whole rows of noise cells need not wait.
     mesh = recipe.quality.background_mesh
     heights = sorted({STRIP_ROWS, 64, 32, LOWEST_STRIP, mesh * max(1, STRIP_ROWS // mesh)})
-    return {rows: worker_memory(shape, recipe, size, rows, picture_rows) for rows in heights}
+    return {rows: worker_memory(shape, recipe, size, rows, picture_rows, pixel_bytes) for rows in heights}

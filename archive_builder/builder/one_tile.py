@@ -196,7 +196,8 @@ def make_shard(job: TileJob) -> tuple[TileResult, ObjectTable, Verdict]:
     with Tile.of(files, recipe, planes=True) as tile:
         strip_rows = job.strip_rows
         if job.memory is not None:
-            strip_rows = strip_that_fits(tile.shape, recipe, job.size, job.memory, picture_rows(files, tile.shape))
+            rows = picture_rows(files, tile.shape)
+            strip_rows = strip_that_fits(tile.shape, recipe, job.size, job.memory, rows, tile.pixel_bytes())
         objects = place(catalog, tile)
         cut = _cut(job, tile)
         codecs = choose_codecs(tile, recipe.storage.quantization, cut.mesh, recipe.kept_planes)
@@ -270,8 +271,21 @@ def choose_codecs(tile: Tile, quantization: float | str, mesh: int, planes: Sequ
 
 def _median_rms(tile: Tile, band: int, mesh: int) -> float:
     """Return the median background RMS of a sample of a band's rows; NaN if it cannot be measured."""
-    rms = np.concatenate([cell_rms(rows, mesh) for rows in _strips(tile, band, sample_rows(tile.shape[0], mesh))])
+    rms = np.concatenate([cell_rms(rows, mesh) for rows in _level_strips(tile, band, sample_rows(tile.shape[0], mesh))])
     return float(np.nanmedian(rms)) if np.isfinite(rms).any() else float("nan")
+
+
+def _level_strips(tile: Tile, band: int, rows: list[tuple[int, int]]) -> Iterator[NDArray[np.float32]]:
+    """Yield strips of one band, float32 (rows, nx), from which noise can be measured.
+
+    The median level is subtracted where float32 cannot hold the pixels: rounding would hide or replace their noise.
+    """
+    for (y0, y1), strip in zip(rows, _strips(tile, band, rows), strict=True):
+        exact = tile.read_exactly(band, y0, y1)
+        known = np.isfinite(strip)
+        if exact is not None and known.any():
+            strip[known] = exact[known] - np.median(exact[known])
+        yield strip
 
 
 def _weight_scale(tile: Tile, band: int, rms: float, mesh: int) -> float:

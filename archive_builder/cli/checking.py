@@ -36,7 +36,7 @@ KINDS = """\b
 Kinds of problems:
   shard   damaged shard: --repair rebuilds its tile
   index   damaged index: --repair rebuilds it from the shards
-  orphan  file that the index does not know: the next build removes those of killed builds
+  orphan  file that the index does not know: its line says what to do
   survey  tile that cannot be compared with the survey's files
 
 """

@@ -68,10 +68,14 @@ log = logging.getLogger(__name__)
     help="Column of LIST with object IDs (default: COADD_OBJECT_ID, OBJECT_ID, ID or the like).",
 )
 @click.option(
-    "--ra-column", metavar="NAME", help="Column of LIST with RA, deg (default: RA, ALPHAWIN_J2000 or the like)."
+    "--ra-column",
+    metavar="NAME",
+    help="Column of LIST with RA, in deg if it has no unit (default: RA, ALPHAWIN_J2000 or the like).",
 )
 @click.option(
-    "--dec-column", metavar="NAME", help="Column of LIST with Dec, deg (default: DEC, DELTAWIN_J2000 or the like)."
+    "--dec-column",
+    metavar="NAME",
+    help="Column of LIST with Dec, in deg if it has no unit (default: DEC, DELTAWIN_J2000 or the like).",
 )
 @workers_option(1, "Maximum worker processes (default: 1).")
 @picture_options
@@ -88,9 +92,10 @@ def export_command(
     verbosity: Verbosity,
     **options: Any,
 ) -> None:
-    """Write the cutouts of all rows of LIST: object IDs or positions in a CSV, Parquet, FITS or ECSV file.
+    """Write the cutouts of all rows of LIST: object IDs or positions in a CSV, Parquet, FITS, VOTable or other table.
 
-    OUTPUT/manifest.csv has the result of every row of LIST. Run the same command again to continue an export.
+    LIST may be - for standard input. OUTPUT/manifest.csv has the result of every row of LIST, and the other columns of
+    LIST. Run the same command again to continue an export.
     Positions need an archive with the layout mosaic.
     """
     from archive_builder.exporting.export import export

@@ -36,6 +36,9 @@ INTERRUPT_KEY = "archive_builder.interrupt"
 NEGATIVE = re.compile(r"-\.?[0-9]")
 """Start of a negative number."""
 
+OPTION = re.compile(r"-.")
+"""Start of an option; a single minus is standard input."""
+
 a_path = click.Path(path_type=Path)
 """A file or folder, given to the command as `Path`."""
 
@@ -51,7 +54,7 @@ class NegativeNumbers(click.Command):
             ctx.ignore_unknown_options = True
             values, rest, _ = self.make_parser(ctx).parse_args(list(args))
             given = [values.get(str(p.name)) for p in self.params if isinstance(p, click.Argument)]
-            unknown = [a for a in (*given, *rest) if isinstance(a, str) and a[:1] == "-" and not NEGATIVE.match(a)]
+            unknown = [a for a in (*given, *rest) if isinstance(a, str) and OPTION.match(a) and not NEGATIVE.match(a)]
             if unknown:
                 ctx.ignore_unknown_options = False
                 return super().parse_args(ctx, unknown[:1])  # raises click's own error with the nearest option

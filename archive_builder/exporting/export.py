@@ -72,7 +72,8 @@ def export(
     archive : str or Path
         Folder of the archive.
     requests : str or Path
-        List of objects or positions: see :func:`archive_builder.exporting.request_list.read_requests`.
+        List of objects or positions, ``-`` for standard input: see
+        :func:`archive_builder.exporting.request_list.read_requests`.
     directory : str or Path
         Folder for the files: a new folder, or the folder of the same export to resume.
     formats : str or sequence of str

@@ -30,6 +30,9 @@ class Options(BaseModel):
     list: str
     """Fingerprint of the list."""
 
+    columns: str | None
+    """Fingerprint of the list's own columns; None for files, which do not hold them."""
+
     archive: str
     """Path of the archive."""
 
@@ -61,6 +64,7 @@ class Options(BaseModel):
         built = sorted([tile.name, tile.shard, tile.checksum] for tile in plan.tiles.values() if tile.shard)
         return cls(
             list=plan.requests.fingerprint(),
+            columns=None if output.pack is None else plan.requests.own.fingerprint(),
             archive=str(output.archive.absolute()),
             shards=f"sha256:{hashlib.sha256(json.dumps(built).encode()).hexdigest()}",
             size=output.size,
@@ -75,10 +79,12 @@ class Options(BaseModel):
         """Yield a text for each option that differs from an earlier run."""
         was, now = before.model_dump(mode="json"), self.model_dump(mode="json")
         for key in was:
-            if was[key] == now[key]:
+            if was[key] == now[key] or (key == "columns" and was["pack"] != now["pack"]):
                 continue
             if key == "list":
                 yield "the list is different"
+            elif key == "columns":
+                yield "the list has other values in its own columns, which the pack holds"
             elif key == "shards":
                 yield "the shards of the archive have changed"
             else:

@@ -10,6 +10,7 @@ from itertools import groupby
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from archive_builder.choices import PICTURE_FORMATS
@@ -64,6 +65,9 @@ class ExportJob:
 
     sizes: Sizes | None
     """Sizes of the rows; None if no row has a size of its own."""
+
+    own: pa.Table | None = None
+    """The list's own columns, (n rows); None without a pack."""
 
 
 @dataclass
@@ -271,18 +275,18 @@ def _make_piece(job: ExportJob, samples: list[names.Sample], result: JobResult) 
     if pack.holds(path, samples):
         served, result.kept = samples, 1
     else:
-        served = _write_piece(job.output, pack, path, samples, result)
+        served = _write_piece(job, pack, path, samples, result)
         result.made = 1 if served else 0
     for place, sample in enumerate(served):
         result.serve(sample, place)
 
 
 def _write_piece(
-    output: Output, pack: type[Piece], path: Path, samples: list[names.Sample], result: JobResult
+    job: ExportJob, pack: type[Piece], path: Path, samples: list[names.Sample], result: JobResult
 ) -> list[names.Sample]:
     """Write a piece, and return the samples in it."""
-    served = []
-    with pack(path, output.formats, output.style) as piece:
+    served, output = [], job.output
+    with pack(path, output.formats, output.style, job.own) as piece:
         for (ny, nx), group in groupby(samples, lambda sample: sample.shape):
             alike = list(group)
             step = max(1, BYTES_AT_ONCE // (4 * len(output.bands) * ny * nx))

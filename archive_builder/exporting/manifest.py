@@ -11,12 +11,16 @@ from pyarrow import csv, parquet
 
 from archive_builder.atomic import whole_file
 from archive_builder.exporting import names
+from archive_builder.exporting.own_columns import manifest_names
 from archive_builder.exporting.packs import PACKS, piece_name
 from archive_builder.exporting.plan import Plan
 from archive_builder.exporting.request_list import REASONS, Outcome
 
 MANIFESTS = ("manifest.parquet", "manifest.csv")
 """Files of the manifest in the order they appear. The last one means that the export is complete."""
+
+QUOTED_OUTCOMES = (Outcome.BAD_ID, Outcome.NO_POSITION, Outcome.BAD_SIZE)
+"""Outcomes whose reason quotes the text of the list."""
 
 BATCH = 50_000
 """Rows converted to text at once."""
@@ -28,32 +32,38 @@ def write_manifest(plan: Plan) -> None:
     Row ``i`` of the manifest answers row ``i`` of the list:
 
     - ``row``: number of the row, from 0;
-    - ``object_id``, or ``ra`` and ``dec``: the object or position as given in the list;
-    - ``status``: ``done`` or ``failed``; ``reason`` if it failed;
+    - ``object_id``, or ``ra`` and ``dec``: the object, or the position in deg; empty if they cannot be read;
+    - ``status``: ``done`` or ``failed``; ``reason`` if it failed, with the text of the list that cannot be read;
     - ``file``: path below the folder of the export. Several paths have ``;`` between them, format by format, with the
       bands in the order wanted. For a pack, the piece;
     - ``place``, only for a pack: row of the piece's ``/cutouts``, or key of the sample;
-    - ``tile``: name of the tile; ``ny`` and ``nx``: size of the cutout, px.
+    - ``tile``: name of the tile; ``ny`` and ``nx``: size of the cutout, px;
+    - the list's own columns, under their names, or with ``list_`` before a name that is taken: see
+      `archive_builder.exporting.own_columns`. The CSV file has the values as given, the Parquet file as numbers if
+      all values of a column are.
 
     Raises
     ------
     OSError
         The files cannot be written.
     """
-    schema = _schema(plan)
+    answers, own = _schema(plan), plan.requests.own
+    labels = manifest_names(own.given.column_names, answers.names)
+    as_csv_schema, as_parquet_schema = (
+        pa.schema([*answers, *map(pa.field, labels, types)]) for types in (own.text_types(), own.types.types)
+    )
     with ExitStack() as stack:
         # Contexts end in reverse order: manifest.csv, the sign of a complete export, gets its name last.
         as_csv, as_parquet = (
             stack.enter_context(whole_file(plan.output.directory / name, durable=True)) for name in reversed(MANIFESTS)
         )
-        writers = [
-            stack.enter_context(parquet.ParquetWriter(as_parquet, schema)),
-            stack.enter_context(csv.CSVWriter(as_csv, schema)),
-        ]
+        in_parquet = stack.enter_context(parquet.ParquetWriter(as_parquet, as_parquet_schema))
+        in_csv = stack.enter_context(csv.CSVWriter(as_csv, as_csv_schema))
         for first in range(0, len(plan.requests), BATCH):
-            table = pa.table(_columns(plan, slice(first, min(first + BATCH, len(plan.requests)))), schema=schema)
-            for writer in writers:
-                writer.write_table(table)
+            rows = slice(first, min(first + BATCH, len(plan.requests)))
+            columns = pa.table(_columns(plan, rows), schema=answers).columns
+            in_parquet.write_table(pa.table([*columns, *own.typed(rows).columns], schema=as_parquet_schema))
+            in_csv.write_table(pa.table([*columns, *own.texts(rows)], schema=as_csv_schema))
 
 
 def _schema(plan: Plan) -> pa.Schema:
@@ -77,7 +87,7 @@ def _columns(plan: Plan, some: slice) -> dict[str, pa.Array]:
         columns["object_id"] = pa.array(requests.object_id[some], mask=no_id)
     for column, values in (("ra", requests.ra), ("dec", requests.dec)):
         if values is not None:
-            columns[column] = pa.array(values[some], mask=np.isnan(values[some]))
+            columns[column] = pa.array(values[some], mask=~np.isfinite(values[some]))
     columns["status"] = pa.array(np.where(failed, "failed", "done").tolist())
     columns["reason"] = pa.array(_reasons(plan, some), pa.string())
     columns["file"] = pa.array(_files(plan, some, cutouts), pa.string())
@@ -96,8 +106,9 @@ def _reasons(plan: Plan, some: slice) -> list[str | None]:
     known = {int(outcome): reason or None for outcome, reason in REASONS.items()}
     outcome = plan.answers.outcome[some]
     reasons = [known[number] for number in outcome.tolist()]
-    for number in np.flatnonzero(outcome == Outcome.BAD_ID).tolist():
-        reasons[number] = f"{REASONS[Outcome.BAD_ID]}: {plan.requests.texts[some.start + number]!r}"
+    for number in np.flatnonzero(np.isin(outcome, QUOTED_OUTCOMES)).tolist():
+        if text := plan.requests.texts.get(some.start + number):
+            reasons[number] = f"{reasons[number]}: {text}"
     for number in np.flatnonzero(outcome == Outcome.FAILED).tolist():
         reasons[number] = plan.answers.messages[some.start + number]
     return reasons

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import tarfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -11,10 +12,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import h5py
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from archive_builder.atomic import whole_file
@@ -75,13 +78,16 @@ class Piece(ABC):
         Formats of the files in the piece; an HDF5 piece ignores them.
     style : Style
         Look of pictures.
+    own : pyarrow.Table, optional
+        The list's own columns for the rows of the job. A cutout gets those of the first row that asks for it.
     """
 
     suffix: ClassVar[str]
     """End of the file name."""
 
-    def __init__(self, path: Path, formats: Sequence[str], style: Style) -> None:
+    def __init__(self, path: Path, formats: Sequence[str], style: Style, own: pa.Table | None = None) -> None:
         self.path, self._formats, self._style = path, tuple(formats), style
+        self._own = pa.table({}) if own is None else own
         self._stack = ExitStack()
         self._is_empty = True
 
@@ -134,12 +140,15 @@ class Piece(ABC):
 
 
 class Hdf5Piece(Piece):
-    """Writer of ``/cutouts (n, bands, ny, nx)`` float32 and a table of the same rows."""
+    """Writer of ``/cutouts (n, bands, ny, nx)`` float32 and a table of the same rows, with the list's own columns.
+
+    The own columns are in ``/list``. A missing integer is the value of the dataset's attribute ``missing``.
+    """
 
     suffix = ".h5"
 
-    def __init__(self, path: Path, formats: Sequence[str], style: Style) -> None:
-        super().__init__(path, formats, style)
+    def __init__(self, path: Path, formats: Sequence[str], style: Style, own: pa.Table | None = None) -> None:
+        super().__init__(path, formats, style, own)
         self._cutouts: h5py.Dataset | None = None
         self._rows: list[Sample] = []
         self._sky: list[NDArray[np.float64]] = []
@@ -204,6 +213,39 @@ class Hdf5Piece(Piece):
             table["object_id"] = np.array([sample.key for sample in self._rows], dtype=np.int64)
         for name, column in table.items():
             file.create_dataset(name, data=column, track_times=False)
+        own = self._own.take([sample.numbers[0] for sample in self._rows]) if self._own.num_columns else self._own
+        taken: set[str] = set()
+        for name, column in zip(own.column_names, own.columns, strict=True):
+            _write_own_column(file.require_group("list"), _dataset_name(name, taken), column)
+
+
+def _dataset_name(name: str, taken: set[str]) -> str:
+    """Return a column name as a new name of a dataset, without ``/``; add the name to `taken`."""
+    label = name.replace("/", "_").replace("\0", "_")
+    label = "_" * len(label) if set(label) == {"."} else label
+    while label in taken:
+        label += "_"
+    taken.add(label)
+    return label
+
+
+def _write_own_column(group: h5py.Group, name: str, column: pa.ChunkedArray) -> None:
+    """Write one of the list's own columns: numbers as they are, anything else as text."""
+    if pa.types.is_boolean(column.type):
+        column = column.cast(pa.uint8())
+    if pa.types.is_floating(column.type):
+        group.create_dataset(name, data=column.to_numpy(), track_times=False)
+    elif pa.types.is_integer(column.type):
+        limits = np.iinfo(column.type.to_pandas_dtype())
+        missing = limits.min if limits.min < 0 else limits.max
+        filled = pc.fill_null(column, pa.scalar(missing, column.type))
+        dataset = group.create_dataset(name, data=filled.to_numpy(), track_times=False)
+        if column.null_count:
+            dataset.attrs["missing"] = filled.type.to_pandas_dtype()(missing)
+    else:
+        # HDF5 ends a text at its first zero byte.
+        texts = [text.replace("\0", "") for text in pc.fill_null(column.cast(pa.string()), "").to_pylist()]
+        group.create_dataset(name, data=texts, dtype=h5py.string_dtype(), track_times=False)
 
 
 @dataclass(frozen=True)
@@ -237,13 +279,16 @@ class SampleDescription:
     nx: int
     """Columns of the cutout, px."""
 
+    list: dict[str, Any]
+    """The list's own columns."""
+
     @classmethod
-    def of(cls, sample: Sample, cutout: Cutout) -> SampleDescription:
+    def of(cls, sample: Sample, cutout: Cutout, own: dict[str, Any]) -> SampleDescription:
         """Return the description of a cutout."""
         ra, dec = sample.position or (cutout.ra, cutout.dec)
         object_id = sample.key if sample.position is None else None
         ny, nx = cutout.data.shape[1:]
-        return cls(sample.name, object_id, ra, dec, sample.row, cutout.tile, cutout.bands, ny, nx)
+        return cls(sample.name, object_id, ra, dec, sample.row, cutout.tile, cutout.bands, ny, nx, own)
 
 
 class WebDatasetPiece(Piece):
@@ -251,8 +296,8 @@ class WebDatasetPiece(Piece):
 
     suffix = ".tar"
 
-    def __init__(self, path: Path, formats: Sequence[str], style: Style) -> None:
-        super().__init__(path, formats, style)
+    def __init__(self, path: Path, formats: Sequence[str], style: Style, own: pa.Table | None = None) -> None:
+        super().__init__(path, formats, style, own)
         self._tar: tarfile.TarFile | None = None
 
     @classmethod
@@ -269,13 +314,24 @@ class WebDatasetPiece(Piece):
         """Append the files of a cutout."""
         key = sample_key(sample.name)
         members = file_names(key, "", self._formats, cutout.bands, "."), encode(cutout, self._formats, self._style)
-        description = json.dumps(asdict(SampleDescription.of(sample, cutout))).encode()
+        own = {
+            name: _in_json(column[sample.numbers[0]].as_py())
+            for name, column in zip(self._own.column_names, self._own.columns, strict=True)
+        }
+        description = json.dumps(asdict(SampleDescription.of(sample, cutout, own))).encode()
         with self._errors_named():
             if self._tar is None:
                 tar = tarfile.open(self._temporary(), "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115 (by the stack)
                 self._tar = self._stack.enter_context(tar)
             for name, content in (*zip(*members, strict=True), (f"{key}.json", description)):
                 _add_member(self._tar, name, content)
+
+
+def _in_json(value: Any) -> Any:
+    """Return a value for JSON, which has no NaN and no times."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if value is None or isinstance(value, str | int | float) else str(value)
 
 
 def _add_member(tar: tarfile.TarFile, name: str, content: bytes) -> None:

@@ -79,6 +79,7 @@ class Plan:
             key=self.answers.key[rows],
             sky=None if self.sky is None else self.sky[rows],
             sizes=sizes,
+            own=None if self.output.pack is None else self.requests.own.typed(rows),
         )
 
 
@@ -115,6 +116,8 @@ def make_plan(archive: Archive, requests: RequestList, output: Output) -> Plan:
         has_stamps = index.settings is not None and index.settings.layout != "mosaic"
     if has_stamps and requests.object_id is None:
         raise RequestError(f"the archive {archive.path} is not a mosaic and cannot cut at positions: give object IDs")
+    if output.pack is not None:
+        requests = replace(requests, own=requests.own.together())
     answers = Answers.to(requests.outcome)
     asked = np.flatnonzero(answers.outcome == Outcome.DONE)
     placed = _place(archive, requests, asked)

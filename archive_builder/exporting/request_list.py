@@ -3,19 +3,40 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import logging
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from archive_builder.errors import RequestError, TableError
-from archive_builder.survey.tables import Column, holds_integers, holds_numbers, holds_text, kind, open_table
+from archive_builder.errors import RequestError, TableError, one_line
+from archive_builder.exporting.own_columns import NO_COLUMNS, OwnColumns
+from archive_builder.survey.angles import FORMS, read_angles
+from archive_builder.survey.tables import (
+    Column,
+    TableFile,
+    as_text,
+    holds_integers,
+    holds_text,
+    is_missing,
+    kind,
+    open_table,
+)
+
+log = logging.getLogger(__name__)
+
+STDIN = Path("-")
+"""Name of a list that is read from standard input."""
 
 ID_COLUMNS = ("COADD_OBJECT_ID", "COADD_OBJECTS_ID", "OBJECT_ID", "OBJECTID", "OBJID", "ID")
 """Usual names of the column of object IDs, in order of preference; any case."""
@@ -28,16 +49,13 @@ POSITION_COLUMNS = (
     ("RAJ2000", "DEJ2000"),
     ("RA_DEG", "DEC_DEG"),
 )
-"""Usual names of the columns of RA and Dec, deg, in order of preference; any case."""
+"""Usual names of the columns of RA and Dec in order of preference; any case."""
 
 SIZE_COLUMNS = ("XSIZE", "YSIZE")
-"""Columns of the cutout size of each row, arcmin, as in DES's bulk tool."""
-
-NO_VALUE = ("", "nan", "null", "none", "na", "n/a", "--")
-"""Texts of a missing value, in lower case."""
+"""Columns of the cutout size of each row, arcmin if the file gives no unit, as in DES's bulk tool."""
 
 QUOTED = 60
-"""Maximum characters of an invalid ID in the manifest."""
+"""Maximum characters of an invalid value in the manifest."""
 
 
 class Outcome(IntEnum):
@@ -117,22 +135,28 @@ class RequestList:
     """Object IDs, 0 where a row has none; None for a list of positions; (N,)."""
 
     ra: NDArray[np.float64] | None = None
-    """RA as given, deg; None for a list of IDs; (N,)."""
+    """RA, deg; NaN if missing, infinite if unreadable; None for a list of IDs; (N,)."""
 
     dec: NDArray[np.float64] | None = None
-    """Dec as given, deg; None for a list of IDs; (N,)."""
+    """Dec, deg; NaN if missing, infinite if unreadable; None for a list of IDs; (N,)."""
 
     sizes: Sizes | None = None
     """Cutout sizes; None if the list has no column of sizes."""
 
     texts: dict[int, str] = field(default_factory=dict)
-    """Invalid IDs as written, by row."""
+    """Invalid IDs, positions and sizes as written, in quotes, by row."""
+
+    own: OwnColumns = NO_COLUMNS
+    """All other columns of the list."""
 
     def __len__(self) -> int:
         return len(self.outcome)
 
     def fingerprint(self) -> str:
-        """Return a hash of the requests; a CSV and a Parquet file of the same rows have the same hash."""
+        """Return a hash of the requests; a CSV and a Parquet file of the same rows have the same hash.
+
+        The list's own columns are no part of it: see `OwnColumns.fingerprint`.
+        """
         digest = hashlib.sha256(repr(sorted(self.texts.items())).encode())
         sizes = (self.sizes.x, self.sizes.y) if self.sizes else (None, None)
         for column in (self.outcome, self.object_id, self.ra, self.dec, *sizes):
@@ -150,26 +174,64 @@ def read_requests(path: Path, names: ColumnNames = ANY_COLUMNS) -> RequestList:
     Parameters
     ----------
     path : Path
-        CSV, ECSV, FITS or Parquet. A blank line of a CSV file is a row without values, except at the end.
+        A table in any format of `archive_builder.survey.tables`; ``-`` for standard input. A blank line of a CSV file
+        is a row without values, except at the end.
     names : ColumnNames
         Columns to use. A list with IDs and positions is a list of IDs, unless `names` names only positions.
 
     Raises
     ------
     RequestError
-        The file cannot be read, or a column of IDs or positions is missing or of the wrong kind.
+        The file cannot be read, or a column of IDs or positions is missing, of the wrong kind or in an unknown unit.
     """
+    place = "list from standard input" if path == STDIN else f"list {path}"
     try:
-        table = open_table(path)
-        chosen = _choose(table.names, names)
-        columns = table.read([name for name in chosen if name], text=True)
-        return _normalize(*(columns[name] if name else None for name in chosen))
+        with _on_disk(path) as file:
+            table = open_table(file)
+            chosen = _choose(table.names, names)
+            columns, rest = table.read_all([name for name in chosen if name])
+        requests = _normalize(table, chosen, columns, OwnColumns.of(rest))
     except (RequestError, TableError) as error:
-        raise RequestError(f"list {path}: {error}") from None
+        raise RequestError(f"{place}: {error}") from None
+    if rest.left_out:
+        log.warning(
+            "%s: left out of the manifest: %s (not one number or UTF-8 text a row)", place, ", ".join(rest.left_out)
+        )
+    return requests
 
 
-Chosen: TypeAlias = tuple[str | None, str | None, str | None, str | None, str | None]
-"""Names of the columns of ID, RA, Dec, width and height; None for a missing or unwanted column."""
+@contextmanager
+def _on_disk(path: Path) -> Iterator[Path]:
+    """Yield the path of a list; standard input is copied to a temporary file, because a Parquet reader must seek."""
+    if path != STDIN:
+        yield path
+        return
+    with tempfile.NamedTemporaryFile(prefix="archive_builder_list_") as copy:
+        try:
+            shutil.copyfileobj(sys.stdin.buffer, copy)
+            copy.flush()
+        except OSError as error:
+            raise RequestError(f"cannot be copied to {copy.name} ({one_line(error)}): make room there") from None
+        yield Path(copy.name)
+
+
+class Chosen(NamedTuple):
+    """Names of the columns to use; None for a missing or unwanted column."""
+
+    object_id: str | None
+    """Object ID."""
+
+    ra: str | None
+    """RA."""
+
+    dec: str | None
+    """Dec."""
+
+    x: str | None
+    """Width."""
+
+    y: str | None
+    """Height."""
 
 
 def _choose(there: Sequence[str], names: ColumnNames) -> Chosen:
@@ -178,15 +240,15 @@ def _choose(there: Sequence[str], names: ColumnNames) -> Chosen:
         raise RequestError("only one of the columns of RA and Dec is named: name both")
     sizes = _find(there, SIZE_COLUMNS[0]), _find(there, SIZE_COLUMNS[1])
     if names.object_id is not None:
-        return _named(there, names.object_id), None, None, *sizes
+        return Chosen(_named(there, names.object_id), None, None, *sizes)
     if names.ra is not None and names.dec is not None:
-        return None, _named(there, names.ra), _named(there, names.dec), *sizes
+        return Chosen(None, _named(there, names.ra), _named(there, names.dec), *sizes)
     for candidate in ID_COLUMNS:
         if column := _find(there, candidate):
-            return column, None, None, *sizes
+            return Chosen(column, None, None, *sizes)
     for ra, dec in POSITION_COLUMNS:
         if (ra_column := _find(there, ra)) and (dec_column := _find(there, dec)):
-            return None, ra_column, dec_column, *sizes
+            return Chosen(None, ra_column, dec_column, *sizes)
     raise RequestError(
         f"has no column of object IDs ({', '.join(ID_COLUMNS)}) or positions (RA and DEC, ...); it has "
         f"{', '.join(there[:8])}: name the columns with --id-column, or --ra-column and --dec-column"
@@ -209,26 +271,46 @@ def _find(there: Sequence[str], name: str) -> str | None:
     return found[0] if found else None
 
 
-def _normalize(
-    object_id: Column | None, ra: Column | None, dec: Column | None, x: Column | None, y: Column | None
-) -> RequestList:
+def _normalize(table: TableFile, chosen: Chosen, columns: dict[str, Column], own: OwnColumns) -> RequestList:
     """Return the columns of a table as a list of requests."""
     texts: dict[int, str] = {}
-    if object_id is not None:
-        ids, outcome = _object_ids(object_id, texts)
-        return RequestList(outcome, object_id=ids, sizes=_sizes(x, y, outcome), texts=texts)
-    assert ra is not None
-    assert dec is not None
-    alpha, delta = _numbers(ra, "RA"), _numbers(dec, "Dec")
+    if chosen.object_id is not None:
+        ids, outcome = _object_ids(columns[chosen.object_id], texts)
+        sizes = _sizes(table, chosen, columns, outcome, texts)
+        return RequestList(outcome, object_id=ids, sizes=sizes, texts=texts, own=own)
+    assert chosen.ra is not None
+    assert chosen.dec is not None
+    ra = read_angles(columns[chosen.ra], chosen.ra, table.units.get(chosen.ra), "RA")
+    dec = read_angles(columns[chosen.dec], chosen.dec, table.units.get(chosen.dec), "latitude")
     with np.errstate(invalid="ignore"):
-        on_sky = (np.abs(alpha) <= 360) & (np.abs(delta) <= 90)
+        on_sky = (np.abs(ra) <= 360) & (np.abs(dec) <= 90)
     outcome = np.where(on_sky, Outcome.DONE, Outcome.NO_POSITION).astype(np.uint8)
-    return RequestList(outcome, ra=alpha, dec=delta, sizes=_sizes(x, y, outcome))
+    unread = np.flatnonzero(np.isinf(ra) | np.isinf(dec))
+    positions = zip(_quoted(columns[chosen.ra], unread), _quoted(columns[chosen.dec], unread), strict=True)
+    for row, (alpha, delta) in zip(unread.tolist(), positions, strict=True):
+        texts[row] = f"RA {alpha}, Dec {delta}: give RA in {FORMS['RA']}, Dec in {FORMS['latitude']}"
+    return RequestList(
+        outcome, ra=ra, dec=dec, sizes=_sizes(table, chosen, columns, outcome, texts), texts=texts, own=own
+    )
 
 
-def _sizes(x: Column | None, y: Column | None, outcome: NDArray[np.uint8]) -> Sizes | None:
+def _quoted(column: Column, rows: NDArray[np.intp]) -> list[str]:
+    """Return the values of some rows in quotes, as written."""
+    texts = as_text(column.take(pa.array(rows)) if isinstance(column, pa.ChunkedArray) else column[rows])
+    return [repr(text[:QUOTED]) for text in texts.to_pylist()]
+
+
+def _sizes(
+    table: TableFile, chosen: Chosen, columns: dict[str, Column], outcome: NDArray[np.uint8], texts: dict[int, str]
+) -> Sizes | None:
     """Return the cutout sizes, square where only one side is given; mark rows with an impossible size."""
-    sides = [_numbers(side, name) for side, name in ((x, "XSIZE"), (y, "YSIZE")) if side is not None]
+    sides = []
+    for name in (chosen.x, chosen.y):
+        if name is not None:
+            sides.append(read_angles(columns[name], name, table.units.get(name), "size"))
+            unread = np.flatnonzero(np.isinf(sides[-1]) & (outcome == Outcome.DONE))
+            for row, text in zip(unread.tolist(), _quoted(columns[name], unread), strict=True):
+                texts.setdefault(row, f"{name} {text}: give {FORMS['size']}")
     if not sides:
         return None
     width = np.where(np.isnan(sides[0]), sides[-1], sides[0])
@@ -247,7 +329,7 @@ def _object_ids(column: Column, texts: dict[int, str]) -> tuple[NDArray[np.int64
     missing, values = np.ma.getmaskarray(column), np.ma.getdata(column)
     too_large = (values > np.iinfo(np.int64).max) & ~missing
     outcome = np.where(missing, Outcome.NO_ID, np.where(too_large, Outcome.BAD_ID, Outcome.DONE)).astype(np.uint8)
-    texts.update({int(i): str(values[i]) for i in np.flatnonzero(too_large)})
+    texts.update({int(i): repr(str(values[i])) for i in np.flatnonzero(too_large)})
     return np.where(outcome == Outcome.DONE, values, 0).astype(np.int64), outcome
 
 
@@ -262,30 +344,10 @@ def _ids_from_text(text: pa.ChunkedArray, texts: dict[int, str]) -> tuple[NDArra
     magnitude, negative = pc.cast(plain, pa.uint64()).to_numpy(), pc.starts_with(text, "-").to_numpy()
     fits_in = magnitude <= np.where(negative, np.uint64(2**63), np.uint64(2**63 - 1))
     good = well_formed.to_numpy() & fits_in
-    outcome = np.where(good, Outcome.DONE, np.where(_is_missing(text), Outcome.NO_ID, Outcome.BAD_ID)).astype(np.uint8)
+    outcome = np.where(good, Outcome.DONE, np.where(is_missing(text), Outcome.NO_ID, Outcome.BAD_ID)).astype(np.uint8)
     bad = outcome == Outcome.BAD_ID
     invalid = pc.utf8_slice_codeunits(text.filter(pa.array(bad)), 0, QUOTED).to_pylist()
-    texts.update(zip(np.flatnonzero(bad).tolist(), invalid, strict=True))
+    texts.update(zip(np.flatnonzero(bad).tolist(), map(repr, invalid), strict=True))
     # Two's complement: the unsigned magnitude, negated without a sign, is the signed number's bits.
     bits = np.where(negative, ~magnitude + np.uint64(1), magnitude)
     return np.where(good, bits, np.uint64(0)).view(np.int64), outcome
-
-
-def _numbers(column: Column, name: str) -> NDArray[np.float64]:
-    """Return a column as float64: NaN for a missing value, infinite for a text that is not a number."""
-    if holds_text(column):
-        return _numbers_from_text(column)
-    if not (holds_numbers(column) or len(column) == 0):
-        raise RequestError(f"the column {name} is {kind(column)}, not numbers: give numbers")
-    return np.asarray(np.ma.filled(np.ma.asarray(column).astype(np.float64), np.nan))
-
-
-def _numbers_from_text(text: pa.ChunkedArray) -> NDArray[np.float64]:
-    number = pc.match_substring_regex(text, r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?$")
-    plain = pc.if_else(pa.array(_is_missing(text)), "nan", pc.if_else(number, pc.utf8_ltrim(text, "+"), "inf"))
-    return np.asarray(pc.cast(plain, pa.float64()).to_numpy())
-
-
-def _is_missing(text: pa.ChunkedArray) -> NDArray[np.bool_]:
-    """Return which texts stand for a missing value."""
-    return np.asarray(pc.is_in(pc.utf8_lower(text), value_set=pa.array(NO_VALUE)).to_numpy(), dtype=bool)

@@ -86,7 +86,7 @@ def _ratio(value: float, reference: float) -> float:
 
 
 def alternatives(own: StorageSection) -> tuple[StorageSection, ...]:
-    """Return the layouts and quantizations that a recipe's storage is compared with, with the same planes."""
+    """Return the layouts and quantizations that a recipe's storage is compared with."""
     ways = (own.model_copy(update={"layout": layout, "quantization": q}) for layout, q in WAYS)
     return tuple(way for way in ways if way != own)
 

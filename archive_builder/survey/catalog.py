@@ -9,8 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from archive_builder.errors import TableError, TileError
+from archive_builder.survey.angles import FORMS, Quantity, read_angles
 from archive_builder.survey.recipe import CatalogSection
-from archive_builder.survey.tables import Column, Where, holds_integers, holds_numbers, kind, open_table
+from archive_builder.survey.tables import Column, Where, as_text, holds_integers, holds_text, kind, open_table
+
+EQUATORIAL = ("icrs", "fk5", "fk4")
+"""Frames with RA and Dec; the others have longitude and latitude."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ def read_catalog(path: Path, columns: CatalogSection, tile: str) -> Catalog:
     Parameters
     ----------
     path : Path
-        A table in any format of `archive_builder.survey.tables`; FITS if the ending is of none.
+        A table in any format of `archive_builder.survey.tables`.
     columns : CatalogSection
         Columns to read.
     tile : str
@@ -44,15 +48,19 @@ def read_catalog(path: Path, columns: CatalogSection, tile: str) -> Catalog:
     Raises
     ------
     TileError
-        The file cannot be read, or a column is missing or of the wrong kind. An ID is missing, repeated or not
-        an integer. A position is not on the sky. The tile has no objects.
+        The file cannot be read, or a column is missing, of the wrong kind or in an unknown unit. An ID is missing,
+        repeated or not an integer. A position is not on the sky. The tile has no objects.
     """
     names = [columns.object_id, columns.ra, columns.dec]
     where = Where(columns.tile, tile) if columns.tile else None
     try:
-        table = open_table(path, [*names, where.column] if where else names, otherwise="fits").read(names, where)
-        ids, ra, dec = (table[name] for name in names)
-        return _checked(_object_ids(ids, columns.object_id), _degrees(ra, columns.ra), _degrees(dec, columns.dec))
+        file = open_table(path, [*names, where.column] if where else names)
+        table = file.read(names, where)
+        object_id = _object_ids(table[columns.object_id], columns.object_id)
+        longitude: Quantity = "RA" if columns.frame in EQUATORIAL else "longitude"
+        ra = _degrees(table[columns.ra], columns.ra, file.units.get(columns.ra), longitude)
+        dec = _degrees(table[columns.dec], columns.dec, file.units.get(columns.dec), "latitude")
+        return _checked(object_id, *to_icrs(ra, dec, columns.frame))
     except (TableError, TileError) as error:
         raise TileError(f"catalogue {path}: {error}") from None
 
@@ -77,11 +85,46 @@ def _object_ids(column: Column, name: str) -> NDArray[np.int64]:
     return np.asarray(column, dtype=np.int64)
 
 
-def _degrees(column: Column, name: str) -> NDArray[np.float64]:
-    """Return a coordinate as float64, NaN where it is missing."""
-    if not holds_numbers(column):
-        raise TileError(f"column {name} is {kind(column)}, not numbers: give degrees")
-    return np.ma.filled(np.ma.asarray(column).astype(np.float64), np.nan)
+def _degrees(column: Column, name: str, unit: str | None, quantity: Quantity) -> NDArray[np.float64]:
+    """Return a coordinate in deg, NaN where it is missing; refuse a text that cannot be read."""
+    degrees = read_angles(column, name, unit, quantity)
+    if holds_text(column) and np.isinf(degrees).any():
+        unread = as_text(column).filter(np.isinf(degrees))
+        raise TileError(
+            f"column {name} holds {unread[0].as_py()!r} ({len(unread)} values cannot be read): give {FORMS[quantity]}"
+        )
+    return degrees
+
+
+def to_icrs(
+    longitude: NDArray[np.float64], latitude: NDArray[np.float64], frame: str
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return positions as RA and Dec in ICRS.
+
+    Parameters
+    ----------
+    longitude, latitude : ndarray of float64, (N,)
+        Deg. Positions that are not on the sky stay as they are.
+    frame : str
+        ``icrs``; ``fk5`` of J2000, taken as ICRS unchanged: they agree to 0.1 arcsec, and many files mean ICRS;
+        ``fk4`` of B1950; ``galactic``; ``supergalactic``; ``ecliptic``, mean and barycentric of J2000.
+
+    Returns
+    -------
+    ra, dec : ndarray of float64, (N,)
+        Deg, ICRS.
+    """
+    if frame in ("icrs", "fk5"):
+        return longitude, latitude
+    from astropy.coordinates import SkyCoord
+
+    ra, dec = longitude.copy(), latitude.copy()
+    with np.errstate(invalid="ignore"):
+        valid = (np.abs(longitude) <= 360) & (np.abs(latitude) <= 90)
+    name = "barycentricmeanecliptic" if frame == "ecliptic" else frame
+    icrs = SkyCoord(longitude[valid], latitude[valid], unit="deg", frame=name).icrs
+    ra[valid], dec[valid] = icrs.ra.deg, icrs.dec.deg
+    return ra, dec
 
 
 def _check_ids_are_unique(object_id: NDArray[np.int64]) -> None:

@@ -29,7 +29,7 @@ def count_objects(tiles: Sequence[TileFiles], columns: CatalogSection) -> dict[s
     counts: dict[Path, int | Counter[str]] = {}
     for path in dict.fromkeys(files.catalog for files in tiles):
         try:
-            table = open_table(path, [columns.object_id, columns.ra, columns.dec], otherwise="fits")
+            table = open_table(path, [columns.object_id, columns.ra, columns.dec])
             rows = table.count(columns.tile) if columns.tile else table.rows
         except TableError:  # a build reports the error
             continue

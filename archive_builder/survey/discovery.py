@@ -60,6 +60,9 @@ class TileFiles:
     zero_points: Mapping[str, FilledRule] = field(default_factory=dict)
     """Rule for the zero point of each band."""
 
+    catalog_keys: str = ""
+    """The recipe's keys for the catalogue, as text."""
+
     @property
     def paths(self) -> tuple[Path, ...]:
         """All files: images, planes, catalogue, colour picture."""
@@ -81,7 +84,7 @@ class TileFiles:
             return sum(path.stat().st_size for path in {source.path for source in self.images.values()})
 
     def fingerprint(self) -> str:
-        """Return a short hash of the paths, sizes and modification times of all files, and of the places in them.
+        """Return a short hash of the paths, sizes and modification times of all files, and of the way to read them.
 
         Raises
         ------
@@ -90,19 +93,22 @@ class TileFiles:
         """
         with _missing_files_named():
             facts = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in self.paths]
-        places = [(str(source.path), source.hdu, source.slice) for source in self._sources()]
-        rules = {band: str(rule) for band, rule in self.zero_points.items()}
-        return hashlib.sha256(json.dumps([facts, places, rules]).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps([facts, self._reading()]).encode()).hexdigest()[:16]
+
+    def _reading(self) -> list[object]:
+        """Return the way to read the files as plain values: a change of the recipe makes the tile due."""
+        places = [(source.hdu, source.slice) for source in self._sources()]
+        return [places, {band: str(rule) for band, rule in self.zero_points.items()}, self.catalog_keys]
 
     def content_hash(self) -> str:
-        """Return a short hash of the contents of all files.
+        """Return a short hash of the contents of all files, and of the way to read them.
 
         Raises
         ------
         TileError
             A file cannot be read.
         """
-        total = hashlib.sha256()
+        total = hashlib.sha256(json.dumps(self._reading()).encode())
         for path in self.paths:
             with _missing_files_named(), path.open("rb") as file:
                 total.update(hashlib.file_digest(file, "sha256").digest())
@@ -152,7 +158,7 @@ def discover(recipe: Recipe) -> Discovery:
 def tile_table(recipe: Recipe) -> dict[str, dict[str, str]]:
     """Return the rows of the recipe's tile table by tile, all values as text.
 
-    The recipe must name a tile table: any format of `archive_builder.survey.tables`, CSV if the ending is of none.
+    The recipe must name a tile table: any format of `archive_builder.survey.tables`.
 
     Raises
     ------
@@ -162,7 +168,7 @@ def tile_table(recipe: Recipe) -> dict[str, dict[str, str]]:
     path = recipe.survey.tiles
     assert path is not None
     try:
-        table = open_table(path, otherwise="csv")
+        table = open_table(path)
         # A repeated name is ambiguous: no pattern can use it.
         names = [name for name in table.names if name == "tile" or table.names.count(name) == 1]
         if "tile" not in names:
@@ -229,7 +235,13 @@ def _files_of(tile: str, row: Mapping[str, str], recipe: Recipe) -> TileFiles:
     catalog = _only_match(root, _fill(recipe.catalog.path, escaped), "the catalogue")
     color = _only_match(root, _fill(survey.color, escaped), "the colour picture") if survey.color else None
     return TileFiles(
-        tile, images, catalog, color, _planes(recipe, row, images), {b: _zero_point(recipe, b, row) for b in images}
+        tile,
+        images,
+        catalog,
+        color,
+        planes=_planes(recipe, row, images),
+        zero_points={band: _zero_point(recipe, band, row) for band in images},
+        catalog_keys=recipe.catalog.model_dump_json(exclude={"path"}),
     )
 
 

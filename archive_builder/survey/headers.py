@@ -39,6 +39,9 @@ PRIMARY_ONLY = re.compile(r"|COMMENT|HISTORY|NEXTEND|DATAM(IN|AX)|DATE")
 AXIS_CARDS = re.compile(r"(NAXIS|CTYPE|CRVAL|CRPIX|CDELT|CUNIT|CNAME|CROTA|CRDER|CSYER|LTV|PV|PS)(\d+)(?:_\d+)?[A-Z]?")
 """Cards of one numbered axis."""
 
+EQUINOX_TEXT = re.compile(r"([JB]?)\s*(\d{4}(?:\.\d*)?)")
+"""Equinox in text: Julian, Besselian, or by the system of RADESYS."""
+
 MATRIX_CARDS = re.compile(r"(?:CD|PC|LTM)(\d+)_(\d+)[A-Z]?|(?:CD|PC)(\d{3})(\d{3})")
 """Cards of a matrix between two numbered axes."""
 
@@ -64,6 +67,7 @@ def image_header(header: fits.Header, primary: fits.Header | None, path: Path) -
         A card of the WCS is not valid, or the sky is not on the first two axes.
     """
     kept = fits.Header(_valid_cards(header, path))
+    _read_equinox(kept, path)
     if _needs_two_axes(kept):
         kept = _with_two_axes(kept, path)
     for card in () if primary is None else _valid_cards(primary, path):
@@ -101,6 +105,28 @@ def _valid_cards(header: fits.Header, path: Path) -> list[fits.Card]:
         names = printable(", ".join(left_out[:5]))
         log.info("%s: %d header cards left out, which are not valid FITS: %s", path, len(left_out), names)
     return kept
+
+
+def _read_equinox(header: fits.Header, path: Path) -> None:
+    """Make an equinox in text a number: astropy ignores ``'B1950'`` and ``'2000.0'``.
+
+    Raises
+    ------
+    TileError
+        The text is no equinox.
+    """
+    for keyword in ("EQUINOX", "EPOCH"):
+        text = header.get(keyword)
+        if not isinstance(text, str) or not text.strip():
+            continue
+        match = EQUINOX_TEXT.fullmatch(text.strip().upper())
+        if match is None and keyword == "EPOCH":
+            continue  # a date of observation
+        if match is None:
+            raise TileError(f"{path}: its WCS cannot be used: {keyword} is {text!r}: give a year, 2000.0 for example")
+        header[keyword] = float(match[2])
+        if match[1] and not any(card in header for card in ("RADESYS", "RADECSYS")):
+            header["RADESYS"] = "FK5" if match[1] == "J" else "FK4"
 
 
 def _needs_two_axes(header: fits.Header) -> bool:

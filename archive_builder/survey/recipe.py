@@ -140,16 +140,19 @@ class CatalogSection(_Section):
     """``[catalog]``: the objects to cut out."""
 
     path: str
-    """Glob pattern of the catalogue of a tile (FITS, ECSV, CSV, Parquet), or path of one catalogue for all tiles."""
+    """Glob pattern of the catalogue of a tile, a table in any usual format, or path of one catalogue for all tiles."""
 
     object_id: str
     """Column of the object IDs, 64-bit integers."""
 
     ra: str
-    """Column of the right ascension, deg, ICRS."""
+    """Column of the right ascension, or of the longitude in `frame`; deg if the file gives no unit."""
 
     dec: str
-    """Column of the declination, deg, ICRS."""
+    """Column of the declination, or of the latitude in `frame`; deg if the file gives no unit."""
+
+    frame: Literal["icrs", "fk5", "fk4", "galactic", "supergalactic", "ecliptic"] = "icrs"
+    """Frame of the positions: FK5 of J2000, FK4 of B1950, or the mean ecliptic of J2000."""
 
     tile: str | None = None
     """Column of the tile names, for one catalogue of all tiles."""

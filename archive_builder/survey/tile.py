@@ -175,6 +175,10 @@ class Tile:
         is_wide = any(kind.kind in "iu" and not np.can_cast(kind, np.int32) for kind in kinds)
         return np.dtype(np.int64 if is_wide else np.int32)
 
+    def pixel_bytes(self) -> int:
+        """Return the bytes of a pixel in stored form, of the plane that needs most."""
+        return self.mask_dtype().itemsize if "MSK" in self._images else 4
+
     def read(self, y0: int, y1: int, plane: str = "SCI", dtype: np.dtype[Any] | None = None) -> NDArray[Any]:
         """Read rows ``y0:y1`` of all bands.
 
@@ -217,10 +221,17 @@ class Tile:
         if plane == "MSK":
             _copy_flags(rows, out, image)
             return
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            np.copyto(out, rows if plane == "SCI" else self._inverse_variance(rows, band), casting="unsafe")
+        with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
+            values = rows if plane == "SCI" else self._inverse_variance(rows, band)
+            np.copyto(out, values, casting="unsafe")
         if plane == "SCI":
             self._mark_blank(rows, out, image)
+        elif (np.isinf(out) | ((out == 0) & (values > 0))).any():
+            worst = values[np.isinf(out) | ((out == 0) & (values > 0))][0]
+            raise TileError(
+                f"{image.path}: float32 cannot hold the inverse variance {worst:.3g}: change the unit of the image, or "
+                "remove planes.weight"
+            )
 
     def read_exactly(self, band: int, y0: int, y1: int) -> NDArray[Any] | None:
         """Return rows of one band in the file's type, (y1 - y0, nx); None if float32 holds every value of that type.
@@ -270,7 +281,7 @@ class Tile:
             largest = rows[known][np.abs(rows[known]).argmax()]
             raise TileError(f"{image.path}: the pixel value {largest:g} is too large for float32: mask it")
         if self._rules.lossless and (rows[known] != out[known]).any():
-            reason = "values from an asinh scale" if image.is_linearized else f"{rows.dtype} values"
+            reason = "values from an asinh scale" if image.is_linearized else f"{rows.dtype.name} values"
             raise TileError(
                 f"{image.path}: float32 cannot hold its {reason} exactly, so the archive cannot be lossless: "
                 "set storage.quantization to a number"

@@ -101,6 +101,8 @@ def test_strips_are_lower_when_memory_is_short(demo_survey: Path) -> None:
     shape = (10_000, 40_000)
     plenty = strip_that_fits(shape, recipe, 228, 2**40)
     scarce = strip_that_fits(shape, recipe, 228, worker_memory(shape, recipe, 228, plenty) - 1)
+    with pytest.raises(TileError, match="the tile takes"):  # a mask of 64 flags needs 8 bytes a pixel
+        strip_that_fits(shape, recipe, 228, worker_memory(shape, recipe, 228, plenty), 0, 8)
     assert plenty == 128
     assert scarce < plenty
     with pytest.raises(TileError, match=r"takes 1\.\d\d GB of memory, a worker may use 100 MB"):

@@ -10,13 +10,18 @@ import os
 import re
 import shutil
 import sqlite3
+import subprocess
+import sys
 import tarfile
+from datetime import UTC, datetime
+from decimal import Decimal
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
+import pyarrow as pa
 import pytest
 from astropy.io import fits
 from click.testing import CliRunner, Result
@@ -100,8 +105,10 @@ def test_every_row_is_answered_in_the_order_of_the_list(mixed: Any, demo_archive
     expected |= {str(object_id): f"skipped for {kind}" for kind in ("noise", "blank") for object_id in kinds[kind]}
     for row, answer in zip(rows, answers, strict=True):
         object_id, x, _ = row.split(",") if row else ("", "", "")
-        if x in ("-1", "0", "inf", "1e-6"):
+        if x in ("-1", "0", "1e-6"):
             reason = "not a size"
+        elif x == "inf":
+            reason = "not a size: XSIZE 'inf': give arcmin"
         elif x == "1e9":
             reason = "larger than the archive can serve"
         elif object_id in ("x7", str(2**63)):
@@ -112,7 +119,7 @@ def test_every_row_is_answered_in_the_order_of_the_list(mixed: Any, demo_archive
         assert answer["status"] == ("failed" if reason else "done")
         assert answer["object_id"] == ("" if reason.startswith("not a 64") else object_id)
         assert bool(answer["file"]) == bool(answer["ny"]) == (not reason)
-        assert answer["tile"] or object_id not in expected or reason == "not a size"
+        assert answer["tile"] or object_id not in expected or reason.startswith("not a size")
 
 
 def test_a_failed_row_gives_exit_status_one_and_one_line_of_counts(mixed: Any) -> None:
@@ -470,6 +477,132 @@ def test_a_picture_without_its_bands_fails_with_a_reason_in_the_manifest(demo_ar
     assert export(demo_archive, path, tmp_path / "out", **options).failures == {"failed": 1}
     assert "the cutout has no band 'r'" in manifest(tmp_path / "out")[0]["reason"]
     assert set(tree(tmp_path / "out")) == {"export.json", "manifest.csv", "manifest.parquet"}
+
+
+OWN = 'ID,NOTE,code,mag,tile,"a/b"\n'
+"""Header of a list with own columns; the manifest has a column ``tile``."""
+
+
+def own_list(archive: Path, path: Path) -> list[int]:
+    """Write a list of three records, one of an unknown object, with own columns; return the IDs."""
+    a, b = objects(archive)["stored"][:2]
+    notes = f'{a},"see also\n1005, and ""7""",007,20.50,here,\n5,,1,,,1\n{b}, x ,12,nan,there,2\n'
+    path.write_text(OWN + notes)
+    return [a, 5, b]
+
+
+def test_the_manifest_carries_the_lists_own_columns(demo_archive: Path, tmp_path: Path) -> None:
+    ids = own_list(demo_archive, tmp_path / "list.csv")
+    export(demo_archive, tmp_path / "list.csv", tmp_path / "out", formats=["npy"], size=8)
+    with (tmp_path / "out" / "manifest.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    known = ["row", "object_id", "status", "reason", "file", "tile", "ny", "nx"]
+    assert list(rows[0]) == [*known, "NOTE", "code", "mag", "list_tile", "a/b"]
+    assert [row["object_id"] for row in rows] == [str(object_id) for object_id in ids]
+    assert [[row[name] for name in list(row)[8:]] for row in rows] == [
+        ['see also\n1005, and "7"', "007", "20.50", "here", ""],
+        ["", "1", "", "", "1"],
+        [" x ", "12", "nan", "there", "2"],
+    ]
+    table = parquet.read_table(tmp_path / "out" / "manifest.parquet")
+    assert table.column_names == list(rows[0])
+    assert [str(kind) for kind in table.schema.types[8:]] == ["string", "string", "double", "string", "int64"]
+    assert table["a/b"].to_pylist() == [None, 1, 2]
+    assert table["mag"].to_pylist()[:2] == [20.5, None]
+
+
+def test_typed_columns_of_a_list_keep_their_types(demo_archive: Path, tmp_path: Path) -> None:
+    ids = objects(demo_archive)["stored"][:2]
+    day = datetime(2026, 1, 2, tzinfo=UTC)
+    own = {"flag": [True, None], "when": [day, None], "price": [Decimal("1.50"), None], "n": pa.array([1, None], "u1")}
+    parquet.write_table(pa.table({"ID": ids, **own, "vector": [[1, 2], [3]]}), tmp_path / "list.parquet")
+    export(demo_archive, tmp_path / "list.parquet", tmp_path / "out", formats=["npy"], size=8)
+    table = parquet.read_table(tmp_path / "out" / "manifest.parquet")
+    assert {name: table[name].to_pylist() for name in table.column_names[8:]} == {
+        "flag": [True, None],
+        "when": [day, None],
+        "price": [Decimal("1.50"), None],
+        "n": [1, None],
+    }
+    with (tmp_path / "out" / "manifest.csv").open(newline="") as file:
+        rows = [list(row.values())[8:] for row in csv.DictReader(file)]
+    assert rows == [["true", "2026-01-02 00:00:00.000000Z", "1.50", "1"], ["", "", "", ""]]
+
+
+def test_an_hdf5_pack_has_the_own_columns_of_the_first_row_of_each_cutout(demo_archive: Path, tmp_path: Path) -> None:
+    a, _, b = own_list(demo_archive, tmp_path / "list.csv")
+    with (tmp_path / "list.csv").open("a") as file:
+        file.write(f"{b},again,,,,\n")
+    export(demo_archive, tmp_path / "list.csv", tmp_path / "out", size=8, pack="hdf5")
+    with h5py.File(tmp_path / "out" / "00000.h5") as piece:
+        order = [list(piece["object_id"]).index(object_id) for object_id in (a, b)]
+        assert set(piece["list"]) == {"NOTE", "code", "mag", "tile", "a_b"}
+        assert list(piece["list/NOTE"].asstr()[:][order]) == ['see also\n1005, and "7"', " x "]
+        np.testing.assert_array_equal(piece["list/mag"][:][order], [20.5, np.nan])
+        missing = piece["list/a_b"].attrs["missing"]
+        assert piece["list/a_b"][:][order].tolist() == [missing, 2] == [-(2**63), 2]
+        assert piece["list/a_b"].dtype == np.int64
+
+
+def test_a_webdataset_has_the_own_columns_in_its_json(demo_archive: Path, tmp_path: Path) -> None:
+    a, _, b = own_list(demo_archive, tmp_path / "list.csv")
+    export(demo_archive, tmp_path / "list.csv", tmp_path / "out", size=8, pack="webdataset")
+    with tarfile.open(tmp_path / "out" / "00000.tar") as piece:
+        read = [json.load(piece.extractfile(f"{object_id}.json"))["list"] for object_id in (a, b)]  # type: ignore[arg-type]
+    assert read == [
+        {"NOTE": 'see also\n1005, and "7"', "code": "007", "mag": 20.5, "tile": "here", "a/b": None},
+        {"NOTE": " x ", "code": "12", "mag": None, "tile": "there", "a/b": 2},
+    ]
+
+
+@pytest.mark.parametrize("pack", ["hdf5", "webdataset"])
+def test_a_pack_is_not_continued_with_other_own_columns(demo_archive: Path, tmp_path: Path, pack: str) -> None:
+    own_list(demo_archive, tmp_path / "list.csv")
+    options = {"size": 8, "pack": pack}
+    export(demo_archive, tmp_path / "list.csv", tmp_path / "out", **options)
+    assert export(demo_archive, tmp_path / "list.csv", tmp_path / "out", **options).made == 0
+    text = (tmp_path / "list.csv").read_text()
+    (tmp_path / "list.csv").write_text(text.replace("there", "elsewhere"))
+    with pytest.raises(RequestError, match="the list has other values in its own columns, which the pack holds: give"):
+        export(demo_archive, tmp_path / "list.csv", tmp_path / "out", **options)
+
+
+def test_files_are_continued_with_other_own_columns(demo_archive: Path, tmp_path: Path) -> None:
+    ids = objects(demo_archive)["stored"][:2]
+    assert export(demo_archive, write_list(tmp_path / "l.csv", "ID", ids), tmp_path / "out", size=8).made == 2
+    noted = write_list(tmp_path / "l.csv", "ID,NOTE", [f"{object_id},x" for object_id in ids])
+    assert export(demo_archive, noted, tmp_path / "out", size=8).kept == 2
+    assert [row["NOTE"] for row in manifest(tmp_path / "out")] == ["x", "x"]
+
+
+def test_a_position_that_cannot_be_read_stands_in_the_manifest_as_written(demo_archive: Path, tmp_path: Path) -> None:
+    path = write_list(tmp_path / "list.csv", "RA,DEC", ["3h99m,-28:00:00", "03:36:00,-28:00:00", ",1", "1,inf"])
+    result = run(demo_archive, path, "-o", tmp_path / "out", "--size", 8)
+    assert "1 of 4 rows served" in result.stdout
+    rows = manifest(tmp_path / "out")
+    assert [(row["ra"], row["dec"]) for row in rows] == [("", "-28"), ("54", "-28"), ("", "1"), ("1", "")]
+    forms = "give RA in deg or h:m:s, Dec in deg or d:m:s"
+    assert [row["reason"] for row in rows] == [
+        f"no position on the sky: RA '3h99m', Dec '-28:00:00': {forms}",
+        "",
+        "no position on the sky",
+        f"no position on the sky: RA '1', Dec 'inf': {forms}",
+    ]
+
+
+def test_a_list_is_piped_into_the_command(demo_archive: Path, tmp_path: Path) -> None:
+    ids = objects(demo_archive)["stored"][:2]
+    text = "".join(f"{word}\n" for word in ["ID", *ids])
+    arguments = ["export", str(demo_archive), "-", "-o", str(tmp_path / "out"), "--size", "8"]
+    program = "import sys; from archive_builder.cli.main import main; main(sys.argv[1:])"
+    command = [sys.executable, "-c", program, *arguments]
+    done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+    assert (done.returncode, "2 of 2 rows served; 2 files made" in done.stdout) == (0, True), done.stderr
+    again = CliRunner().invoke(main, arguments, input=text)
+    assert "0 files made, 2 kept" in again.stdout
+    refused = CliRunner().invoke(main, arguments, input="NAME\nx\n")
+    assert refused.exit_code == 2
+    assert refused.stderr.startswith("error: list from standard input: has no column of object IDs")
 
 
 def test_an_empty_list_gives_exit_status_zero_and_an_empty_manifest(demo_archive: Path, tmp_path: Path) -> None:

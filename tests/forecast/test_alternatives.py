@@ -69,11 +69,10 @@ def test_tiles_without_cutouts_cost_the_same_as_the_reference_tile(storage: Stor
     assert (cost.pixel_bytes + cost.object_bytes, cost.object_seconds) == (build.bytes, 0)
 
 
-def test_alternatives_are_the_usual_storages_without_the_recipes_own_and_keep_its_planes() -> None:
-    own = StorageSection(layout="stamps", quantization=16, planes=("WGT",))
+def test_alternatives_are_the_usual_storages_without_the_recipes_own() -> None:
+    own = StorageSection(layout="stamps", quantization=16)
     expected = [("mosaic", 4), ("mosaic", 16), ("mosaic", "lossless"), ("stamps", 4)]
     assert [(way.layout, way.quantization) for way in alternatives(own)] == expected
-    assert {way.planes for way in alternatives(own)} == {("WGT",)}
     assert len(alternatives(StorageSection(quantization=8))) == 5
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from astropy.coordinates import SkyCoord, UnitSphericalRepresentation
 from astropy.io import fits
 from astropy.table import Table
 from hypothesis import example, given
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from archive_builder.errors import TileError
-from archive_builder.survey.catalog import Catalog, read_catalog
+from archive_builder.survey.catalog import Catalog, read_catalog, to_icrs
 from archive_builder.survey.recipe import CatalogSection
 
 Columns = dict[str, Any]
@@ -53,6 +54,13 @@ def write_csv_gz(path: Path, table: Columns) -> None:
     path.write_bytes(gzip.compress(path.with_name("plain").read_bytes()))
 
 
+def write_spaced(path: Path, table: Columns) -> None:
+    """Write columns between spaces under a commented header; a missing value is ``""``."""
+    rows = zip(*(c.tolist() if isinstance(c, np.ndarray) else c for c in table.values()), strict=True)
+    lines = [" ".join('""' if v is None else repr(v).strip("'") for v in row) for row in rows]
+    path.write_text("\n".join([f"# {' '.join(table)}", *lines, ""]))
+
+
 WRITERS: dict[str, Callable[[Path, Columns], None]] = {
     "cat.fits": write_fits,
     "v1.2_cat.fits.gz": write_fits_gz,
@@ -62,6 +70,9 @@ WRITERS: dict[str, Callable[[Path, Columns], None]] = {
     "tab.CSV": lambda path, table: text_table(path, table, "\t"),
     "cat.csv.gz": write_csv_gz,
     "cat.parquet": lambda path, table: parquet.write_table(pa.table(table), path),
+    "cat.vot": lambda path, table: Table(table).write(path, format="votable", overwrite=True),
+    "cat.tbl": lambda path, table: Table(table).write(path, format="ascii.ipac", overwrite=True),
+    "spaced.cat": write_spaced,
 }
 FORMATS = pytest.mark.parametrize("name", WRITERS)
 
@@ -166,7 +177,7 @@ def test_unsigned_ids_are_accepted_up_to_the_largest_signed_one(tmp_path: Path, 
 def with_gap(name: str, column: str, value: Any) -> Columns:
     """Return three objects; the second has no value in one column, in the manner of each format."""
     table = columns()
-    if name.endswith(("fits", "gz", "ecsv")) and "csv.gz" not in name:
+    if name.endswith(("fits", "gz", "ecsv", "vot", "tbl")) and "csv.gz" not in name:
         fill = {"fill_value": -1} if column == "ID" else {}
         return {**table, column: np.ma.masked_array(table[column], [False, True, False], **fill)}
     values = [table[column][0].item(), value, table[column][2].item()]
@@ -258,6 +269,109 @@ def test_unusual_units_give_no_warning(tmp_path: Path, capfd: pytest.CaptureFixt
     table.writeto(tmp_path / "cat.fits")
     assert read(tmp_path / "cat.fits").ra.tolist() == ra.tolist()
     assert capfd.readouterr() == ("", "")
+
+
+UNITS = {
+    "deg": 1.0,
+    "DEG": 1.0,
+    "degrees": 1.0,
+    "rad": np.pi / 180,
+    "Radian": np.pi / 180,
+    "hourangle": 1 / 15,
+    "arcmin": 60.0,
+    "arcsec": 3600.0,
+    "mas": 3.6e6,
+}
+"""Units of a degree."""
+
+
+def with_unit(path: Path, unit: str, ra: Any, dec: Any) -> None:
+    """Write a catalogue with a unit at RA and Dec as the file's format has them."""
+    if path.suffix == ".parquet":
+        fields = [pa.field("ID", pa.int64()), *(pa.field(n, pa.float64(), metadata={"unit": unit}) for n in "XY")]
+        pq = pa.table([np.arange(len(ra)), ra, dec], schema=pa.schema(fields)).rename_columns(["ID", "RA", "DEC"])
+        parquet.write_table(pq, path)
+    elif path.suffix == ".fits":
+        fields = [("ID", "K", None, np.arange(len(ra))), ("RA", "D", unit, ra), ("DEC", "D", unit, dec)]
+        fits.BinTableHDU.from_columns([fits.Column(n, f, unit=u, array=a) for n, f, u, a in fields]).writeto(path)
+    else:
+        table = Table({"ID": np.arange(len(ra)), "RA": ra, "DEC": dec}, units={"RA": "mas", "DEC": "mas"})
+        table.write(path, format={".vot": "votable", ".tbl": "ascii.ipac"}.get(path.suffix, "ascii.ecsv"))
+        path.write_text(path.read_text().replace("mas", f"{unit:3}" if path.suffix == ".tbl" else unit))
+
+
+@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("name", ["c.fits", "c.ecsv", "c.vot", "c.parquet"])
+def test_units_of_positions_are_converted(tmp_path: Path, name: str, unit: str) -> None:
+    ra, dec = np.array([54.0, 359.5]), np.array([-28.25, 89.0])
+    with_unit(tmp_path / name, unit, ra * UNITS[unit], dec * UNITS[unit])
+    found = read(tmp_path / name)
+    np.testing.assert_allclose(found.ra, ra, rtol=1e-15)
+    np.testing.assert_allclose(found.dec, dec, rtol=1e-15)
+
+
+@pytest.mark.parametrize("unit", ["pix", "mag", "km", "s", "nonsense"])
+@pytest.mark.parametrize("name", ["c.fits", "c.ecsv", "c.vot", "c.tbl", "c.parquet"])
+def test_a_position_in_another_unit_is_refused_by_name(tmp_path: Path, name: str, unit: str) -> None:
+    with_unit(tmp_path / name, unit, np.array([54.0]), np.array([-28.0]))
+    message = complaint(tmp_path / name)
+    assert message.startswith(f"column RA has the unit '{unit}', which is not a unit of RA: convert the values to deg")
+
+
+@pytest.mark.parametrize(
+    ("ra", "dec"), [("03:36:00.0", "-28:15:00"), ("3h36m0s", "-28d15m"), ("3 36 00", "-28 15 00.0"), ("54.0", "-28.25")]
+)
+def test_positions_may_be_sexagesimal_text(tmp_path: Path, ra: str, dec: str) -> None:
+    table = {"ID": [1, 2], "RA": [ra, ra], "DEC": [dec, dec]}
+    text_table(tmp_path / "c.csv", table, ",")
+    Table(table).write(tmp_path / "c.fits")
+    parquet.write_table(pa.table(table), tmp_path / "c.parquet")
+    for path in sorted(tmp_path.iterdir()):
+        found = read(path)
+        assert (found.ra.tolist(), found.dec.tolist()) == ([54.0, 54.0], [-28.25, -28.25])
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_unit_says_that_sexagesimal_ra_is_in_deg(tmp_path: Path) -> None:
+    table = Table({"ID": [1], "RA": ["54:00:00"], "DEC": ["-28:15:00"]}, units={"RA": "deg", "DEC": "deg"})
+    table.write(tmp_path / "c.ecsv")
+    assert read(tmp_path / "c.ecsv").ra.tolist() == [54.0]
+
+
+def test_a_position_that_cannot_be_read_is_refused_with_its_text(tmp_path: Path) -> None:
+    text_table(tmp_path / "c.csv", {"ID": [1, 2], "RA": ["3:36:00", "3:66:00"], "DEC": [1.0, 2.0]}, ",")
+    assert complaint(tmp_path / "c.csv") == ("column RA holds '3:66:00' (1 values cannot be read): give deg or h:m:s")
+
+
+@pytest.mark.parametrize("frame", ["icrs", "fk5", "fk4", "galactic", "supergalactic", "ecliptic"])
+def test_positions_may_be_in_another_frame(tmp_path: Path, frame: str) -> None:
+    true = SkyCoord([54.0, 266.4, 0.1], [-28.0, -28.9, 89.9], unit="deg")
+    name = {"ecliptic": "barycentricmeanecliptic", "fk5": "icrs"}.get(frame, frame)
+    there = true.transform_to(name).represent_as(UnitSphericalRepresentation)
+    write_fits(tmp_path / "c.fits", columns(RA=there.lon.deg, DEC=there.lat.deg))
+    section = CatalogSection(path="{tile}", object_id="ID", ra="RA", dec="DEC", frame=frame)
+    found = read_catalog(tmp_path / "c.fits", section, "A")
+    assert SkyCoord(found.ra, found.dec, unit="deg").separation(true).arcsec.max() < 1e-6
+
+
+def test_an_invalid_position_in_another_frame_stays_as_given(tmp_path: Path) -> None:
+    ra, dec = to_icrs(np.array([0.0, np.nan, 500.0]), np.array([0.0, 0.0, 0.0]), "galactic")
+    np.testing.assert_allclose([ra[0], dec[0]], [266.405, -28.936], atol=1e-3)
+    assert str(ra[1:]) == "[ nan 500.]"
+    assert dec[1:].tolist() == [0.0, 0.0]
+
+
+def test_a_galactic_longitude_is_never_in_hours(tmp_path: Path) -> None:
+    text_table(tmp_path / "c.csv", {"ID": [1], "RA": ["120:00:00"], "DEC": ["30:00:00"]}, ",")
+    section = CatalogSection(path="{tile}", object_id="ID", ra="RA", dec="DEC", frame="galactic")
+    found = read_catalog(tmp_path / "c.csv", section, "A")
+    expected = SkyCoord(120, 30, unit="deg", frame="galactic").icrs
+    np.testing.assert_allclose([found.ra[0], found.dec[0]], [expected.ra.deg, expected.dec.deg], rtol=1e-12)
+
+
+def test_a_vector_column_is_refused_by_name(tmp_path: Path) -> None:
+    write_fits(tmp_path / "c.fits", columns(RA=np.ones((3, 2))))
+    assert complaint(tmp_path / "c.fits").startswith("column RA is float64 of shape (3, 2), not numbers: give deg")
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from astropy.coordinates import FK4, FK5, ICRS, SkyCoord
 from astropy.io import fits
 from astropy.wcs import WCS
 from numpy.typing import NDArray
 
 from archive_builder.errors import TileError
+from archive_builder.geometry import pixel_to_sky
 from archive_builder.survey.discovery import Source
 from archive_builder.survey.image import Image
 from archive_builder.survey.tile import ReadingRules, Tile
@@ -287,6 +289,35 @@ def test_bad_card_of_the_wcs_is_refused_by_its_name(tmp_path: Path, card: bytes)
     path = with_cards(tmp_path / "a.fits", card)
     keyword = card[:8].decode().strip()
     with pytest.raises(TileError, match=rf"a\.fits: its WCS cannot be used: the card {keyword} is not valid FITS"):
+        Tile({"g": Source(path)})
+
+
+@pytest.mark.parametrize(
+    ("cards", "frame"),
+    [
+        ({"EQUINOX": "B1950"}, FK4(equinox="B1950")),
+        ({"EQUINOX": "1950.0"}, FK4(equinox="B1950")),
+        ({"EPOCH": "1950"}, FK4(equinox="B1950")),
+        ({"EQUINOX": "J1975.0"}, FK5(equinox="J1975")),
+        ({"EQUINOX": "J2000"}, ICRS()),
+        ({"RADESYS": "J2000"}, ICRS()),
+        ({"RADESYS": "ICRS", "EQUINOX": 0.0}, ICRS()),
+        ({"EPOCH": "12/08/99"}, ICRS()),
+        ({"RADESYS": "fk4"}, FK4(equinox="B1950")),
+    ],
+)
+def test_equinox_in_text_is_read(tmp_path: Path, cards: dict[str, str], frame: Any) -> None:
+    path = write(tmp_path / "a.fits", fits.ImageHDU(noise(), sky(**cards)))
+    with Tile({"g": Source(path)}) as tile:
+        found = SkyCoord(*pixel_to_sky(tile.wcs, 10, 20), unit="deg")
+    expected = SkyCoord(*WCS(sky()).all_pix2world(10, 20, 0), unit="deg", frame=frame).icrs
+    assert found.separation(expected).arcsec < 1e-6
+
+
+@pytest.mark.parametrize("cards", [{"EQUINOX": "now"}, {"EQUINOX": 0.0}, {"EQUINOX": "12/08/99"}])
+def test_impossible_equinox_is_refused(tmp_path: Path, cards: dict[str, Any]) -> None:
+    path = write(tmp_path / "a.fits", fits.ImageHDU(noise(), sky(**cards)))
+    with pytest.raises(TileError, match=r"a\.fits: .*EQUINOX"):
         Tile({"g": Source(path)})
 
 

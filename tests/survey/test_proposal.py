@@ -171,8 +171,8 @@ def test_unreadable_files_are_comments(tmp_path: Path) -> None:
     text = (tmp_path / "survey.toml").read_text(encoding="utf-8")
     for name in ("broken_a.fits", "text.fits", "empty.fits", "empty.fits.gz"):
         assert f"# cannot be read: {name}: " in text
-    for name in ("cat.parquet", "cat.ecsv"):
-        assert f"# {name}: cannot be read (" in text
+    assert "# cat.parquet: cannot be read (" in text
+    assert "# cat.ecsv: is UTF-16 text: save it as UTF-8" in text
     assert "# left out, a pattern cannot hold its name: with{brace}.fits" in text
     assert "# left out, a pattern cannot hold its name: line\\nend.fits" in text
     assert "1 tile in g, r: check " in result.stdout

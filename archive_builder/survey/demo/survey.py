@@ -90,7 +90,7 @@ color = "{{tile}}/{{tile}}_*_irg.tiff"        # optional: the tile's colour pict
 zero_point = {ZERO_POINT}                         # AB magnitude of one count
 
 [catalog]
-path = "{{tile}}/{{tile}}_*_cat.fits"         # FITS, ECSV, CSV or Parquet
+path = "{{tile}}/{{tile}}_*_cat.fits"         # FITS, VOTable, CSV, Parquet, ...
 object_id = "COADD_OBJECT_ID"             # 64-bit integers
 ra = "ALPHAWIN_J2000"
 dec = "DELTAWIN_J2000"

@@ -83,7 +83,7 @@ def find_catalog(
     for family in families(names):
         first = min(family.files)
         try:
-            columns = open_table(folder / first, otherwise="fits").names
+            columns = open_table(folder / first).names
         except TableError as error:
             notes.append(f"{first}: {error}")
             continue
@@ -120,7 +120,7 @@ def _integers(path: Path, columns: Sequence[str]) -> tuple[str, list[str]]:
         return (columns[0] if columns else ""), [f"{path.name} is large: the IDs were not read"] if columns else []
     for column in columns:
         try:
-            values = open_table(path, [column], otherwise="fits").read([column])[column]
+            values = open_table(path, [column]).read([column])[column]
         except TableError as error:
             notes.append(f"column {column}: {error}")
             continue
@@ -151,7 +151,7 @@ def _tile_column(path: Path, lower: dict[str, str], tiles: TileNames | None) -> 
         return ""
     for column in (lower[name] for name in TILES if name in lower):
         try:
-            values = open_table(path, [column], otherwise="fits").read([column], text=True)[column]
+            values = open_table(path, [column]).read([column], text=True)[column]
         except TableError:
             continue
         if set(as_text(values).to_pylist()) & set(tiles.tiles):

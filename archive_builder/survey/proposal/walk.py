@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from archive_builder.survey.tables import COMPRESSED, FORMATS
+from archive_builder.survey.tables.formats import ENDINGS, PACKED
 
 MOST_FILES = 20_000
 """Maximum number of files looked at."""
@@ -17,9 +17,6 @@ DEEPEST = 7
 """Maximum depth of folders below the first."""
 
 FITS_ENDINGS = (".fits", ".fit", ".fts")
-
-PACKED = (*COMPRESSED, ".xz", ".Z")
-"""Endings of files compressed as a whole."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +72,8 @@ def _ending(name: str) -> str:
     """Return the ending that tells the format, in lower case, without one of compression; empty for other files."""
     stem = name.lower()
     for packed in PACKED:
-        stem = stem.removesuffix(packed.lower())
-    known = (*FITS_ENDINGS, ".tif", ".tiff", *FORMATS)
+        stem = stem.removesuffix(packed)
+    known = (*FITS_ENDINGS, ".tif", ".tiff", *ENDINGS)
     return next((ending for ending in known if stem.endswith(ending)), "")
 
 
