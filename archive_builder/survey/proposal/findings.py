@@ -189,9 +189,8 @@ def _bands(main: _Kind | None, in_hdus: tuple[str, ...]) -> tuple[str, ...]:
         return ()
     if in_hdus or main.family.bands:
         return in_hdus or main.family.bands
-    named = {
-        str(facts.cards[card]).split()[0] for facts in main.facts for card in ("FILTER", "BAND") if card in facts.cards
-    }
+    cards = [str(facts.cards[card]) for facts in main.facts for card in ("FILTER", "BAND") if card in facts.cards]
+    named = {text.split()[0] for text in cards if re.fullmatch(r"[A-Za-z0-9_.+-]{1,20}", text.split()[0])}
     return tuple(named) if len(named) == 1 else ()
 
 
