@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -215,6 +216,29 @@ def test_recipe_that_appears_meanwhile_is_not_replaced(tmp_path: Path, monkeypat
     assert (result.exit_code, "is there already" in result.stderr) == (2, True)
     assert (tmp_path / "survey.toml").read_text() == "theirs"
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_recipe_is_written_on_a_file_system_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image(tmp_path / "T001_g.fits")
+
+    def refuse(source: Path, target: Path) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    assert run("init", tmp_path).exit_code == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["T001_g.fits", "survey.toml"]
+
+
+def test_incomplete_tiles_are_named_but_not_all(tmp_path: Path) -> None:
+    for number in range(10, 18):
+        image(tmp_path / f"T{number}_g.fits", MAGZERO=25.0)
+        catalog(tmp_path / f"T{number}_cat.csv", first=number * 10)
+    image(tmp_path / "T10_r.fits", MAGZERO=25.0)
+    proposal = propose_recipe(tmp_path)
+    assert (proposal.tiles, proposal.bands, len(proposal.unfinished)) == (1, ("g", "r"), 6)
+    assert proposal.unfinished[0].startswith("tile T11: no file for band r: nothing matches ")
+    assert proposal.unfinished[-1] == "2 more tiles are not complete"
+    assert "tiles without some band: T11 (r), T12 (r), " in proposal.recipe.read_text(encoding="utf-8")
 
 
 def test_folder_without_fits_files_gives_one_line(tmp_path: Path) -> None:

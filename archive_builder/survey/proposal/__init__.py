@@ -16,6 +16,9 @@ from archive_builder.survey.recipe import load_recipe
 
 RECIPE_NAME = "survey.toml"
 
+MOST_INCOMPLETE = 5
+"""Maximum number of incomplete tiles in a proposal."""
+
 
 @dataclass(frozen=True)
 class Proposal:
@@ -72,9 +75,13 @@ def _write_new(path: Path, text: str) -> None:
     temporary = temporary_path(path)
     try:
         temporary.write_text(text, encoding="utf-8")
-        os.link(temporary, path)
-    except FileExistsError:
-        _refuse_existing(path)
+        try:
+            os.link(temporary, path)  # unlike a rename, never over a file that appeared meanwhile
+        except FileExistsError:
+            _refuse_existing(path)
+        except OSError:  # a file system without hard links
+            _refuse_existing(path)
+            temporary.rename(path)
     except OSError as error:
         raise ArchiveBuilderError(f"{path}: cannot be written: {one_line(error)}") from None
     finally:
@@ -90,6 +97,8 @@ def _checked(path: Path, found: Findings, text: str) -> Proposal:
             discovery = discover(load_recipe(path))
             tiles = len(discovery.tiles)
             missing = [f"tile {name}: {reason}" for name, reason in discovery.incomplete.items()]
+            if len(missing) > MOST_INCOMPLETE:
+                missing[MOST_INCOMPLETE:] = [f"{len(missing) - MOST_INCOMPLETE} more tiles are not complete"]
         except RecipeError as error:
             missing = [str(error)]
     return Proposal(path, tiles, found.bands, tuple(missing), tuple(name for name, _ in found.known))
