@@ -179,6 +179,18 @@ def test_unreadable_files_are_comments(tmp_path: Path) -> None:
     assert "1 tile in g, r: check " in result.stdout
 
 
+def test_damaged_headers_give_a_proposal(tmp_path: Path) -> None:
+    whole = image(tmp_path / "whole" / "T001_g.fits", FILTER="g DECam", MAGZERO=25.0).read_bytes()
+    random = np.random.default_rng(4)
+    for number in range(30):
+        damaged = bytearray(whole)
+        for place in random.integers(0, 1500, 20):
+            damaged[place] = int(random.integers(32, 127))
+        (tmp_path / f"T{number:03d}_g.fits").write_bytes(bytes(damaged[: int(random.integers(1000, len(damaged)))]))
+    proposal = propose_recipe(tmp_path)
+    assert proposal.recipe.read_text(encoding="utf-8").count("cannot be read: ") >= 1
+
+
 def test_folder_of_unreadable_files_gives_a_recipe_to_finish(tmp_path: Path) -> None:
     (tmp_path / "a.fits").write_text("not FITS")
     proposal = propose_recipe(tmp_path)

@@ -78,7 +78,8 @@ def file_facts(folder: Path, name: str) -> FileFacts:
     try:
         with quiet_astropy(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with fits.open(folder / name, memmap=True, lazy_load_hdus=True) as file:
+            # astropy leaves a file open that it opened itself and cannot read.
+            with (folder / name).open("rb") as stream, fits.open(stream, memmap=False, lazy_load_hdus=True) as file:
                 return _facts(name, file)
     except Exception as error:  # a damaged file raises many classes, some without a public name
         return FileFacts(name, error=one_line(error))
