@@ -7,6 +7,9 @@ import os
 LONGEST = 2000
 """Maximum characters of a message."""
 
+REASON_WORDS = {"position": "without position", "id": "without ID", "elsewhere": "elsewhere"}
+"""Words for the reasons of a missing cutout that do not follow "for"."""
+
 
 class ArchiveBuilderError(Exception):
     """Base of all errors raised on purpose."""
@@ -100,7 +103,7 @@ class ObjectSkippedError(ArchiveBuilderError):
     object_id : int
     tile : str
     reason : str
-        ``"noise"``, ``"blank"`` or ``"outside"``.
+        ``"noise"``, ``"blank"``, ``"outside"`` or ``"position"``.
     rms : dict of str to float
         Background RMS per band at the object, image units; NaN where it could not be measured.
     """
@@ -111,10 +114,10 @@ class ObjectSkippedError(ArchiveBuilderError):
         self.reason = reason
         self.rms = rms
         measured = ", ".join(f"{band} {value:.4g}" for band, value in rms.items())
-        super().__init__(
-            f"object {object_id} on tile {tile} has no cutout: skipped for {reason} "
-            f"(background RMS {measured}): the recipe's [quality] sets the limits"
-        )
+        remedy = f"(background RMS {measured}): the recipe's [quality] sets the limits"
+        if reason == "position":
+            remedy = "on the sky: correct RA and Dec in the catalogue, and build again"
+        super().__init__(f"object {object_id} on tile {tile} has no cutout: skipped {reason_words(reason)} {remedy}")
 
     def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.object_id, self.tile, self.reason, self.rms)
@@ -130,6 +133,11 @@ class TableError(ArchiveBuilderError):
 
 class CutoutTooLargeError(RequestError):
     """The archive cannot serve a cutout of this size."""
+
+
+def reason_words(reason: str) -> str:
+    """Return a reason for a missing cutout in words: ``for noise``, ``without position``."""
+    return REASON_WORDS.get(reason, f"for {reason}")
 
 
 def printable(text: str) -> str:

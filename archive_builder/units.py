@@ -11,7 +11,7 @@ from itertools import pairwise
 from numbers import Integral
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from archive_builder.errors import RequestError
+from archive_builder.errors import RequestError, reason_words
 
 if TYPE_CHECKING:
     from astropy import units as u
@@ -141,8 +141,8 @@ def names(given: str | Iterable[str]) -> tuple[str, ...]:
 
 
 def by_reason(counts: Mapping[str, int]) -> str:
-    """Return counts by reason as text: ``106 for noise, 31 for blank``; ``none`` if all are 0."""
-    return ", ".join(f"{number} for {reason}" for reason, number in counts.items() if number) or "none"
+    """Return counts by reason as text: ``106 for noise, 3 without position``; ``none`` if all are 0."""
+    return ", ".join(f"{number} {reason_words(reason)}" for reason, number in counts.items() if number) or "none"
 
 
 def count(number: float) -> str:

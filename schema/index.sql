@@ -14,8 +14,9 @@ CREATE TABLE IF NOT EXISTS tiles (
     shard              TEXT    UNIQUE,  -- path of the shard below the archive; NULL if the tile has none
     generation         INTEGER NOT NULL DEFAULT 0,  -- number of shards the tile has had
     stored             INTEGER NOT NULL DEFAULT 0,  -- objects with a cutout
-    skipped            INTEGER NOT NULL DEFAULT 0,  -- objects without a cutout
-    skipped_for        TEXT,            -- JSON: skipped by reason, {"noise": 3, "blank": 0, "outside": 1}
+    skipped            INTEGER NOT NULL DEFAULT 0,  -- catalogue rows without a cutout
+    skipped_for        TEXT,            -- JSON: skipped by reason, {"noise": 3, "blank": 0, "outside": 1, "position": 0,
+                                        -- "elsewhere": 2, "id": 0}; the rows of the last two are not in objects
     depth              TEXT,            -- JSON: depth per band, AB mag, the median at the objects; null if not measured
     input_fingerprint  TEXT,            -- fingerprint of the source files: paths, sizes, times
     input_hash         TEXT,            -- hash of the contents of the source files, if they were ever compared
@@ -42,5 +43,14 @@ CREATE TABLE IF NOT EXISTS objects (
     object_id INTEGER PRIMARY KEY,
     tile_id   INTEGER NOT NULL,         -- tiles.tile_id
     row       INTEGER NOT NULL,         -- row of the shard's /cutouts if status is 0, else of its /skipped
-    status    INTEGER NOT NULL          -- 0 stored, 1 noise, 2 blank, 3 outside
+    status    INTEGER NOT NULL          -- 0 stored, 1 noise, 2 blank, 3 outside, 4 position
 );
+
+-- IDs that a tile's catalogue lists and another tile owns, for the next build: if the owner changes, it decides again.
+CREATE TABLE IF NOT EXISTS elsewhere (
+    tile_id   INTEGER NOT NULL,         -- tiles.tile_id
+    object_id INTEGER NOT NULL,
+    PRIMARY KEY (tile_id, object_id)
+) WITHOUT ROWID;
+
+CREATE INDEX IF NOT EXISTS elsewhere_object ON elsewhere (object_id);

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from archive_builder.errors import RecipeError, TileError
-from archive_builder.store.records import TileRow
+from archive_builder.store.records import InvalidRecordError, TileRow, skip_counts
 from archive_builder.survey.discovery import Discovery, TileFiles
 from archive_builder.survey.recipe import Recipe
 
@@ -43,6 +44,12 @@ class Changes:
     gone: tuple[str, ...] = ()
     """Tiles of the archive that the survey no longer has."""
 
+    empty: tuple[str, ...] = ()
+    """Tiles on which no row of the catalogue of all tiles lies: they are not built."""
+
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """Rows of the catalogue of all tiles that go to no tile, by reason."""
+
     def summary(self) -> str:
         """Return the number of tiles of each kind, as one line."""
         reasons = Counter(task.reason for task in self.tasks)
@@ -52,7 +59,14 @@ class Changes:
             parts.append(f"{len(self.incomplete)} that cannot be built")
         if self.gone:
             parts.append(f"{len(self.gone)} gone from the survey")
+        if self.empty:
+            parts.append(f"{len(self.empty)} without objects")
         return ", ".join(parts)
+
+    def rows_left_out(self) -> str:
+        """Return the number of catalogue rows on no tile, as one line; empty if there are none."""
+        counts = ", ".join(f"{number} {reason}" for reason, number in self.left_out.items() if number)
+        return f"catalogue rows left out: {counts}" if counts else ""
 
 
 def tile_names(found: Discovery) -> set[str]:
@@ -105,7 +119,7 @@ def find_changes(
             continue
         try:
             old = known.get(files.tile)
-            reason = "forced" if force and old else _reason(old, files, recipe, archive, contents)
+            reason = "forced" if force and old else reason_to_build(old, files, recipe, archive, contents)
             if reason is None and contents and old:
                 touched |= _new_fingerprints(old, files)
         except TileError as error:
@@ -119,8 +133,14 @@ def find_changes(
     return Changes(tuple(tasks), tuple(unchanged), touched, incomplete, gone)
 
 
-def _reason(old: TileRow | None, files: TileFiles, recipe: Recipe, archive: Path, contents: bool) -> str | None:
-    """Return the reason for building a tile; None if a new build would make the same shard again."""
+def reason_to_build(old: TileRow | None, files: TileFiles, recipe: Recipe, archive: Path, contents: bool) -> str | None:
+    """Return the reason for building a tile; None if a new build would make the same shard again.
+
+    Raises
+    ------
+    TileError
+        A file of the tile is missing.
+    """
     if old is None:
         return "new"
     if old.shard is None or old.state != "built":
@@ -129,9 +149,18 @@ def _reason(old: TileRow | None, files: TileFiles, recipe: Recipe, archive: Path
         return "without their shard"
     if old.recipe_fingerprint != recipe.fingerprint():
         return "by other settings"
+    if recipe.catalog.duplicates == "fail" and _has_repeats(old):
+        return "with repeated objects"
     if contents and old.input_hash:
         return None if old.input_hash == files.content_hash() else "with changed contents"
     return None if old.input_fingerprint == files.fingerprint() else "with changed files"
+
+
+def _has_repeats(tile: TileRow) -> bool:
+    """Return True if a tile's catalogue lists IDs that other rows own; False if the row of the index is damaged."""
+    with suppress(InvalidRecordError):
+        return skip_counts(tile)["elsewhere"] > 0
+    return False
 
 
 def _new_fingerprints(old: TileRow, files: TileFiles) -> dict[str, tuple[str, str]]:

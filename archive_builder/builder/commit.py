@@ -24,9 +24,9 @@ from archive_builder.store.shard_reader import Shard
 class Committer:
     """Names new shards, commits them to the index in one transaction a tile, then removes the old shards.
 
-    An object may have moved from one tile's catalogue to another's. Its new tile cannot be committed while the index
-    still has the object on its old tile. If the old tile is being built too, both tiles wait, and are committed
-    together at the end.
+    An object may have moved from one tile to another. Its new tile cannot be committed while the index still has the
+    object on its old tile. If the old tile is being built or removed too, both tiles wait, and are committed together
+    at the end.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ class Committer:
     known : mapping of str to TileRow
         Row of each tile in the index, before the build.
     pending : iterable of str
-        Tiles that are being built.
+        Tiles that are being built, or removed before `finish`.
     build_id : int
         Number of the build.
     """
@@ -52,10 +52,13 @@ class Committer:
         self._unfinished = set(pending)
         self._build_id = build_id
         self._waiting: dict[str, TileResult] = {}
+        self._failed: set[str] = set()
 
     def take(self, result: TileResult) -> Iterator[TileResult]:
         """Commit a tile's shard, and yield the result, or a failure in its place; yield nothing if the tile waits."""
-        if result.error is None:
+        if result.error is not None:
+            self._failed.add(result.tile)
+        else:
             try:
                 self._place(result)
                 self._commit([result])
@@ -108,6 +111,13 @@ class Committer:
         """Remove a shard that cannot be committed, and return the failure."""
         self._remove(result.draft)
         self._remove(result.shard)
+        self._failed.add(result.tile)
+        if isinstance(error, DuplicateObjectError) and error.other in self._failed:
+            return TileResult(
+                result.tile,
+                error=f"object {error.object_id} of tile {result.tile} is still on tile {error.other}, which failed: "
+                f"correct tile {error.other}, and build again",
+            )
         return TileResult(result.tile, error=str(error))
 
     def _remove(self, name: str) -> None:
@@ -154,8 +164,8 @@ def tile_record(
         shard=shard_name(info.tile, info.generation),
         generation=info.generation,
         stored=len(shard.stored_ids),
-        skipped=len(shard.skipped_ids),
-        skipped_for=json.dumps(count_reasons(shard.reason)),
+        skipped=len(shard.skipped_ids) + info.without_id,
+        skipped_for=json.dumps(count_reasons(shard.reason, info.without_id)),
         depth=json.dumps(shard.depth),
         input_fingerprint=info.input_fingerprint,
         input_hash=input_hash,

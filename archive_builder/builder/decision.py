@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from archive_builder.builder.changes import Changes, find_changes, tile_names
+import numpy as np
+from numpy.typing import NDArray
+
+from archive_builder.builder.changes import Changes, find_changes, reason_to_build, tile_names
+from archive_builder.builder.one_tile import Rows
+from archive_builder.builder.owners import Contest, find_owners, list_with, share_out_rows
 from archive_builder.builder.rebuild import IndexState, read_index, setting_changes
-from archive_builder.errors import ArchiveError, RecipeError
+from archive_builder.builder.shared_catalog import split_catalog
+from archive_builder.errors import ArchiveError, RecipeError, TileError
+from archive_builder.run.engine import Engine
 from archive_builder.store.file_names import INDEX_NAME, NEXT_INDEX_NAME, shard_files
+from archive_builder.store.index import Index
 from archive_builder.store.records import TileRow
-from archive_builder.survey.discovery import Discovery
+from archive_builder.survey.discovery import Discovery, TileFiles
 from archive_builder.survey.recipe import Recipe
 
 
@@ -33,6 +42,15 @@ class Decision:
 
     is_continued: bool = False
     """True if the second index of an earlier rebuild fits, or there is none; otherwise the build removes that index."""
+
+    elsewhere: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
+    """Object IDs that each tile to build lists and another tile owns, by tile; see `archive_builder.builder.owners`."""
+
+    listings: Mapping[str, str] = field(default_factory=dict)
+    """Hash of the objects by which the owners of the IDs were decided, by tile."""
+
+    rows: Mapping[str, Rows] = field(default_factory=dict)
+    """Rows of each tile, if one catalogue serves all tiles."""
 
     lost: tuple[str, ...] = ()
     """Tiles that a whole rebuild would drop: they have a shard, and the survey no longer has them."""
@@ -88,6 +106,82 @@ def decide(
     lost = tuple(sorted(current.tiles_with_shard() - tile_names(found)))
     changes = replace(changes, gone=tuple(sorted({*changes.gone, *lost})))
     return Decision(changes, known, current.tiles, is_rebuild=True, is_continued=is_continued, lost=lost)
+
+
+def settle_owners(
+    decision: Decision,
+    index: Index | None,
+    archive: Path,
+    recipe: Recipe,
+    found: Discovery,
+    engine: Engine,
+    *,
+    retries: int = 0,
+    tiles: Collection[str] = (),
+    contents: bool = False,
+    prune: bool = False,
+    folder: Path | None = None,
+    rows: Path | None = None,
+) -> Decision:
+    """Add the owners of IDs that several rows list to a decision, and the tiles that gain or lose an ID.
+
+    Parameters
+    ----------
+    decision : Decision
+    index : Index or None
+        Index that takes the new shards; None if it does not exist yet.
+    archive, recipe, found, tiles, contents
+        See :func:`decide`.
+    engine : Engine
+        Engine that reads the catalogues.
+    retries : int
+        Retries after a worker dies.
+    prune : bool
+        True if the build removes the tiles that the survey no longer has.
+    folder : Path, optional
+        Folder of a temporary file (default: the system's).
+    rows : Path, optional
+        File for the rows of a catalogue of all tiles, sorted by tile; the caller removes it.
+
+    Raises
+    ------
+    RecipeError
+        The catalogue of all tiles cannot be used.
+    """
+    unchanged = set(decision.changes.unchanged)
+
+    def is_unchanged(files: TileFiles) -> bool:
+        if not tiles:
+            return files.tile in unchanged
+        with suppress(TileError):
+            old = decision.known.get(files.tile)
+            return reason_to_build(old, files, recipe, archive, contents) is None
+        return False
+
+    contest = Contest(
+        files={files.tile: files for files in found.tiles},
+        known=decision.known,
+        index=index,
+        list_all=list_with(engine, recipe, retries),
+        is_unchanged=is_unchanged,
+        removed=[name for name in decision.changes.gone if name in decision.known] if prune else (),
+        whole=not tiles,
+        folder=folder,
+    )
+    if recipe.catalog.is_shared:
+        assert rows is not None
+        split = split_catalog(found.tiles, recipe, engine, retries, rows)
+        owners = share_out_rows(decision.changes, contest, split)
+        return replace(
+            decision,
+            changes=owners.changes,
+            elsewhere=owners.elsewhere,
+            rows=split.rows,
+        )
+    if recipe.catalog.duplicates == "fail":
+        return decision
+    owners = find_owners(decision.changes, contest)
+    return replace(decision, changes=owners.changes, elsewhere=owners.elsewhere, listings=owners.listings)
 
 
 def _refuse_missing_index(archive: Path) -> None:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from archive_builder.atomic import temporary_path
 from archive_builder.builder.changes import Changes
 from archive_builder.builder.commit import Committer, objects_of_shard
-from archive_builder.builder.decision import Decision, decide
+from archive_builder.builder.decision import Decision, decide, settle_owners
 from archive_builder.builder.first_tile import size_in_pixels
 from archive_builder.builder.lock import BuildLock
 from archive_builder.builder.memory import Load, share_out
-from archive_builder.builder.one_tile import TileJob, TileResult, lost_tile, peak_memory, run_job
+from archive_builder.builder.one_tile import NOTHING, TileJob, TileResult, lost_tile, peak_memory, run_job
 from archive_builder.builder.rebuild import (
     abandon_rebuild,
     clear_leftovers,
@@ -35,6 +37,9 @@ from archive_builder.units import names, whole_number
 
 log = logging.getLogger(__name__)
 
+LISTED_TOGETHER = 8
+"""Tiles whose catalogues one process reads in the time that another process takes to start."""
+
 
 @dataclass(frozen=True)
 class BuildEvent:
@@ -47,7 +52,7 @@ class BuildEvent:
     """Objects with a cutout."""
 
     skipped: int
-    """Objects without a cutout."""
+    """Catalogue rows without a cutout."""
 
     error: str | None
     """Reason of the failure; None for a tile in the archive."""
@@ -70,7 +75,7 @@ class BuildReport:
     """Objects with a cutout, on the built tiles."""
 
     skipped: dict[str, int] = field(default_factory=dict)
-    """Objects without a cutout by reason, on the built tiles."""
+    """Catalogue rows without a cutout by reason, on the built tiles."""
 
     bytes: int = 0
     """Size of the built shards, bytes."""
@@ -83,6 +88,12 @@ class BuildReport:
 
     gone: tuple[str, ...] = ()
     """Tiles of the archive that the survey no longer has."""
+
+    empty: tuple[str, ...] = ()
+    """Tiles on which no row of the catalogue of all tiles lies: they are not built."""
+
+    left_out: dict[str, int] = field(default_factory=dict)
+    """Rows of the catalogue of all tiles that go to no tile, by reason."""
 
     pruned: bool = False
     """True if these tiles were removed from the archive."""
@@ -129,7 +140,7 @@ def build(
     archive : str or Path
         Folder of the archive; created if it does not exist.
     tiles : str or collection of str
-        Build only these tiles; all if empty.
+        Build only these tiles, and tiles that give an object to one of them or take one from them; all if empty.
     workers : int, optional
         Maximum worker processes on this machine (default: one per CPU); fewer if memory is short.
     memory : int, optional
@@ -178,7 +189,7 @@ def build(
     memory = None if memory is None else whole_number(memory, "memory", 1)
     retries = whole_number(retries, "retries", 0)
     archive, options = Path(archive), _Options(processes, memory, retries, contents, prune)
-    with engine or nullcontext():
+    with engine or nullcontext(), LocalEngine(processes) as local:
         loaded = load_recipe(Path(recipe))
         found = discover(loaded)
         _make_folders(archive)
@@ -188,15 +199,34 @@ def build(
                 refuse_to_lose(archive, decision.lost)
             if not decision.is_continued:
                 abandon_rebuild(archive)
-            with Index(archive, writable=True, name=decision.index_name) as index:
+            rows = temporary_path(archive.absolute() / "rows")
+            with Index(archive, writable=True, name=decision.index_name) as index, _removed(rows):
                 clear_leftovers(archive)
                 size = _settle_size(index, loaded, found.tiles)
+                load = None if engine else _load(decision.changes, loaded, size, options)
+                # Catalogues are read on this machine: that is fast, and the results are large.
+                local.resize(_listers(decision.changes, load.workers if load else processes))
+                decision = settle_owners(
+                    decision,
+                    index,
+                    archive,
+                    loaded,
+                    found,
+                    local,
+                    retries=retries,
+                    tiles=names(tiles),
+                    contents=contents,
+                    prune=prune,
+                    folder=archive,
+                    rows=rows,
+                )
                 load = None if engine else _load(decision.changes, loaded, size, options)
                 on_plan(decision.changes)
                 if load is not None:
                     on_load(load)
+                local.resize(load.workers if load else 0)
                 run = _Build(index, archive, loaded, size, options, on_tile)
-                report = run.run(decision, engine or LocalEngine(load.workers if load else 0), load)
+                report = run.run(decision, engine or local, load)
             if decision.is_rebuild:
                 replace_with_next(archive, report.failures)
             return report
@@ -209,12 +239,16 @@ def plan_changes(
     tiles: str | Collection[str] = (),
     force: bool = False,
     contents: bool = False,
+    prune: bool = False,
 ) -> Changes:
     """Return the changes that :func:`build` would make; nothing is written.
 
+    If a part of the archive is built, this starts a process that reads catalogues: a script must call it under
+    ``if __name__ == "__main__"``.
+
     Parameters
     ----------
-    recipe, archive, tiles, force, contents
+    recipe, archive, tiles, force, contents, prune
         See :func:`build`.
 
     Raises
@@ -222,8 +256,31 @@ def plan_changes(
     RecipeError, ArchiveError
         Same errors as :func:`build`.
     """
-    loaded = load_recipe(Path(recipe))
-    return decide(Path(archive), loaded, discover(loaded), tiles=names(tiles), force=force, contents=contents).changes
+    end_if_starting()
+    loaded, archive, tiles = load_recipe(Path(recipe)), Path(archive), names(tiles)
+    found = discover(loaded)
+    decision = decide(archive, loaded, found, tiles=tiles, force=force, contents=contents)
+    built = {task.files.tile for task in decision.changes.tasks}
+    stays = any(row.shard and name not in built for name, row in decision.known.items())
+    if not stays and not loaded.catalog.is_shared:
+        return decision.changes  # no other tile gains or loses an object
+    with ExitStack() as stack:
+        index = stack.enter_context(Index(archive, name=decision.index_name)) if decision.known else None
+        engine = stack.enter_context(LocalEngine(machine.worker_processes(None)))
+        rows = Path(stack.enter_context(TemporaryDirectory(prefix="archive-builder-"))) / "rows"
+        return settle_owners(
+            decision, index, archive, loaded, found, engine, tiles=tiles, contents=contents, prune=prune, rows=rows
+        ).changes
+
+
+@contextmanager
+def _removed(path: Path) -> Iterator[None]:
+    """Remove a file at the end of the block, if it exists."""
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # the next build removes it as a leftover
+            path.unlink(missing_ok=True)
 
 
 class _Build:
@@ -259,23 +316,28 @@ class _Build:
         """Build and commit the tiles; with ``prune``, remove the tiles that the survey no longer has."""
         changes = decision.changes
         self._report.unchanged, self._report.gone = len(changes.unchanged), changes.gone
+        self._report.empty, self._report.left_out = changes.empty, dict(changes.left_out)
         self._index.record_fingerprints(changes.touched)
         if changes.tasks or changes.incomplete:
             self._build_tiles(decision, engine, load)
-        if self._options.prune:
+        elif self._options.prune:
             self._prune(decision)
         return self._report
 
     def _build_tiles(self, decision: Decision, engine: Engine, load: Load | None) -> None:
-        """Build the tiles, and commit each when it is finished."""
+        """Build the tiles, and commit each when it is finished; with ``prune``, remove tiles before the last commit."""
         changes = decision.changes
         build_id = self._index.begin_build(len(changes.tasks) + len(changes.incomplete))
         self._note((TileResult(name, error=error) for name, error in changes.incomplete.items()), build_id)
         names = [task.files.tile for task in changes.tasks]
+        if self._options.prune:
+            names += changes.gone
         committer = Committer(self._index, self._archive, decision.known, names, build_id)
         jobs = self._jobs(decision, load)
         for outcome in run_with_retries(engine, run_job, jobs, self._options.retries, self._note_retry):
             self._note(committer.take(_result(outcome)), build_id)
+        if self._options.prune:
+            self._prune(decision)
         self._note(committer.finish(), build_id)
         self._index.end_build(build_id)
 
@@ -290,6 +352,9 @@ class _Build:
                 free_generation(archive, task.files.tile, decision.next_generation(task.files.tile)),
                 contents=self._options.contents,
                 memory=load.memory if load else None,
+                elsewhere=decision.elsewhere.get(task.files.tile, NOTHING),
+                rows=decision.rows.get(task.files.tile),
+                listing=decision.listings.get(task.files.tile),
             )
             for task in decision.changes.tasks
         ]
@@ -354,6 +419,11 @@ def _settle_size(index: Index, recipe: Recipe, tiles: Sequence[TileFiles]) -> in
     size = size_in_pixels(recipe, tiles)
     index.set_settings(Settings.of(recipe.pixel_settings(), size))
     return size
+
+
+def _listers(changes: Changes, workers: int) -> int:
+    """Return the number of processes that read the catalogues: as many as for the tiles, fewer for a few tiles."""
+    return min(workers, 1 + len(changes.tasks) // LISTED_TOGETHER)
 
 
 def _load(changes: Changes, recipe: Recipe, size: int, options: _Options) -> Load | None:

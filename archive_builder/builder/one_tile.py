@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import json
 import resource
 import sys
@@ -10,7 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,7 +24,8 @@ from archive_builder.builder.memory import picture_rows, strip_that_fits
 from archive_builder.builder.sweep import STRIP_ROWS, Cut, Sweep, Verdict
 from archive_builder.errors import ArchiveBuilderError, TileError, one_line
 from archive_builder.measure.noise import cell_rms, sample_rows
-from archive_builder.measure.quality import Thresholds, count_reasons
+from archive_builder.measure.owners import edge_depth, owns
+from archive_builder.measure.quality import Status, Thresholds, count_reasons
 from archive_builder.measure.quantize import (
     WEIGHT_STEP,
     Codec,
@@ -42,6 +44,7 @@ from archive_builder.store.shard_writer import ShardWriter
 from archive_builder.survey.catalog import Catalog, read_catalog
 from archive_builder.survey.color_image import Picture
 from archive_builder.survey.discovery import TileFiles
+from archive_builder.survey.image import NoHduError
 from archive_builder.survey.recipe import Recipe
 from archive_builder.survey.tile import Tile
 
@@ -49,6 +52,51 @@ T = TypeVar("T")
 
 MOST_ROUNDED = 1e-3
 """Maximum fraction of pixels that float32 may round by more than half a quantization step."""
+NOTHING: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+"""No object IDs."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of one tile in a file that holds the rows of all tiles.
+
+    The file has three columns one after another, object ID (int64), RA and Dec (float64, deg, ICRS), sorted by tile.
+    """
+
+    path: Path
+    """The file."""
+
+    start: int
+    """First row."""
+
+    stop: int
+    """Row after the last one."""
+
+    total: int
+    """Rows in the file."""
+
+    stamp: tuple[int, int]
+    """`file_stamp` of the catalogue before its rows were read."""
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def read(self) -> Catalog:
+        """Return the rows.
+
+        Raises
+        ------
+        TileError
+            The file cannot be read.
+        """
+        try:
+            ids, ra, dec = (
+                np.fromfile(self.path, dtype="i8", count=len(self), offset=8 * (column * self.total + self.start))
+                for column in range(3)
+            )
+        except OSError as error:
+            raise TileError(f"rows {self.path}: cannot be read ({one_line(error)}): build it again") from None
+        return Catalog(ids, ra.view(np.float64), dec.view(np.float64))
 
 
 @dataclass(frozen=True)
@@ -78,6 +126,15 @@ class TileJob:
 
     memory: int | None = None
     """Maximum memory of the process, bytes."""
+
+    elsewhere: NDArray[np.int64] = field(default_factory=lambda: NOTHING)
+    """Object IDs that the catalogue lists and another tile owns, int64 (n,)."""
+
+    rows: Rows | None = None
+    """Rows of the tile, if one catalogue serves all tiles."""
+
+    listing: str | None = None
+    """`digest` of the objects by which the owners of the IDs were decided; None if they were not."""
 
     def __str__(self) -> str:
         """Return the tile's name, for a log."""
@@ -112,7 +169,7 @@ class TileResult:
     """Objects with a cutout."""
 
     skipped: Mapping[str, int] | None = None
-    """Objects without a cutout, by reason."""
+    """Catalogue rows without a cutout, by reason."""
 
     footprint: tuple[tuple[float, float], ...] = ()
     """Corners of the tile, RA and Dec, deg, ICRS."""
@@ -190,7 +247,9 @@ def make_shard(job: TileJob) -> tuple[TileResult, ObjectTable, Verdict]:
     """
     files, recipe = job.files, job.recipe
     fingerprint = files.fingerprint()
-    catalog = read_catalog(files.catalog, recipe.catalog, files.tile)
+    if job.rows and job.rows.stamp != file_stamp(files.catalog):
+        raise TileError(f"catalogue {files.catalog}: changed during the build: build it again")
+    catalog = job.rows.read() if job.rows else read_catalog(files.catalog, recipe.catalog, files.tile)
     input_hash = files.content_hash() if job.contents else None
     path = job.archive / job.shard
     with Tile.of(files, recipe, planes=True) as tile:
@@ -200,19 +259,23 @@ def make_shard(job: TileJob) -> tuple[TileResult, ObjectTable, Verdict]:
             strip_rows = strip_that_fits(tile.shape, recipe, job.size, job.memory, rows, tile.pixel_bytes())
         objects = place(catalog, tile)
         cut = _cut(job, tile)
+        depth = edge_depth(objects.x, objects.y, tile.shape, cut.pixel_scale)
+        if job.listing not in (None, digest(catalog.object_id, depth)):
+            raise TileError("the catalogue or the WCS of this tile changed during the build: build it again")
+        status = first_status(catalog, depth, job.elsewhere)
         codecs = choose_codecs(tile, recipe.storage.quantization, cut.mesh, recipe.kept_planes)
-        info = _info(job, tile, cut, fingerprint)
+        info = _info(job, tile, cut, fingerprint, catalog.without_id)
         headers = header_texts(tile)
         check_cut_headers(tile, headers["SCI"], job.size)
         with ShardWriter(path, info, headers, codecs) as shard:
             if files.color is not None:
                 with Picture(files.color, tile.shape) as picture:
                     shard.add_color(picture.rows, tile.shape)
-            verdict = Sweep(tile, objects, cut, codecs, shard).run(strip_rows)
+            verdict = Sweep(tile, objects, cut, codecs, shard, status).run(strip_rows)
             if files.fingerprint() != fingerprint:
                 raise TileError("a file of this tile changed while it was read: build it again")
             skipped = np.flatnonzero(verdict.status)
-            skipped = skipped[np.argsort(objects.object_id[skipped])]
+            skipped = skipped[np.argsort(objects.object_id[skipped], kind="stable")]
             shard.finish(objects.take(verdict.order), objects.take(skipped), verdict.status[skipped])
             result = TileResult(
                 tile=files.tile,
@@ -220,12 +283,30 @@ def make_shard(job: TileJob) -> tuple[TileResult, ObjectTable, Verdict]:
                 draft=str(shard.draft.relative_to(job.archive)),
                 input_hash=input_hash,
                 stored=len(verdict.order),
-                skipped=count_reasons(verdict.status),
+                skipped=count_reasons(verdict.status, catalog.without_id),
                 footprint=tuple((float(ra), float(dec)) for ra, dec in info.footprint),
                 bytes=shard.draft.stat().st_size,
                 checksum=checksum(shard.draft),
             )
             return result, objects, verdict
+
+
+def first_band(files: TileFiles, recipe: Recipe) -> Tile:
+    """Open the first band of a tile: its header has the place of the tile on the sky.
+
+    Raises
+    ------
+    TileError
+        The file cannot be used.
+    """
+    *others, last = files.images.items()
+    for band, source in others:
+        try:
+            return Tile.of(replace(files, images={band: source}, planes={}), recipe)
+        except NoHduError:  # the tile may lack the band
+            if recipe.survey.missing_bands == "fail":
+                raise
+    return Tile.of(replace(files, images=dict([last]), planes={}), recipe)
 
 
 def place(catalog: Catalog, tile: Tile) -> ObjectTable:
@@ -240,13 +321,44 @@ def place(catalog: Catalog, tile: Tile) -> ObjectTable:
     ny, nx = tile.shape
     if not ((x >= -0.5) & (x <= nx - 0.5) & (y >= -0.5) & (y <= ny - 0.5)).any():
         ra, dec = geometry.footprint(tile.wcs, tile.shape).mean(axis=0)
+        first = np.flatnonzero(catalog.has_position)[0]
         raise TileError(
-            f"none of the {len(x)} catalogued objects lies on the tile: it is at RA {ra:.4f}, Dec {dec:.4f}, "
-            f"the first object at RA {catalog.ra[0]:.4f}, Dec {catalog.dec[0]:.4f}: "
+            f"none of the {int(catalog.has_position.sum())} catalogued objects lies on the tile: it is at RA {ra:.4f}, "
+            f"Dec {dec:.4f}, the first object at RA {catalog.ra[first]:.4f}, Dec {catalog.dec[first]:.4f}: "
             "check that RA is in deg, not in hours, and that the catalogue is this tile's"
         )
     rms = np.full((len(x), len(tile.bands)), np.nan, dtype=np.float32)
     return ObjectTable(catalog.object_id, catalog.ra, catalog.dec, x, y, rms)
+
+
+def file_stamp(path: Path) -> tuple[int, int]:
+    """Return the size of a file in bytes, and its modification time in ns."""
+    facts = path.stat()
+    return facts.st_size, facts.st_mtime_ns
+
+
+def digest(object_id: NDArray[np.int64], depth: NDArray[np.int32]) -> str:
+    """Return a short hash of the objects of a tile: IDs and depths, in the order of the catalogue."""
+    return hashlib.sha256(object_id.tobytes() + depth.tobytes()).hexdigest()[:16]
+
+
+def first_status(
+    catalog: Catalog, depth: NDArray[np.int32], elsewhere: NDArray[np.int64] = NOTHING
+) -> NDArray[np.uint8]:
+    """Return the status of each object before the pixels are read: ``STORED`` for an object to measure.
+
+    Parameters
+    ----------
+    catalog : Catalog
+    depth : ndarray of int32, (N,)
+        Depth of each object inside the tile, milliarcsec.
+    elsewhere : ndarray of int64, (n,)
+        Object IDs that another tile owns.
+    """
+    status = np.where(catalog.has_position, Status.STORED, Status.POSITION)
+    is_owner = owns(catalog.object_id, depth, np.arange(len(depth)))
+    gives_way = np.isin(catalog.object_id, elsewhere) | ~is_owner
+    return np.where(gives_way, Status.ELSEWHERE, status).astype(np.uint8)
 
 
 def choose_codecs(tile: Tile, quantization: float | str, mesh: int, planes: Sequence[str] = ()) -> dict[str, Codec]:
@@ -375,7 +487,7 @@ def _cut(job: TileJob, tile: Tile) -> Cut:
     return Cut(job.size, recipe.quality.background_mesh, scale, thresholds)
 
 
-def _info(job: TileJob, tile: Tile, cut: Cut, fingerprint: str) -> ShardInfo:
+def _info(job: TileJob, tile: Tile, cut: Cut, fingerprint: str, without_id: int) -> ShardInfo:
     recipe = job.recipe
     return ShardInfo(
         survey=recipe.survey.name,
@@ -393,6 +505,7 @@ def _info(job: TileJob, tile: Tile, cut: Cut, fingerprint: str) -> ShardInfo:
         footprint=geometry.footprint(tile.wcs, tile.shape),
         input_fingerprint=fingerprint,
         recipe=json.dumps(recipe.pixel_settings(), sort_keys=True),
+        without_id=without_id,
     )
 
 

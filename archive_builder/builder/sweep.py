@@ -81,10 +81,18 @@ class Sweep:
         Codec of each plane: ``SCI``, and the other planes to store.
     shard : ShardWriter
         Writer for the cutouts and the pixels.
+    status : ndarray of uint8, (N,)
+        `Status` of every object before the sweep: ``STORED`` for an object to measure.
     """
 
     def __init__(
-        self, tile: Tile, objects: ObjectTable, cut: Cut, codecs: Mapping[str, Codec], shard: ShardWriter
+        self,
+        tile: Tile,
+        objects: ObjectTable,
+        cut: Cut,
+        codecs: Mapping[str, Codec],
+        shard: ShardWriter,
+        status: NDArray[np.uint8],
     ) -> None:
         self._tile, self._objects, self._cut, self._shard = tile, objects, cut, shard
         self._noise = NoiseMesh(len(tile.bands), tile.shape, cut.mesh)
@@ -93,9 +101,10 @@ class Sweep:
         ny, nx = tile.shape
         x, y = (np.nan_to_num(axis, nan=-1e9).clip(-1e9, 1e9) for axis in (objects.x, objects.y))
         inside = _within(nearest_pixel(x), nx) & _within(nearest_pixel(y), ny)
-        self._status = np.where(inside, Status.STORED, Status.OUTSIDE).astype(np.uint8)
+        wanted = status == Status.STORED
+        self._status = np.where(wanted & ~inside, Status.OUTSIDE, status).astype(np.uint8)
         self._blank_fraction = np.full(len(self._status), np.nan)
-        self._blocks = _blocks(objects, inside, ny)
+        self._blocks = _blocks(objects, inside & wanted, ny)
         self._windows: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
         self._order: list[NDArray[np.intp]] = []
 
@@ -168,7 +177,7 @@ def _within(pixel: NDArray[np.int64], length: int) -> NDArray[np.bool_]:
 
 
 def _blocks(objects: ObjectTable, inside: NDArray[np.bool_], height: int) -> list[NDArray[np.intp]]:
-    """Return the numbers of the objects on the tile: an array a block, each from left to right."""
+    """Return the numbers of the objects to measure: an array a block, each from left to right."""
     chosen = np.flatnonzero(inside)
     table = objects.take(chosen)
     block = nearest_pixel(table.y) // BLOCK

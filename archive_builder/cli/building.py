@@ -106,7 +106,8 @@ def build_command(
     where = choose_engine(engine, parsl_config=parsl_config, archive=archive)
     budget = parse_memory(memory) if memory else None
     if dry_run:
-        _show_changes(plan_changes(recipe, archive, **{k: options[k] for k in ("tiles", "force", "contents")}), as_json)
+        same = {key: options[key] for key in ("tiles", "force", "contents", "prune")}
+        _show_changes(plan_changes(recipe, archive, **same), as_json)
         return
     # SIGTERM ends the build like Ctrl-C, so the engine cancels its batch jobs.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
@@ -146,6 +147,9 @@ class _News:
         """Show which tiles the build will make."""
         log.info("%s", changes.summary(), extra={"tiles": len(changes.tasks)})
         self._meter.say(changes.summary())
+        if left_out := changes.rows_left_out():
+            log.info("%s", left_out, extra={"left_out": dict(changes.left_out)})
+            self._meter.say(left_out)
         self._meter.start(len(changes.tasks) + len(changes.incomplete))
 
     def load(self, load: Load) -> None:
@@ -179,7 +183,8 @@ def _show_changes(changes: Changes, as_json: bool) -> None:
     if as_json:
         build_for = {task.files.tile: task.reason for task in changes.tasks}
         answer = {"build": build_for, "unchanged": len(changes.unchanged), "incomplete": dict(changes.incomplete)}
-        click.echo(json.dumps({**answer, "gone": changes.gone}))
+        shared = {"empty": changes.empty, "left_out": dict(changes.left_out)} if changes.left_out else {}
+        click.echo(json.dumps({**answer, "gone": changes.gone, **shared}))
         return
     for task in changes.tasks:
         click.echo(f"build tile {task.files.tile}: {task.reason}")
@@ -188,6 +193,8 @@ def _show_changes(changes: Changes, as_json: bool) -> None:
     for tile in changes.gone:
         click.echo(f"gone from the survey: tile {tile}")
     click.echo(changes.summary())
+    if left_out := changes.rows_left_out():
+        click.echo(left_out)
 
 
 def _summary(report: BuildReport) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from archive_builder import units
-from archive_builder.errors import printable
+from archive_builder.errors import printable, reason_words
 from archive_builder.forecast.estimate import PERCENTILES, Estimate
 from archive_builder.forecast.forecast import Criterion, Forecast, StorageForecast
 
@@ -56,7 +56,7 @@ def _own_way(forecast: Forecast) -> Iterator[str]:
     yield f"  stored      {_about(forecast.stored)} objects ({units.share(forecast.stored.value, total)})"
     for reason, skipped in forecast.skipped.items():
         if skipped.value:
-            yield f"  skipped     {_about(skipped)} for {reason} ({units.share(skipped.value, total)})"
+            yield f"  skipped     {_about(skipped)} {reason_words(reason)} ({units.share(skipped.value, total)})"
     yield f"  archive     {_about_size(own.bytes)}, including {units.size(forecast.index_bytes.value)} for the index"
     yield f"  core hours  {_hours(own.core_hours)}, {forecast.cpu_share:.0%} of them CPU time"
     yield f"  reads       {_about_size(forecast.read)} of the survey"
@@ -106,7 +106,8 @@ def _noise(forecast: Forecast) -> Iterator[str]:
 
 def _thresholds(forecast: Forecast) -> Iterator[str]:
     """List the objects that each threshold selects by itself."""
-    on_tile = max(0.0, forecast.objects.value - forecast.skipped["outside"].value)
+    unmeasured = sum(number.value for reason, number in forecast.skipped.items() if reason not in ("noise", "blank"))
+    on_tile = max(0.0, forecast.objects.value - unmeasured)
     criteria = [c for band in forecast.bands for c in (band.max_background_rms, band.min_depth)] + [forecast.blank]
     for criterion in criteria:
         if criterion.limit is not None and criterion.kept_by_limit is not None:

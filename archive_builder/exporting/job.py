@@ -34,7 +34,12 @@ from archive_builder.serve.archive import Archive
 from archive_builder.serve.cutout import Cutout
 from archive_builder.store.shard_reader import Shard
 
-SKIPPED = {Status.NOISE: Outcome.NOISE, Status.BLANK: Outcome.BLANK, Status.OUTSIDE: Outcome.OUTSIDE}
+SKIPPED = {
+    Status.NOISE: Outcome.NOISE,
+    Status.BLANK: Outcome.BLANK,
+    Status.OUTSIDE: Outcome.OUTSIDE,
+    Status.POSITION: Outcome.POSITION,
+}
 """Outcome of a row by the status of its object."""
 
 

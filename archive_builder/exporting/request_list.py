@@ -85,6 +85,8 @@ class Outcome(IntEnum):
     """The position is on no tile of the archive."""
     TOO_LARGE = 11
     """The archive cannot serve this size."""
+    POSITION = 12
+    """The object was skipped: its catalogue gives no position on the sky."""
 
 
 REASONS: dict[Outcome, str] = {
@@ -100,6 +102,7 @@ REASONS: dict[Outcome, str] = {
     Outcome.OUTSIDE: "skipped for outside",
     Outcome.OFF_TILES: "on no tile",
     Outcome.TOO_LARGE: "larger than the archive can serve",
+    Outcome.POSITION: "skipped without position",
 }
 """Text of each outcome in the manifest and the summary."""
 

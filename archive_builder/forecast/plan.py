@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
+from archive_builder.builder.changes import Changes, Task
 from archive_builder.builder.commit import Committer
 from archive_builder.builder.first_tile import size_in_pixels
-from archive_builder.builder.one_tile import TileJob, TileResult, lost_tile
+from archive_builder.builder.one_tile import NOTHING, TileJob, TileResult, lost_tile
+from archive_builder.builder.owners import Contest, find_owners, list_with
+from archive_builder.builder.shared_catalog import split_catalog
 from archive_builder.choices import PLAN_SEED, PLAN_TILES, PLAN_WORKERS
 from archive_builder.errors import RecipeError, RequestError, TileError, one_line
 from archive_builder.forecast.alternatives import alternatives, build_reference, choose_reference
 from archive_builder.forecast.forecast import Forecast, Sample, make_forecast
 from archive_builder.forecast.sample import TileSample, run_sample
-from archive_builder.run.pool import end_if_starting, run_jobs
+from archive_builder.run.engine import Engine, LocalEngine, Lost
+from archive_builder.run.pool import end_if_starting
 from archive_builder.store.file_names import INDEX_NAME, SHARD_FOLDER
 from archive_builder.store.index import Index
 from archive_builder.store.records import Settings
 from archive_builder.survey.discovery import Discovery, TileFiles, discover
-from archive_builder.survey.recipe import StorageSection, load_recipe
+from archive_builder.survey.recipe import Recipe, StorageSection, load_recipe
 from archive_builder.units import names, whole_number
 
 
@@ -89,8 +94,11 @@ def plan(
     size = size_in_pixels(loaded, chosen)
     on_start(found, chosen)
     with _temporary_folder(work) as folder:
-        jobs = [TileJob(files, loaded, size, folder, 1) for files in chosen]
-        samples = _take_sample(jobs, folder, on_tile)
+        with LocalEngine(1) as engine:
+            jobs = _jobs(found, chosen, loaded, size, folder, engine)
+            if not jobs:
+                raise TileError(f"none of the {len(chosen)} sampled tiles has an object: name tiles with objects")
+            samples = _take_sample(jobs, folder, engine, on_tile)
         median = choose_reference(samples.tiles)
         (job,) = (job for job in jobs if job.files.tile == median.result.tile)
         storages = (loaded.storage, *alternatives(loaded.storage))
@@ -124,7 +132,29 @@ def choose_tiles(found: Discovery, sample: int, seed: int, tiles: Collection[str
     return tuple(found.tiles[rng.integers(low, high)] for low, high in pairwise(edges))
 
 
-def _take_sample(jobs: Sequence[TileJob], folder: Path, on_tile: Callable[[TileSample], None]) -> Sample:
+def _jobs(
+    found: Discovery, chosen: Sequence[TileFiles], recipe: Recipe, size: int, folder: Path, engine: Engine
+) -> list[TileJob]:
+    """Return the jobs of the sampled tiles. An ID that several of them list goes to one, as in a build."""
+    elsewhere: Mapping[str, NDArray[np.int64]] = {}
+    if recipe.catalog.is_shared:
+        split = split_catalog(found.tiles, recipe, engine, 0, folder / "rows")
+        return [
+            TileJob(files, recipe, size, folder, 1, elsewhere=split.elsewhere.get(files.tile, NOTHING), rows=rows)
+            for files in chosen
+            if (rows := split.rows.get(files.tile))
+        ]
+    if recipe.catalog.duplicates != "fail":
+        changes = Changes(tuple(Task(files, "sampled") for files in chosen))
+        files = {files.tile: files for files in chosen}
+        contest = Contest(files, {}, None, list_with(engine, recipe, 0), lambda files: False)
+        elsewhere = find_owners(changes, contest).elsewhere
+    return [TileJob(files, recipe, size, folder, 1, elsewhere=elsewhere.get(files.tile, NOTHING)) for files in chosen]
+
+
+def _take_sample(
+    jobs: Sequence[TileJob], folder: Path, engine: Engine, on_tile: Callable[[TileSample], None]
+) -> Sample:
     """Build the sampled tiles and commit them to an index in the temporary folder; remove each shard afterwards."""
     recipe, size = jobs[0].recipe, jobs[0].size
     good, failed, seconds = [], {}, 0.0
@@ -133,7 +163,8 @@ def _take_sample(jobs: Sequence[TileJob], folder: Path, on_tile: Callable[[TileS
         index.set_settings(Settings.of(recipe.pixel_settings(), size))
         committer = Committer(index, folder, {}, [job.files.tile for job in jobs], 0)
         empty = (folder / INDEX_NAME).stat().st_size
-        for sample in run_jobs(run_sample, jobs, 1, _lost):
+        for outcome in engine.run(run_sample, jobs):
+            sample = TileSample(lost_tile(outcome.job, outcome.cause)) if isinstance(outcome, Lost) else outcome
             started = time.perf_counter()
             for result in committer.take(sample.result):
                 if result.error is not None:
@@ -148,11 +179,6 @@ def _take_sample(jobs: Sequence[TileJob], folder: Path, on_tile: Callable[[TileS
         first, error = next(iter(failed.items()))
         raise TileError(f"none of the {len(jobs)} sampled tiles can be built (tile {first}: {error})")
     return Sample(tuple(good), failed, seconds / len(good), empty, index_bytes)
-
-
-def _lost(job: TileJob, cause: str) -> TileSample:
-    """Return the result of a tile whose worker died."""
-    return TileSample(lost_tile(job, cause))
 
 
 @contextmanager

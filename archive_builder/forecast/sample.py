@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from archive_builder.builder.one_tile import TileJob, TileResult, attempt, make_shard, peak_memory
-from archive_builder.measure.quality import Status
+from archive_builder.measure.quality import ON_TILE
 from archive_builder.store.format import pixel_planes, plane_group
 from archive_builder.store.shard_reader import Shard
 
@@ -70,7 +70,7 @@ def _sample(job: TileJob) -> TileSample:
     cpu_seconds, io = time.process_time() - cpu_started, _io()
     # The build also reads the shard, for its checksum. A small piece that is read repeatedly comes from the disk once.
     read, in_files = io[0] - io_started[0] - result.bytes, sum(path.stat().st_size for path in job.files.paths)
-    on_tile = verdict.status != Status.OUTSIDE
+    on_tile = np.isin(verdict.status, ON_TILE)
     draft = job.archive / result.draft
     with Shard(draft) as shard:
         info = shard.info

@@ -20,7 +20,7 @@ from archive_builder.run.pool import MOST_TOGETHER, end_if_starting, files_toget
 from archive_builder.store.file_names import NEXT_INDEX_NAME, SHARD_FOLDER, is_shard_name, shard_files
 from archive_builder.store.format import checksum, shard_format
 from archive_builder.store.index import Index, object_places
-from archive_builder.store.records import Settings, TileRow
+from archive_builder.store.records import Settings, TileRow, elsewhere_ids
 from archive_builder.store.shard_reader import Shard
 from archive_builder.survey.discovery import TileFiles, discover
 from archive_builder.survey.recipe import Recipe, load_recipe
@@ -148,9 +148,10 @@ def _check_archive(
     for tile, found in zip(built, run_in_batches(check, items, together, workers, lost), strict=True):
         yield from found
         on_tile(tile.name)
-    objects = sum(tile.stored + tile.skipped for tile in built)
-    if (there := index.count_objects()) != objects:
-        yield Finding("index", f"index {index.path}: holds {there} objects, its tiles have {objects}")
+    with suppress(DamagedIndexError):  # the tile with a damaged row has its own finding
+        objects = sum(index.objects_of(tile) for tile in built)
+        if (there := index.count_objects()) != objects:
+            yield Finding("index", f"index {index.path}: holds {there} objects, its tiles have {objects}")
     yield from _orphans(archive, {tile.shard for tile in tiles})
 
 
@@ -246,10 +247,10 @@ def _strange(shard: Shard, tile: TileRow, settings: Settings) -> Iterator[str]:
 def _mismatches(index: Index, tile: TileRow, shard: Shard) -> Iterator[str]:
     """Yield the differences between the rows of the index and a shard."""
     ids, row, status = object_places(shard.stored_ids, shard.skipped_ids, shard.reason)
-    stored, skipped = len(shard.stored_ids), len(shard.skipped_ids)
+    stored, skipped = len(shard.stored_ids), len(shard.skipped_ids) + shard.info.without_id
     if (stored, skipped) != (tile.stored, tile.skipped):
         yield f"its shard has {stored} and {skipped} objects, the index {tile.stored} and {tile.skipped}"
-    if index.skipped_for(tile) != count_reasons(shard.reason):
+    if index.skipped_for(tile) != count_reasons(shard.reason, shard.info.without_id):
         yield "the index counts other reasons for the objects skipped than its shard"
     if index.depth(tile).keys() != set(shard.info.bands):
         yield "the index has the depth of other bands than its shard"
@@ -257,6 +258,9 @@ def _mismatches(index: Index, tile: TileRow, shard: Shard) -> Iterator[str]:
         yield "the index has another footprint than its shard"
     if tile.input_fingerprint != shard.info.input_fingerprint and tile.input_hash is None:
         yield "the index has another fingerprint of its files than its shard"
+    elsewhere = elsewhere_ids(shard.stored_ids, shard.skipped_ids, shard.reason)
+    if not np.array_equal(index.elsewhere(tile.tile_id), elsewhere):
+        yield "the index lists other objects that are elsewhere than its shard"
     places = index.find(ids)
     wrong = (places.tile_id != tile.tile_id) | (places.row != row) | (places.status != status)
     if wrong.any():

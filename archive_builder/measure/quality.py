@@ -23,21 +23,34 @@ class Status(IntEnum):
     """Too much of the cutout has no data."""
     OUTSIDE = 3
     """The object's pixel is off the tile."""
+    POSITION = 4
+    """The catalogue gives the object no position on the sky."""
+    ELSEWHERE = 5
+    """Another row of the same ID lies deeper inside its tile. The index leads to that row, not to this one."""
 
 
-REASON_NAMES = ("noise", "blank", "outside")
-"""Names of the reasons for a missing cutout: those of `Status`, without ``STORED``."""
+INDEXED = tuple(status for status in Status if status != Status.ELSEWHERE)
+"""Statuses of the objects in the index."""
+
+ON_TILE = (Status.STORED, Status.NOISE, Status.BLANK)
+"""Statuses of the objects that were measured."""
+
+REASON_NAMES = ("noise", "blank", "outside", "position", "elsewhere", "id")
+"""Names of the reasons for a missing cutout: those of `Status` without ``STORED``; ``id`` for rows without an ID."""
 
 
-def count_reasons(status: NDArray[np.uint8]) -> dict[str, int]:
-    """Return the number of objects without a cutout, by reason.
+def count_reasons(status: NDArray[np.uint8], without_id: int = 0) -> dict[str, int]:
+    """Return the number of catalogue rows without a cutout, by reason.
 
     Parameters
     ----------
     status : ndarray of uint8, (N,)
         `Status` of each object.
+    without_id : int
+        Rows without an ID: they are in no table.
     """
-    return {name: int((status == Status[name.upper()]).sum()) for name in REASON_NAMES}
+    reasons = (reason for reason in Status if reason != Status.STORED)
+    return {**{reason.name.lower(): int((status == reason).sum()) for reason in reasons}, "id": without_id}
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Generic, Protocol, Self, TypeVar
 
-from archive_builder.run.pool import run_jobs
+from archive_builder.run.pool import Workers
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -109,26 +109,37 @@ def run_with_retries(
 
 
 class LocalEngine(Engine):
-    """Worker processes of this machine. See :class:`Engine`.
+    """Worker processes of this machine, kept from one run to the next. See :class:`Engine`.
 
     Parameters
     ----------
     workers : int
-        Worker processes.
+        Maximum worker processes.
     """
 
     def __init__(self, workers: int) -> None:
         self._workers = workers
+        self._pool = Workers()
+
+    def resize(self, workers: int) -> None:
+        """Change the maximum number of worker processes, between two runs; processes above this number end."""
+        self._workers = workers
+        self._pool.resize(workers)
+
+    def __exit__(self, *error: object) -> None:
+        """End the processes."""
+        self._pool.__exit__(*error)
 
     def run(self, function: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator[Result | Lost[Job]]:
         """Run jobs in worker processes; see :meth:`Engine.run`."""
         lost: Callable[[Job, str], Result | Lost[Job]] = Lost
-        return run_jobs(function, map(_announced, jobs), self._workers, lost)
+        return self._pool.run(function, map(_announced, jobs), self._workers, lost)
 
 
 def _announced(job: Job) -> Job:
-    """Log that a worker takes a job."""
-    log.info("%s starts", job)
+    """Log that a worker takes a job, unless the job's text is empty."""
+    if text := str(job):
+        log.info("%s starts", text)
     return job
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from multiprocessing.connection import Connection
-from typing import Any, Generic, TypeVar
+from typing import Any, Self, TypeVar
 
 import multiprocess as mp
 from multiprocess import resource_tracker
@@ -63,18 +63,50 @@ def run_jobs(
     RequestError
         The script lacks that ``if``, and calls :func:`end_if_starting` before this function.
     """
-    waiting = iter(jobs)
-    pool = [w for w in (_Worker(function, lost) for _ in range(workers)) if w.start_next(waiting)]
-    try:
-        while pool:
-            for connection in mp.connection.wait([worker.connection for worker in pool]):
-                worker = next(w for w in pool if w.connection is connection)
-                yield worker.result()
-                if not worker.start_next(waiting):
-                    pool.remove(worker)
-    finally:
-        for worker in pool:
+    with Workers() as pool:
+        yield from pool.run(function, jobs, workers, lost)
+
+
+class Workers:
+    """Worker processes that stay for the next call of `run`, as a context manager: leaving it ends them."""
+
+    def __init__(self) -> None:
+        self._workers: list[_Worker] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for worker in self._workers:
             worker.stop()
+
+    def run(
+        self,
+        function: Callable[[Job], Result],
+        jobs: Iterable[Job],
+        workers: int,
+        lost: Callable[[Job, str], Result],
+    ) -> Iterator[Result]:
+        """Run a function on every job; see :func:`run_jobs`. Processes above the number of ``workers`` end."""
+        waiting = iter(jobs)
+        self.resize(workers)
+        busy = [worker for worker in self._workers if worker.start_next(function, waiting)]
+        try:
+            while busy:
+                for connection in mp.connection.wait([worker.connection for worker in busy]):
+                    worker = next(w for w in busy if w.connection is connection)
+                    yield worker.result(lost)
+                    if not worker.start_next(function, waiting):
+                        busy.remove(worker)
+        finally:
+            for worker in busy:
+                worker.stop()
+
+    def resize(self, workers: int) -> None:
+        """Keep at most this number of processes, and make room for this number."""
+        for worker in self._workers[workers:]:
+            worker.stop()
+        self._workers = [*self._workers[:workers], *(_Worker() for _ in range(workers - len(self._workers)))]
 
 
 def run_in_batches(
@@ -155,32 +187,30 @@ def _one_by_one(
         yield from results
 
 
-class _Worker(Generic[Job, Result]):
+class _Worker:
     """A process that runs one job after another."""
 
-    def __init__(self, function: Callable[[Job], Result], lost: Callable[[Job, str], Result]) -> None:
-        self._function, self._lost = function, lost
+    def __init__(self) -> None:
         self._process: Any = None
         self.connection: Any = None
-        self._job: Job | None = None
+        self._job: Any = None
 
-    def start_next(self, waiting: Iterator[Job]) -> bool:
+    def start_next(self, function: Callable[[Job], Result], waiting: Iterator[Job]) -> bool:
         """Send the next job, to a new process if the old one has ended; return False if no job is left."""
         self._job = next(waiting, None)
         if self._job is None:
-            self.stop()
             return False
         if self._process is None:
             self._begin()
         try:
-            self.connection.send(self._job)
+            self.connection.send((function, self._job))
         except ConnectionError:  # the process died between two jobs
             self.stop()
             self._begin()
-            self.connection.send(self._job)
+            self.connection.send((function, self._job))
         return True
 
-    def result(self) -> Result:
+    def result(self, lost: Callable[[Any, str], Result]) -> Result:
         """Return the result of the current job."""
         assert self._job is not None
         try:
@@ -194,7 +224,7 @@ class _Worker(Generic[Job, Result]):
                     "the script starts worker processes, and each of them imports the script: "
                     "make the call under if __name__ == '__main__'"
                 ) from None
-            return self._lost(self._job, f"the worker process died ({_cause(code)})")
+            return lost(self._job, f"the worker process died ({_cause(code)})")
 
     def stop(self) -> None:
         """End the process."""
@@ -208,9 +238,10 @@ class _Worker(Generic[Job, Result]):
         """Start the process."""
         context = mp.get_context("spawn")
         self.connection, far_end = context.Pipe()
-        self._process = context.Process(target=_work, args=(self._function, far_end), daemon=True)
+        process = context.Process(target=_work, args=(far_end,), daemon=True)
         with environment(ENVIRONMENT), _deaf_to_ctrl_c():
-            self._process.start()
+            process.start()
+            self._process = process
         far_end.close()
 
 
@@ -231,21 +262,31 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def _deaf_to_ctrl_c() -> Iterator[None]:
-    """Block Ctrl-C in the processes that the block starts, from their first moment."""
+    """Block Ctrl-C in the processes that the block starts, from their first moment; here Ctrl-C waits for its end."""
     resource_tracker.ensure_running()  # its start with the first process would end the block
+    pressed: list[tuple[int, Any]] = []
+    handler = signal.getsignal(signal.SIGINT)
+    # Another thread may take the signal, whatever the mask of this one. Only the main thread may set a handler.
+    waits = callable(handler) and threading.current_thread() is threading.main_thread()
+    if waits:
+        signal.signal(signal.SIGINT, lambda *event: pressed.append(event))
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if waits:
+            signal.signal(signal.SIGINT, handler)
+    if pressed and callable(handler):
+        handler(*pressed[0])
 
 
-def _work(function: Callable[[Any], Any], connection: Connection[Any, Any]) -> None:
-    """Run the jobs from a connection until the connection is closed."""
+def _work(connection: Connection[Any, Any]) -> None:
+    """Run the jobs from a connection, each with its function, until the connection is closed."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     while True:
         try:
-            job = connection.recv()
+            function, job = connection.recv()
         except EOFError:
             return
         connection.send(function(job))

@@ -102,8 +102,8 @@ class Archive:
         Parameters
         ----------
         status : str
-            ``"stored"``: the objects with a cutout; ``"any"``: all catalogued objects; ``"noise"``, ``"blank"`` or
-            ``"outside"``: the objects without a cutout for this reason.
+            ``"stored"``: the objects with a cutout; ``"any"``: all catalogued objects; ``"noise"``, ``"blank"``,
+            ``"outside"`` or ``"position"``: the objects without a cutout for this reason.
 
         Returns
         -------

@@ -20,7 +20,7 @@ from archive_builder.errors import (
     RequestError,
 )
 from archive_builder.geometry import Shape, Size, sky_to_pixel, window_origin
-from archive_builder.measure.quality import Status
+from archive_builder.measure.quality import INDEXED, Status
 from archive_builder.serve.cutout import Cutout
 from archive_builder.serve.sky import Position, objects_within, ra_dec, separation_table
 from archive_builder.serve.snapshot import Bands, Lender, OpenTile, Snapshot, as_slice
@@ -46,7 +46,7 @@ class Location:
     """Row of the shard's ``/cutouts``, or of its ``/skipped``."""
 
     status: str
-    """``stored``, or the reason for no cutout: ``noise``, ``blank``, ``outside``."""
+    """``stored``, or the reason for no cutout: ``noise``, ``blank``, ``outside``, ``position``."""
 
     shard: Path
     """Path of the shard."""
@@ -194,7 +194,7 @@ def has_cutout(snapshot: Snapshot, object_id: int) -> bool:
 
 def object_ids(snapshot: Snapshot, status: str = "stored") -> NDArray[np.int64]:
     """Return the IDs of the objects of one status; see :meth:`archive_builder.serve.archive.Archive.ids`."""
-    choices = (*(one.name.lower() for one in Status), ANY)
+    choices = (*(one.name.lower() for one in INDEXED), ANY)
     if status not in choices:
         raise RequestError(f"status {status!r} is unknown: give one of {', '.join(choices)}")
     before = snapshot.index.tiles()
@@ -213,7 +213,7 @@ def _count(snapshot: Snapshot, tile: TileRow, status: str) -> int:
     """Return the number of a tile's objects of one status."""
     if status == "stored":
         return tile.stored
-    return tile.stored + tile.skipped if status == ANY else snapshot.index.skipped_for(tile).get(status, 0)
+    return snapshot.index.objects_of(tile) if status == ANY else snapshot.index.skipped_for(tile).get(status, 0)
 
 
 def summary(snapshot: Snapshot) -> Summary:

@@ -67,7 +67,7 @@ def objects_within(shard: Shard, ra: float, dec: float, limit: float) -> tuple[N
     columns = [np.concatenate([getattr(t, name) for t in (stored, skipped)]) for name in ("object_id", "ra", "dec")]
     status = np.concatenate([np.zeros(len(stored.ra), dtype=np.uint8), shard.reason])
     distance = separation(unit_vectors(columns[1], columns[2]), unit_vectors(ra, dec))
-    near = np.flatnonzero(distance <= limit)
+    near = np.flatnonzero((distance <= limit) & (status != Status.ELSEWHERE))  # the owner's row is enough
     names = np.array([Status(s).name.lower() for s in status[near]], dtype=str)
     tile = np.full(len(near), shard.info.tile)
     return (*(column[near] for column in columns), tile, names, distance[near] * 3600)

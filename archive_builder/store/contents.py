@@ -137,6 +137,8 @@ class Contents:
             yield f"planes are {planes!r}"
         if not 0 < int(size) <= math.isqrt(MOST_PIXELS):
             yield f"size of a cutout is {size} px"
+        if int(self.attrs["without_id"]) < 0:
+            yield f"without_id is {self.attrs['without_id']}"
 
     def _walk(self, prefix: str, group: h5py.h5g.GroupID) -> None:
         """Record every dataset of a group and of the groups in it.

@@ -6,7 +6,7 @@ import json
 import os
 import sqlite3
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +17,7 @@ import sqlite_utils
 from numpy.typing import NDArray
 
 from archive_builder.errors import ArchiveError, DamagedIndexError, DuplicateObjectError, NoArchiveError, one_line
-from archive_builder.measure.quality import Status
+from archive_builder.measure.quality import INDEXED, Status
 from archive_builder.store.file_locks import MOUNT
 from archive_builder.store.file_names import INDEX_NAME
 from archive_builder.store.index_file import (
@@ -37,6 +37,7 @@ from archive_builder.store.records import (
     TileEntry,
     TileRecord,
     TileRow,
+    count_indexed,
     parse_row,
     parse_settings,
     skip_counts,
@@ -83,6 +84,13 @@ SELECT group_concat(object_id) FROM (
 
 AMONG = "IN (SELECT value FROM json_each(?))"
 """Condition for numbers given as JSON."""
+
+RIVALS_OF = """
+SELECT elsewhere.object_id, elsewhere.tile_id FROM elsewhere LEFT JOIN objects USING (object_id)
+WHERE elsewhere.tile_id NOT IN (SELECT value FROM json_each(?1))
+AND (objects.tile_id IN (SELECT value FROM json_each(?1)) OR (?2 AND objects.tile_id IS NULL))
+"""
+"""Query for the tiles that list IDs of some owners, or of none."""
 
 NOT_JSON = (ValueError, TypeError, RecursionError, OverflowError)
 """Errors of reading numbers from JSON."""
@@ -202,6 +210,11 @@ class Index:
         with self._explained():
             return skip_counts(tile)
 
+    def objects_of(self, tile: TileRecord) -> int:
+        """Return the number of a tile's objects in the index, by the tile's counts."""
+        with self._explained():
+            return count_indexed(tile)
+
     def depth(self, tile: TileRecord) -> dict[str, float | None]:
         """Return the depth of a tile per band, AB mag; None where not measured."""
         with self._explained():
@@ -302,6 +315,41 @@ class Index:
                     return np.frombuffer(found, dtype=np.int64)
                 first = int(ids[-1]) + 1
 
+    # ---- IDs in several catalogues
+
+    def elsewhere(self, tile_id: int) -> NDArray[np.int64]:
+        """Return the IDs that a tile's catalogue lists and another tile owns, int64 (n,), in ascending order."""
+        with self._explained():
+            rows = self._db.execute("SELECT object_id FROM elsewhere WHERE tile_id = ? ORDER BY object_id", [tile_id])
+            return _integers(rows, 1)[:, 0]
+
+    def rivals(self, object_id: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the tiles that list some IDs without owning them: ID and tile, int64 (n, 2)."""
+        ids = np.unique(object_id)
+        with self._explained():
+            if self._db.execute("SELECT NOT EXISTS (SELECT 1 FROM elsewhere)").fetchone()[0]:
+                return np.empty((0, 2), dtype=np.int64)
+            query = f"SELECT object_id, tile_id FROM elsewhere WHERE object_id {AMONG}"
+            found = [np.empty((0, 2), dtype=np.int64)]
+            for first in range(0, len(ids), BATCH):
+                batch = json.dumps(ids[first : first + BATCH].tolist())
+                found.append(_integers(self._db.execute(query, [batch]), 2))
+            return np.concatenate(found)
+
+    def rivals_of(self, owners: Sequence[int], *, without_owner: bool) -> NDArray[np.int64]:
+        """Return the tiles that list IDs of some owners: ID and tile, int64 (n, 2), without the owners themselves.
+
+        Parameters
+        ----------
+        owners : sequence of int
+            Numbers of tiles.
+        without_owner : bool
+            Return also the tiles that list an ID without an owner.
+        """
+        tiles = json.dumps([int(number) for number in owners])
+        with self._explained():
+            return _integers(self._db.execute(RIVALS_OF, [tiles, without_owner]), 2)
+
     # ---- writing
 
     def set_settings(self, settings: Settings) -> None:
@@ -327,6 +375,7 @@ class Index:
                     self._insert(_object_rows(entry, tile_id))
                 except sqlite3.IntegrityError:
                     raise self._conflict(entry, tile_id) from None
+                self._put_elsewhere(tile_id, entry.elsewhere)
 
     def remove_tile(self, tile_id: int, objects: NDArray[np.int64] | None) -> None:
         """Remove a tile and its objects; with None the whole index is searched for its objects."""
@@ -335,6 +384,7 @@ class Index:
                 self._remove_all_objects(tile_id)
             else:
                 self._remove_objects(tile_id, objects)
+            self._put_elsewhere(tile_id, np.empty(0, dtype=np.int64))
             self._db["tiles"].delete(tile_id)
 
     def record_fingerprints(self, fingerprints: Mapping[str, tuple[str, str]]) -> None:
@@ -373,6 +423,12 @@ class Index:
             statement = f"INSERT INTO objects (object_id, tile_id, row, status) VALUES {places}"
             self._db.conn.executemany(statement, part.reshape(-1, 4 * at_once).tolist())
 
+    def _put_elsewhere(self, tile_id: int, ids: NDArray[np.int64]) -> None:
+        """Replace the IDs that a tile lists without owning them."""
+        self._db.execute("DELETE FROM elsewhere WHERE tile_id = ?", [tile_id])
+        rows = ((tile_id, object_id) for object_id in ids.tolist())
+        self._db.conn.executemany("INSERT INTO elsewhere (tile_id, object_id) VALUES (?, ?)", rows)
+
     def _remove_replaced(self, entry: TileEntry) -> None:
         """Remove the objects of a tile's old shard."""
         known = self._tile_named(entry.tile.name)
@@ -381,7 +437,7 @@ class Index:
         if entry.replaced is not None:
             self._remove_objects(known.tile_id, entry.replaced)
         # Most objects of the old shard are also in the new one. The tile's row has their total.
-        elif self._remove_objects(known.tile_id, entry.objects) != known.stored + known.skipped:
+        elif self._remove_objects(known.tile_id, entry.objects) != count_indexed(known):
             self._remove_all_objects(known.tile_id)
 
     def _remove_objects(self, tile_id: int, ids: NDArray[np.int64]) -> int:
@@ -459,9 +515,12 @@ class Index:
 def object_places(
     stored: NDArray[np.int64], skipped: NDArray[np.int64], reason: NDArray[np.uint8]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Return ID, row and status of all objects of a tile in the form of the index."""
+    """Return ID, row and status of the objects of a tile in the form of the index: those that the tile owns."""
+    ids = np.concatenate([stored, skipped])
     row = np.concatenate([np.arange(len(stored)), np.arange(len(skipped))])
-    return np.concatenate([stored, skipped]), row, np.concatenate([np.full(len(stored), int(Status.STORED)), reason])
+    status = np.concatenate([np.full(len(stored), int(Status.STORED)), reason])
+    owned = status != Status.ELSEWHERE
+    return ids[owned], row[owned], status[owned]
 
 
 def _object_rows(entry: TileEntry, tile_id: int) -> NDArray[np.int64]:
@@ -507,8 +566,16 @@ def _number_columns(texts: Sequence[str | None]) -> NDArray[np.int64]:
 
 
 def _check_status(status: NDArray[np.int64]) -> None:
-    if ((status < 0) | (status > max(Status))).any():
+    if ((status < 0) | (status > max(INDEXED))).any():
         raise InvalidRecordError("an object has an unknown status")
+
+
+def _integers(rows: Iterable[Sequence[Any]], columns: int) -> NDArray[np.int64]:
+    """Return rows of integers as an array, (n, columns)."""
+    found = list(rows)
+    if not all(isinstance(value, int) for row in found for value in row):
+        raise InvalidRecordError("an object's place is not an integer")
+    return np.array(found, dtype=np.int64).reshape(-1, columns)
 
 
 def _refuse(text: str) -> None:

@@ -34,7 +34,7 @@ LOCK_FAILED = (
 )
 """SQLite's codes for a lock that the system refuses (``sqliteErrorFromPosixError`` in its os_unix.c)."""
 
-TABLES = ("settings", "tiles", "builds", "objects")
+TABLES = ("settings", "tiles", "builds", "objects", "elsewhere")
 """Tables of an index."""
 
 Columns = frozenset[tuple[str, str, str, int]]

@@ -116,10 +116,10 @@ class TileRecord(_Record):
     """Objects with a cutout."""
 
     skipped: Count = 0
-    """Objects without a cutout."""
+    """Catalogue rows without a cutout."""
 
     skipped_for: str | None = None
-    """JSON: objects without a cutout by reason. See :func:`skip_counts`."""
+    """JSON: catalogue rows without a cutout by reason. See :func:`skip_counts`."""
 
     depth: str | None = None
     """JSON: depth per band, AB mag. See :func:`tile_depth`."""
@@ -274,6 +274,20 @@ def skip_counts(tile: TileRecord) -> dict[str, int]:
     return counts
 
 
+def count_indexed(tile: TileRecord) -> int:
+    """Return the number of a tile's objects in the index: all rows but those that are elsewhere or have no ID.
+
+    Raises
+    ------
+    InvalidRecordError
+        See :func:`skip_counts`.
+    """
+    if tile.shard is None or tile.skipped_for is None:
+        return tile.stored + tile.skipped
+    counts = skip_counts(tile)
+    return tile.stored + tile.skipped - counts["elsewhere"] - counts["id"]
+
+
 def tile_depth(tile: TileRecord) -> dict[str, float | None]:
     """Return the depth of a tile per band, AB mag; None where not measured.
 
@@ -308,6 +322,23 @@ class Places:
         return np.asarray((self.tile_id >= 0) & (self.status == Status.STORED))
 
 
+def elsewhere_ids(
+    stored: NDArray[np.int64], skipped: NDArray[np.int64], reason: NDArray[np.uint8]
+) -> NDArray[np.int64]:
+    """Return the object IDs of a tile's catalogue that another tile owns, int64 (n,), in ascending order.
+
+    Parameters
+    ----------
+    stored, skipped : ndarray of int64
+        Object IDs with and without a cutout.
+    reason : ndarray of uint8
+        `Status` of each skipped object.
+    """
+    gave_way = reason == Status.ELSEWHERE
+    # A catalogue may list an ID twice, and own the ID by its other row.
+    return np.setdiff1d(skipped[gave_way], np.concatenate([stored, skipped[~gave_way]]))
+
+
 @dataclass(frozen=True)
 class TileEntry:
     """A new shard for the index."""
@@ -319,7 +350,7 @@ class TileEntry:
     """Object IDs in the order of the shard's ``/cutouts``."""
 
     skipped: NDArray[np.int64]
-    """Object IDs in the order of the shard's ``/skipped``."""
+    """Object IDs in the order of the shard's ``/skipped``; repeats are possible."""
 
     reason: NDArray[np.uint8]
     """`Status` of each skipped object."""
@@ -329,8 +360,13 @@ class TileEntry:
 
     @property
     def objects(self) -> NDArray[np.int64]:
-        """All object IDs of the new shard."""
-        return np.concatenate([self.stored, self.skipped])
+        """Object IDs that the index gives to the new shard."""
+        return np.concatenate([self.stored, self.skipped[self.reason != Status.ELSEWHERE]])
+
+    @property
+    def elsewhere(self) -> NDArray[np.int64]:
+        """Object IDs of the tile's catalogue that another tile owns, in ascending order."""
+        return elsewhere_ids(self.stored, self.skipped, self.reason)
 
 
 @dataclass(frozen=True)
@@ -381,6 +417,9 @@ class ShardInfo:
 
     recipe: str
     """JSON: settings of the recipe that all shards of an archive share."""
+
+    without_id: int = 0
+    """Rows of the tile's catalogue without an ID: they are in no table."""
 
 
 @dataclass(frozen=True)

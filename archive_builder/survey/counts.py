@@ -24,8 +24,10 @@ def count_objects(tiles: Sequence[TileFiles], columns: CatalogSection) -> dict[s
     -------
     dict of str to int, or None
         Objects by tile, without the tiles whose catalogue cannot be read. None if counting would read a whole
-        catalogue: text, compressed FITS, a FITS table of several tiles.
+        catalogue: text, compressed FITS, a table of several tiles in FITS or without a column of tile names.
     """
+    if columns.is_shared:
+        return None
     counts: dict[Path, int | Counter[str]] = {}
     for path in dict.fromkeys(files.catalog for files in tiles):
         try:

@@ -140,7 +140,8 @@ class CatalogSection(_Section):
     """``[catalog]``: the objects to cut out."""
 
     path: str
-    """Glob pattern of the catalogue of a tile, a table in any usual format, or path of one catalogue for all tiles."""
+    """Glob pattern of the catalogue of a tile, a table in any usual format, or path of one catalogue for all tiles. Its
+    rows go to the tile of the column ``tile``, or without it to the tile on which they lie deepest inside."""
 
     object_id: str
     """Column of the object IDs, 64-bit integers."""
@@ -156,6 +157,15 @@ class CatalogSection(_Section):
 
     tile: str | None = None
     """Column of the tile names, for one catalogue of all tiles."""
+
+    duplicates: Literal["deepest", "fail"] = "deepest"
+    """An ID in several rows: ``deepest`` gives the ID to the row that lies deepest inside its tile; ``fail`` fails the
+    tile."""
+
+    @property
+    def is_shared(self) -> bool:
+        """True for one catalogue of all tiles without a column of tile names: the positions give each row its tile."""
+        return self.tile is None and "{" not in self.path
 
 
 class CutoutSection(_Section):
@@ -280,15 +290,6 @@ class Recipe(_Section):
             for band in getattr(self.quality, key):
                 if band not in self.survey.bands:
                     raise ValueError(f"quality.{key} names band {band!r}, which is not in survey.bands")
-        return self
-
-    @model_validator(mode="after")
-    def _objects_can_be_told_apart_by_tile(self) -> Self:
-        if self.catalog.tile is None and "{" not in self.catalog.path:
-            raise ValueError(
-                "catalog.path is the same for every tile: put {tile} into it, "
-                "or set catalog.tile to the column of the tile names"
-            )
         return self
 
     def pixel_settings(self) -> dict[str, Any]:

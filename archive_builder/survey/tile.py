@@ -304,7 +304,7 @@ class Tile:
         """Return the image of the first band that the tile has."""
         first = next((image for image in self._images["SCI"] if image is not None), None)
         if first is None:
-            raise TileError("the tile has no image in any band: restore the files, or remove the tile")
+            raise NoHduError("the tile has no image in any band: restore the files, or remove the tile")
         return first
 
     def _named(self) -> Iterator[tuple[str, str, Image]]:

@@ -52,7 +52,7 @@ def archive(place: Path, tmp_path: Path) -> Path:
 
 
 def test_counts_and_depth_equal_those_of_the_shards(place: Path) -> None:
-    stored, reasons, depth = 0, {1: 0, 2: 0, 3: 0}, []
+    stored, reasons, depth = 0, dict.fromkeys(range(1, 6), 0), []
     for path in (place / "archive/shards").glob("*.h5"):
         with h5py.File(path) as shard:
             stored += len(shard["objects/object_id"])
@@ -63,7 +63,8 @@ def test_counts_and_depth_equal_those_of_the_shards(place: Path) -> None:
             depth.append(30.0 - 2.5 * np.log10(5 * np.nanmedian(rms, axis=0) * math.sqrt(area)))
     answer = told(place / "archive")
     assert answer["stored"] == stored
-    assert answer["skipped_for"] == {"noise": reasons[1], "blank": reasons[2], "outside": reasons[3]}
+    names = ("noise", "blank", "outside", "position", "elsewhere")
+    assert answer["skipped_for"] == {**dict(zip(names, reasons.values(), strict=True)), "id": 0}
     assert 0 < answer["skipped"] == sum(reasons.values())
     np.testing.assert_allclose([answer["depth"][band] for band in "ri"], np.median(depth, axis=0), atol=1e-3)
 

@@ -338,6 +338,7 @@ HARMLESS = {
     "pixel_scale",
     "tile",
     "generation",
+    "without_id",
 }
 """Attributes that accept any value of the right type; tile and generation must equal those of the index."""
 

@@ -181,10 +181,12 @@ def test_threshold_of_an_unknown_band_is_refused(folder: Path, key: str) -> None
     assert message == f"quality.{key} names band 'u', which is not in survey.bands"
 
 
-def test_one_catalogue_for_all_tiles_needs_the_tile_column(folder: Path) -> None:
+def test_one_catalogue_for_all_tiles_may_have_a_tile_column(folder: Path) -> None:
     text = changed('path = "all.parquet"')
-    assert "catalog.tile" in complaint(folder, text)
-    assert load(folder, text.replace('ra = "RA"', 'ra = "RA"\ntile = "TILE"')).catalog.tile == "TILE"
+    assert load(folder, text).catalog.is_shared
+    named = load(folder, text.replace('ra = "RA"', 'ra = "RA"\ntile = "TILE"')).catalog
+    assert (named.tile, named.is_shared) == ("TILE", False)
+    assert not load(folder, changed('path = "{tile}.parquet"')).catalog.is_shared
 
 
 def test_error_names_a_missing_root(folder: Path) -> None:

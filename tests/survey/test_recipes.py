@@ -139,7 +139,7 @@ def hsc_pdr3(root: Path) -> dict[str, Answer]:
     table, found = Table.read(root / "pdr3_wide_forced.fits"), {}
     for tile, patch in (("9813-404", "4,4"), ("9813-504", "5,4")):
         folder = "deepCoadd-results/HSC-{0}/9813/{1}/calexp-HSC-{0}-9813-{1}.fits"
-        rows = objects(rows_of(table, "tile", tile), ("object_id", "ra", "dec"))
+        rows = objects(rows_of(table, "patch", tile.split("-")[1]), ("object_id", "ra", "dec"))
         found[tile] = _exposures({band: root / folder.format(band, patch) for band in "GRIZY"}, 27.0, rows)
     return found
 
@@ -156,9 +156,9 @@ def rubin(root: Path) -> dict[str, Answer]:
 
 
 def panstarrs1(root: Path) -> dict[str, Answer]:
-    table, found = Table.read(root / "stack_objects.csv", converters={"tile": str}), {}
+    table, found = Table.read(root / "stack_objects.csv"), {}
     for sub in ("061", "062"):
-        rows = objects(rows_of(table, "tile", f"1334.{sub}"), ("objID", "raStack", "decStack"))
+        rows = objects(rows_of(table, "skyCellID", str(int(sub))), ("objID", "raStack", "decStack"))
         answer = Answer(fits.Header(), rows)
         for band, exposure in zip("grizy", (731.0, 850.0, 915.0, 480.0, 660.0), strict=True):
             stem = root / f"rings.v3.skycell/1334/{sub}/rings.v3.skycell.1334.{sub}.stk.{band}.unconv"

@@ -56,14 +56,14 @@ class CatalogProposal:
     ra: str
     dec: str
     tile: str
-    """Column of the tile names; empty for one file a tile."""
+    """Column of the tile names; empty for one file a tile, and for one file without such a column."""
     notes: tuple[str, ...]
     """Findings in words."""
 
     @property
     def is_complete(self) -> bool:
         """True if the catalogue can be read with these columns."""
-        return bool(self.object_id and self.ra and ("{tile}" in self.path or self.tile))
+        return bool(self.object_id and self.ra)
 
 
 def find_catalog(

@@ -98,7 +98,7 @@ def _catalog(found: Findings) -> list[str]:
     if catalog.tile:
         lines.append(f"tile = {_quoted(catalog.tile)}")
     elif "{tile}" not in catalog.path:
-        lines.append(f'{FINISH}tile = "TILE"   # column of the tile names, or put {{tile}} into path')
+        lines.append("# One catalogue for all tiles: each row goes to the tile on which it lies deepest inside.")
     return lines
 
 

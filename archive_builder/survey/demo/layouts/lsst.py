@@ -62,7 +62,14 @@ def write_hsc(directory: Path, scenes: Sequence[Scene]) -> None:
             _write_exposure(path, scene, number, HSC_ZERO_POINT, sky, FILTER=f"HSC-{band}")
         ra_objects, dec_objects = positions(sky, scene.x, scene.y)
         ids = 43_158_176_442_374_224 + 4_294_967_296 * scene.number + np.arange(len(scene.x))
-        tables.append({"object_id": ids, "ra": ra_objects, "dec": dec_objects, "tile": [name] * len(ids)})
+        tables.append(
+            {
+                "object_id": ids,
+                "ra": ra_objects,
+                "dec": dec_objects,
+                **_places(tract, int(patch.replace(",", "0")), len(ids)),
+            }
+        )
     write_table(directory / "tiles.csv", dict(zip(("tile", "tract", "patch"), zip(*tiles, strict=True), strict=True)))
     write_table(directory / "pdr3_wide_forced.fits", stacked(tables))
 
@@ -80,9 +87,13 @@ def write_rubin(directory: Path, scenes: Sequence[Scene]) -> None:
         ra_objects, dec_objects = positions(sky, scene.x, scene.y)
         ids = 611_255_759_837_069_401 + 1000 * scene.number + np.arange(len(scene.x))
         columns = {"objectId": ids, "coord_ra": ra_objects, "coord_dec": dec_objects}
-        places = {"tract": np.full(len(ids), tract), "patch": np.full(len(ids), patch)}
-        tables.append({**columns, **places, "tile": [f"{tract}_{patch}"] * len(ids)})
+        tables.append({**columns, **_places(tract, patch, len(ids))})
     write_table(directory / "objects.parquet", stacked(tables))
+
+
+def _places(tract: int, patch: int, count: int) -> dict[str, Any]:
+    """Return the columns of tract and patch of a number of objects."""
+    return {"tract": np.full(count, tract), "patch": np.full(count, patch)}
 
 
 def _sky(scene: Scene, ra: float, dec: float, scale: float) -> fits.Header:

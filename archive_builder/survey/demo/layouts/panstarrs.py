@@ -59,7 +59,7 @@ def write_survey(directory: Path, scenes: Sequence[Scene]) -> None:
             write(stem.with_name(f"{stem.name}.mask.fits"), fpacked(flags, header, quantize_level=0.0))
         ra, dec = positions(sky, scene.x, scene.y)
         ids = 115_711_852_173_912_345 + 1_000_000 * scene.number + np.arange(len(ra))
-        tables.append({"objID": ids, "raStack": ra, "decStack": dec, "tile": [f"{cell}.{sub}"] * len(ids)})
+        tables.append({"objID": ids, "raStack": ra, "decStack": dec, "skyCellID": [int(sub)] * len(ids)})
     write_table(directory / "stack_objects.csv", stacked(tables))
 
 
