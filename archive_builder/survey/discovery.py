@@ -211,7 +211,7 @@ def _as_regex(pattern: str, bands: tuple[str, ...]) -> str:
         elif piece in ("*", "?"):
             pieces.append("[^/]" + piece.replace("?", ""))
         elif piece.startswith("["):
-            pieces.append(piece.replace("[!", "[^"))
+            pieces.append("[" + re.sub(r"[\\[&~|]", r"\\\g<0>", piece[1:]).replace("!", "^", piece.startswith("[!")))
         else:
             pieces.append(re.escape(piece))
     return "".join(pieces)
