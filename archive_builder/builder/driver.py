@@ -78,6 +78,9 @@ class BuildReport:
     skipped: dict[str, int] = field(default_factory=dict)
     """Catalogue rows without a cutout by reason, on the built tiles."""
 
+    missing: dict[str, int] = field(default_factory=dict)
+    """Built tiles without an image, by band."""
+
     bytes: int = 0
     """Size of the built shards, bytes."""
 
@@ -394,6 +397,8 @@ class _Build:
         report.built += 1
         report.stored += result.stored
         report.bytes += result.bytes
+        for band in result.missing:
+            report.missing[band] = report.missing.get(band, 0) + 1
         report.peak_memory = max(report.peak_memory, result.peak_memory, peak_memory())
         counts = result.skipped or {}
         report.skipped = {reason: report.skipped.get(reason, 0) + n for reason, n in counts.items()}

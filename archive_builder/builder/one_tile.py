@@ -175,6 +175,9 @@ class TileResult:
     input_hash: str | None = None
     """Hash of the contents of the files, if `TileJob.contents` is true."""
 
+    missing: tuple[str, ...] = ()
+    """Bands that the tile lacks."""
+
     stored: int = 0
     """Objects with a cutout."""
 
@@ -292,6 +295,7 @@ def make_shard(job: TileJob) -> tuple[TileResult, ObjectTable, Verdict]:
                 shard=job.shard,
                 draft=str(shard.draft.relative_to(job.archive)),
                 input_hash=input_hash,
+                missing=tile.missing,
                 stored=len(verdict.order),
                 skipped=count_reasons(verdict.status, catalog.without_id),
                 footprint=tuple((float(ra), float(dec)) for ra, dec in info.footprint),
@@ -438,7 +442,8 @@ def _check_float32_holds(tile: Tile, band: int, step: float, mesh: int) -> None:
         exact = tile.read_exactly(band, y0, y1)
         if exact is None:
             return
-        exact = exact[np.isfinite(exact)].astype(np.longdouble)
+        (strip,) = _strips(tile, band, [(y0, y1)])
+        exact = exact[np.isfinite(strip)].astype(np.longdouble)
         with np.errstate(over="ignore"):
             error = np.abs(exact.astype(np.float32) - exact)
         rounded, known = rounded + int((error > step / 2).sum()), known + len(error)

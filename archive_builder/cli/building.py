@@ -206,7 +206,9 @@ def _summary(report: BuildReport) -> str:
         return tiles
     if report.retried:
         tiles += f"; {report.retried} retried after a worker died"
+    blank = ", ".join(f"{band} on {number}" for band, number in report.missing.items())
     return (
         f"{tiles}\n{report.stored} objects stored; skipped: {units.by_reason(report.skipped)}\n"
+        f"{f'blank bands, of {report.built} tiles: {blank}' + chr(10) if blank else ''}"
         f"{units.size(report.bytes)} in shards, peak memory {units.size(report.peak_memory)} a process"
     )

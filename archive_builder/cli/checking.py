@@ -109,11 +109,19 @@ def verify_command(
         damage = _damage(_findings(archive, deep, survey, workers, verbosity))
         click.echo(f"repaired: {len(damage)} problems left", err=as_json)
     elif not as_json:
-        click.echo(f"{len(damage)} problems found" if damage else "all is well")
+        click.echo(_outcome(findings, len(damage)))
     if damage:
         remedy = _remedy(damage, deep, survey)
         click.echo(f"error: archive {archive}: {len(damage)} problems found: {remedy}", err=True)
         sys.exit(FAILED)
+
+
+def _outcome(findings: list[Finding], problems: int) -> str:
+    """Return the outcome in words."""
+    left_out = sum(finding.kind == "survey" for finding in findings)
+    if problems or not left_out:
+        return f"{problems} problems found" if problems else "all is well"
+    return f"no problems found, but {left_out} tiles were not compared with the survey"
 
 
 def _remedy(damage: list[Finding], deep: bool, survey: Path | None) -> str:

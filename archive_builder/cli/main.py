@@ -12,6 +12,7 @@ from archive_builder.cli.checking import reindex_command, status_command, verify
 from archive_builder.cli.exports import export_command
 from archive_builder.cli.lookup import get_command
 from archive_builder.cli.options import FAILED, INTERRUPT_KEY, INTERRUPTED, NOTHING_CHANGED, WRONG_REQUEST, example
+from archive_builder.cli.recipes import init_command, recipes_command
 from archive_builder.cli.survey import demo_command, plan_command
 
 WRONG_REQUESTS = (errors.RecipeError, errors.RequestError, errors.NoArchiveError)
@@ -57,6 +58,8 @@ def main() -> None:
 
 for command in (
     demo_command,
+    recipes_command,
+    init_command,
     plan_command,
     build_command,
     status_command,

@@ -39,27 +39,35 @@ log = logging.getLogger(__name__)
 @click.command(
     "demo",
     short_help="Make a synthetic survey to try the commands on.",
-    epilog=example("archive-builder demo survey --tiles 4"),
+    epilog=example("archive-builder demo survey --tiles 4", "archive-builder demo survey --layout euclid"),
 )
 @click.argument("directory", type=a_path)
-@click.option("--tiles", metavar="N", default=4, show_default=True, help="Number of tiles.")
 @click.option(
-    "--tile-size", metavar="PX", default=1000, show_default=True, help="Side of a tile, pixels of 0.263 arcsec."
+    "--layout",
+    metavar="NAME",
+    help="Write the files as this survey does, with the recipe that ships for it; archive-builder recipes lists the "
+    "names (default: as DES, with the demo's own recipe).",
 )
-@click.option("--objects", metavar="N", default=400, show_default=True, help="Catalogued objects per tile.")
+@click.option("--tiles", metavar="N", type=int, help="Number of tiles (default: 4; with --layout 1, at most 2).")
+@click.option("--tile-size", metavar="PX", type=int, help="Side of a tile, pixels (default: 1000; with --layout 256).")
+@click.option("--objects", metavar="N", type=int, help="Catalogued objects per tile (default: 400; with --layout 40).")
 @click.option(
     "--seed", metavar="N", default=1, show_default=True, help="Random seed; the same seed makes the same survey."
 )
-def demo_command(directory: Path, tiles: int, tile_size: int, objects: int, seed: int) -> None:
-    """Make a synthetic survey in DES's file layout, with its recipe DIRECTORY/survey.toml."""
+def demo_command(directory: Path, layout: str | None, **options: Any) -> None:
+    """Make a synthetic survey in DES's file layout, or another survey's, with its recipe DIRECTORY/survey.toml."""
     from archive_builder.survey.demo import make_survey
+    from archive_builder.survey.demo.layouts import make_layout
 
     after_interrupt(f"{directory} is incomplete: remove it and run the command again")
+    given = {name: value for name, value in options.items() if value is not None}
     try:
-        recipe = make_survey(directory, tiles=tiles, tile_size=tile_size, objects=objects, seed=seed)
+        recipe = make_survey(directory, **given) if layout is None else make_layout(directory, layout, **given)
     except (ValueError, OSError) as error:
         raise RequestError(str(error)) from None
-    click.echo(f"{tiles} tiles made: build their archive with: archive-builder build {recipe} ARCHIVE")
+    tiles = given.get("tiles", 4 if layout is None else 1)
+    made = "1 tile" if tiles == 1 else f"{tiles} tiles"
+    click.echo(f"{made} made: build their archive with: archive-builder build {recipe} ARCHIVE")
 
 
 @click.command(

@@ -11,8 +11,16 @@ from pathlib import Path
 import numpy as np
 
 from archive_builder.builder.cut_headers import cut_offset
-from archive_builder.builder.rebuild import IndexState, find_leftovers, read_index
-from archive_builder.errors import ArchiveError, DamagedIndexError, NoArchiveError, TileError, one_line, printable
+from archive_builder.builder.rebuild import IndexState, find_leftovers, read_index, setting_changes
+from archive_builder.errors import (
+    ArchiveError,
+    DamagedIndexError,
+    NoArchiveError,
+    RequestError,
+    TileError,
+    one_line,
+    printable,
+)
 from archive_builder.geometry import sky_to_pixel, window_origin
 from archive_builder.measure.quality import count_reasons
 from archive_builder.object_ids import KINDS
@@ -106,7 +114,8 @@ def verify(
     RecipeError
         The recipe of the survey cannot be used.
     RequestError
-        The call starts processes and is not under ``if __name__ == "__main__"``.
+        The recipe has other settings than the archive, or the call starts processes and is not under
+        ``if __name__ == "__main__"``.
     """
     end_if_starting()
     archive, processes = Path(archive), worker_processes(workers)
@@ -114,6 +123,11 @@ def verify(
     files = {} if recipe is None else {files.tile: files for files in discover(recipe).tiles}
     try:
         with Index(archive) as index:
+            if recipe is not None and (changes := setting_changes(index.settings, recipe)):
+                raise RequestError(
+                    f"recipe {survey}: has other settings than the archive ({'; '.join(changes)}): "
+                    "give the recipe that the archive was built from"
+                )
             if deep:
                 yield from (Finding("index", f"index {index.path}: {line}") for line in index.damage())
             yield from _check_archive(index, archive, deep, recipe, files, processes, on_start, on_tile)
@@ -281,7 +295,11 @@ def _compare_with_survey(path: Path, row: TileRow, recipe: Recipe, files: TileFi
         return
     try:
         if files.fingerprint() != row.input_fingerprint:
-            yield Finding("survey", f"tile {name}: its files have changed since it was built: not compared", name)
+            yield Finding(
+                "survey",
+                f"tile {name}: its files have changed since it was built, or the keys to read them: not compared",
+                name,
+            )
             return
         with Shard(path) as shard, Tile.of(files, recipe) as tile:
             rng = np.random.default_rng(row.generation)

@@ -237,7 +237,7 @@ class Flags:
 
 @dataclass(frozen=True)
 class Flags64(Flags):
-    """Codec of a mask with more than 32 flags."""
+    """Codec of a mask whose file has more than 32 bits a pixel, or 32 bits without sign."""
 
     encoding = "flags64"
     dtype = np.dtype("<i8")

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
+from astropy.coordinates import SkyCoord
 from astropy.wcs import WCS, WcsError
-from numpy.typing import NDArray
+from astropy.wcs.wcsapi import BaseLowLevelWCS
+from numpy.typing import ArrayLike, NDArray
 
 from archive_builder.errors import RequestError, TileError
 from archive_builder.frames import frame_of
-from archive_builder.geometry import Shape, pixel_to_sky
+from archive_builder.geometry import Shape, pixel_to_sky, sky_to_pixel
 from archive_builder.serve.sky import unit_vectors
 from archive_builder.serve.style import Rotate
 
@@ -151,7 +153,7 @@ class SkyGrid:
         grid, shape = self.north_up_grid()
         if not len(images):
             return np.empty((0, *shape), dtype=np.float32)
-        own, has_data = self.own_wcs(), np.isfinite(images)
+        own, has_data = _for_reproject(self.own_wcs(), self.shape), np.isfinite(images)
         if has_data.all():
             return np.asarray(reproject_interp((images, own), grid, shape_out=shape)[0], dtype=np.float32)
         both = np.concatenate([np.where(has_data, images, 0), has_data])
@@ -159,6 +161,42 @@ class SkyGrid:
         values, weight = both[: len(images)], both[len(images) :]
         mean = np.divide(values, weight, out=np.full(values.shape, np.nan), where=weight > 0.5)
         return np.asarray(mean, dtype=np.float32)
+
+
+def _for_reproject(wcs: WCS, shape: Shape) -> WCS | BaseLowLevelWCS:
+    """Return the WCS of an image in a form whose celestial frame ``reproject`` reads as this package does."""
+    return wcs if frame_of(wcs) is None else IcrsGrid(wcs, shape)
+
+
+class IcrsGrid(BaseLowLevelWCS):  # type: ignore[misc]
+    """The WCS of an image in another frame, as a grid of ICRS positions.
+
+    Parameters
+    ----------
+    wcs : WCS
+        WCS of the image, in any frame of `archive_builder.frames`.
+    shape : (ny, nx)
+        Shape of the image, px.
+    """
+
+    pixel_n_dim = world_n_dim = 2
+    world_axis_physical_types = ("pos.eq.ra", "pos.eq.dec")
+    world_axis_units = ("deg", "deg")
+    world_axis_object_components = (("sky", 0, "spherical.lon.degree"), ("sky", 1, "spherical.lat.degree"))
+    world_axis_object_classes: ClassVar[dict[str, Any]] = {"sky": (SkyCoord, (), {"frame": "icrs", "unit": "deg"})}
+
+    def __init__(self, wcs: WCS, shape: Shape) -> None:
+        self._wcs, self._shape = wcs, shape
+
+    def pixel_to_world_values(self, x: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return RA and Dec of pixels, deg."""
+        return pixel_to_sky(self._wcs, x, y)
+
+    def world_to_pixel_values(self, ra: ArrayLike, dec: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the pixels of RA and Dec, deg; NaN far from the image."""
+        alpha, delta = (np.asarray(axis, dtype=np.float64) for axis in (ra, dec))
+        x, y = sky_to_pixel(self._wcs, self._shape, alpha.ravel(), delta.ravel())
+        return x.reshape(alpha.shape), y.reshape(alpha.shape)
 
 
 @dataclass(frozen=True)

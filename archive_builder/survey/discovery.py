@@ -211,7 +211,7 @@ def _as_regex(pattern: str, bands: tuple[str, ...]) -> str:
         elif piece in ("*", "?"):
             pieces.append("[^/]" + piece.replace("?", ""))
         elif piece.startswith("["):
-            pieces.append(piece.replace("[!", "[^"))
+            pieces.append("[" + re.sub(r"[\\[&~|]", r"\\\g<0>", piece[1:]).replace("!", "^", piece.startswith("[!")))
         else:
             pieces.append(re.escape(piece))
     return "".join(pieces)
@@ -240,7 +240,7 @@ def _files_of(tile: str, row: Mapping[str, str], recipe: Recipe) -> TileFiles:
         catalog,
         color,
         planes=_planes(recipe, row, images),
-        zero_points={band: _zero_point(recipe, band, row) for band in images},
+        zero_points={band: _zero_point(recipe, band, row) for band in recipe.survey.bands},
         catalog_keys=recipe.catalog.model_dump_json(exclude={"path"}),
     )
 

@@ -16,6 +16,9 @@ from archive_builder.survey.fits_warnings import quiet_astropy
 
 log = logging.getLogger(__name__)
 
+KEYWORD = re.compile(r"[A-Z0-9_-]{0,8}")
+"""Valid keywords, with that of a blank card."""
+
 WCS_CARDS = re.compile(
     r"WCSAXES[A-Z]?|WCSNAME[A-Z]?|C(TYPE|RVAL|RPIX|DELT|UNIT|NAME|ROTA|RDER|SYER)\d+[A-Z]?|(CD|PC)\d+_\d+[A-Z]?|"
     r"P[VS]\d+_\d+[A-Z]?|(CD|PC)0\d{2}0\d{2}|LONPOLE[A-Z]?|LATPOLE[A-Z]?|RADESYS[A-Z]?|RADECSYS|EQUINOX[A-Z]?|EPOCH|"
@@ -27,13 +30,13 @@ WCS_CARDS = re.compile(
 
 FILE_CARDS = re.compile(
     r"SIMPLE|XTENSION|BITPIX|NAXIS\d*|EXTEND|PCOUNT|GCOUNT|GROUPS|BSCALE|BZERO|BLANK|CHECKSUM|DATASUM|END|"
-    r"EXTNAME|EXTVER|EXTLEVEL|INHERIT|Z(IMAGE|TENSION|BITPIX|NAXIS\d*|PCOUNT|GCOUNT|TILE\d+|CMPTYPE|NAME\d+|"
+    r"DATAMIN|DATAMAX|(DATA|TRIM|BIAS)SEC|EXTNAME|EXTVER|EXTLEVEL|INHERIT|Z(IMAGE|TENSION|BITPIX|NAXIS\d*|PCOUNT|GCOUNT|TILE\d+|CMPTYPE|NAME\d+|"
     r"VAL\d+|MASKCMP|QUANTIZ|DITHER0|SCALE|ZERO|BLANK|SIMPLE|EXTEND|BLOCKED|HECKSUM|DATASUM)|"
     r"FZ(ALGOR|QMETHD|QVALUE|DTHRSD|TILE|INT2F)"
 )
-"""Cards that describe the layout of the tile's file, not the sky. The last line lists the cards of fpack."""
+"""Cards that describe the layout of the tile's file or its whole array. The last line lists the cards of fpack."""
 
-PRIMARY_ONLY = re.compile(r"|COMMENT|HISTORY|NEXTEND|DATAM(IN|AX)|DATE")
+PRIMARY_ONLY = re.compile(r"|COMMENT|HISTORY|NEXTEND|DATE")
 """Further cards of a primary HDU that say nothing about the images after it."""
 
 AXIS_CARDS = re.compile(r"(NAXIS|CTYPE|CRVAL|CRPIX|CDELT|CUNIT|CNAME|CROTA|CRDER|CSYER|LTV|PV|PS)(\d+)(?:_\d+)?[A-Z]?")
@@ -90,6 +93,8 @@ def _valid_cards(header: fits.Header, path: Path) -> list[fits.Card]:
         try:
             if WCS_CARDS.fullmatch(card.keyword):
                 _ = card.value  # astropy would turn a number that it cannot read into a text
+            if not KEYWORD.fullmatch(card.keyword) and not card.image.startswith("HIERARCH "):
+                raise ValueError("no keyword of FITS")
             valid = fits.Card.fromstring(card.image)
             valid.verify("exception")
             _ = valid.value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +31,11 @@ ASINH_CARDS = ("BSOFTEN", "BOFFSET")
 
 LOGARITHMIC = (u.mag, u.dex, u.dB)
 """Units that are not linear in flux."""
+
+LOGARITHMIC_TEXT = re.compile(
+    r"(?<![a-z])(ab|st|vega|m)?(mags?|magnitudes?)(?![a-z])|(?<![a-z])(log|ln|log10|asinh)(?![a-z])"
+)
+"""Names of these units that astropy does not know, in lower case."""
 
 
 class NoHduError(TileError):
@@ -96,10 +102,7 @@ class Image:
         return self._asinh is not None
 
     def rows(self, y0: int, y1: int) -> NDArray[Any]:
-        """Return rows ``y0:y1``, (y1 - y0, nx), in the file's type; float64 from an asinh scale.
-
-        Pan-STARRS stores ``x = a asinh((flux - BOFFSET) / (2 BSOFTEN))`` with the ``a`` of `ASINH_UNIT` (PS1 Image
-        Cutout Service, MAST).
+        """Return rows ``y0:y1``, (y1 - y0, nx), in the file's type, on the file's scale.
 
         Raises
         ------
@@ -111,8 +114,16 @@ class Image:
             rows = self._hdu.section[(*leading, slice(y0, y1))] if leading else self._hdu.section[y0:y1]
             if rows.shape != (y1 - y0, self.shape[1]):
                 raise OSError("the file ends before")
+        return np.asarray(rows)
+
+    def linear(self, rows: NDArray[Any]) -> NDArray[Any]:
+        """Return rows of the file as values linear in flux: as they are, or float64 from an asinh scale.
+
+        Pan-STARRS stores ``x = a asinh((flux - BOFFSET) / (2 BSOFTEN))`` with the ``a`` of `ASINH_UNIT` (PS1 Image
+        Cutout Service, MAST).
+        """
         if self._asinh is None:
-            return np.asarray(rows)
+            return rows
         softening, offset = self._asinh
         with np.errstate(over="ignore", invalid="ignore"):
             return np.asarray(offset + 2 * softening * np.sinh(rows.astype(np.float64) / ASINH_UNIT))
@@ -185,7 +196,9 @@ def _select(file: fits.HDUList, source: Source, what: str) -> int:
     if source.hdu is None:
         if not images:
             end = ", or ends before it: replace the file, or" if _is_packed(source.path) else ":"
-            raise TileError(f"{source.path}: holds no {form[2:]}{end} correct the pattern of the file")
+            cubes = [number for number, hdu in enumerate(file) if _is_image(hdu, 1)]
+            remedy = "name the slice of each band by survey.image_slice" if cubes else "correct the pattern of the file"
+            raise TileError(f"{source.path}: holds no {form[2:]}{end} {remedy}")
         if len(images) > 1:
             found = ", ".join(_describe(number, file[number]) for number in images)
             raise TileError(f"{source.path}: has {len(images)} images ({found}): name one by {what}")
@@ -288,5 +301,6 @@ def _check_linear(header: fits.Header, path: Path) -> None:
         with quiet_astropy():
             unit = u.Unit(text, parse_strict="silent")
         bases = getattr(unit, "bases", [])
-        if isinstance(unit, u.function.FunctionUnitBase) or any(base in LOGARITHMIC for base in bases):
+        is_logarithmic = isinstance(unit, u.function.FunctionUnitBase) or any(base in LOGARITHMIC for base in bases)
+        if is_logarithmic or LOGARITHMIC_TEXT.search(text.lower()):
             raise TileError(f"{path}: its pixels are in {text.strip()}, not linear in flux: give an image in flux")

@@ -31,6 +31,9 @@ Hdu: TypeAlias = str | Annotated[int, Field(ge=0, strict=True)]
 IdColumn: TypeAlias = Annotated[str, Field(min_length=1, strict=True)]
 """Name of a column of object IDs."""
 
+RULE_KEYS = frozenset({"card", "as", "number", "exposure"})
+"""Keys of a zero point's rule, which are not bands."""
+
 LONGEST_BAND = 60
 """Maximum characters of a band name: EXTNAME takes 68, with the name of the plane."""
 
@@ -117,14 +120,18 @@ class SurveySection(_Section):
     @field_validator("zero_point", mode="wrap")
     @classmethod
     def _zero_point_is_a_rule(cls, value: Any, read: Any) -> Any:
+        is_rule = isinstance(value, dict) and bool(RULE_KEYS & value.keys())
         try:
-            return read(value)
+            found = read(value)
         except ValidationError:
+            found = None
+        if found is None or (is_rule and isinstance(found, dict)):
             raise ValueError(
                 'give a number, a header card such as "MAGZP", a column of the tile table as "{zp}", '
                 '{ card = "FLUXMAG0", as = "flux of magnitude 0" }, { number = 25.0, exposure = "EXPTIME" }, '
                 "or one of these for each band"
-            ) from None
+            )
+        return found
 
     @field_validator("zero_point")
     @classmethod
@@ -238,7 +245,7 @@ class StorageSection(_Section):
 
 
 class WeightPlane(_Section):
-    """``[planes.weight]``: weights to store, to 1% (exactly if lossless)."""
+    """``[planes.weight]``: weights to store, to 1% (as float32 if lossless)."""
 
     image: str | None = None
     """Glob pattern of the file, with the placeholders of ``survey.image`` (default: the file of the image)."""

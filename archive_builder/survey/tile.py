@@ -84,7 +84,8 @@ class Tile:
         WCS of the first band that the tile has; the other images agree to `WCS_TOLERANCE`.
     shape : (ny, nx)
     zero_points : tuple of float
-        AB magnitude of one image unit, per band; the first known one for a band that the tile lacks.
+        AB magnitude of one image unit, per band. For a band that the tile lacks: the number of its rule, or else the
+        zero point of the first band, because there is no header to read.
     missing : tuple of str
         Bands that the tile lacks: NaN, weight 0, mask -1.
 
@@ -106,9 +107,10 @@ class Tile:
         self._weight_scale = np.ones(len(self.bands))
         self._images: dict[str, list[Image | None]] = {}
         try:
-            for plane, sources in {**(planes or {}), "SCI": images}.items():
+            for plane, sources in {"SCI": images, **(planes or {})}.items():
                 opened = self._images.setdefault(plane, [])
-                opened.extend(self._opened(sources.get(band), plane) for band in self.bands)
+                there = [band for band in self.bands if plane == "SCI" or band not in self.missing]
+                opened.extend(self._opened(sources.get(band) if band in there else None, plane) for band in self.bands)
             self._there = self._present()
             self._refuse_shared_images()
             self.shape: geometry.Shape = self._common_shape()
@@ -217,15 +219,18 @@ class Tile:
         if image is None:
             out[...] = EMPTY[plane]
             return
-        rows = image.rows(y0, y1)
+        stored = image.rows(y0, y1)
         if plane == "MSK":
-            _copy_flags(rows, out, image)
+            _copy_flags(stored, out, image)
             return
+        rows = image.linear(stored)
         with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
             values = rows if plane == "SCI" else self._inverse_variance(rows, band)
             np.copyto(out, values, casting="unsafe")
         if plane == "SCI":
-            self._mark_blank(rows, out, image)
+            if self._rules.blank_value is not None:
+                out[_equals(stored, self._rules.blank_value)] = np.nan
+            self._check_held(rows, out, image)
         elif (np.isinf(out) | ((out == 0) & (values > 0))).any():
             worst = values[np.isinf(out) | ((out == 0) & (values > 0))][0]
             raise TileError(
@@ -236,15 +241,17 @@ class Tile:
     def read_exactly(self, band: int, y0: int, y1: int) -> NDArray[Any] | None:
         """Return rows of one band in the file's type, (y1 - y0, nx); None if float32 holds every value of that type.
 
+        Pixels without data have any value.
+
         Raises
         ------
         TileError
             The rows cannot be read.
         """
         image = self._images["SCI"][band]
-        if image is None or np.can_cast(image.rows(0, 1).dtype, np.float32):
+        if image is None or np.can_cast(image.linear(image.rows(0, 1)).dtype, np.float32):
             return None
-        return image.rows(y0, y1)
+        return image.linear(image.rows(y0, y1))
 
     def relative_weights(self, band: int, y0: int, y1: int) -> NDArray[np.float64] | None:
         """Return rows of one band's weights as in the file, (y1 - y0, nx); None if they are not relative.
@@ -257,7 +264,7 @@ class Tile:
         image = self._images["WGT"][band] if "WGT" in self._images else None
         if image is None or self._rules.weight_kind != "weight":
             return None
-        return image.rows(y0, y1).astype(np.float64)
+        return image.linear(image.rows(y0, y1)).astype(np.float64)
 
     def _inverse_variance(self, rows: NDArray[Any], band: int) -> NDArray[np.float64]:
         """Return weights of the recipe's kind as inverse variance; 0 where there is none."""
@@ -269,11 +276,8 @@ class Tile:
             weight = values * self._weight_scale[band]
         return np.where(np.isfinite(weight) & (values > 0), weight, 0.0)
 
-    def _mark_blank(self, rows: NDArray[Any], out: NDArray[Any], image: Image) -> None:
-        """Mark pixels without data in `out`, the copy of `rows`; refuse values that the copy cannot hold."""
-        blank = self._rules.blank_value
-        if blank is not None:
-            out[rows == (np.float32(blank) if rows.dtype.itemsize <= 4 else blank)] = np.nan
+    def _check_held(self, rows: NDArray[Any], out: NDArray[Any], image: Image) -> None:
+        """Refuse values that `out`, the copy of `rows` with NaN for no data, cannot hold."""
         if np.can_cast(rows.dtype, out.dtype):
             return
         known = np.isfinite(rows) & ~np.isnan(out)
@@ -294,9 +298,7 @@ class Tile:
         try:
             return Image(source, HDU_KEYS[plane], is_flux=plane != "MSK")
         except NoHduError:
-            if plane == "SCI" and self._rules.missing_bands == "fail":
-                raise
-            if plane != "SCI":
+            if plane != "SCI" or self._rules.missing_bands == "fail":
                 raise
             return None
 
@@ -346,7 +348,7 @@ class Tile:
         """Return the WCS of the first band; the other bands, and the planes that have a WCS, agree with it."""
         first = _wcs(self._there.header, self._there)
         for plane, band, image in self._named():
-            if plane != "SCI" and "CTYPE1" not in image.header:
+            if plane != "SCI" and not _has_sky(image):
                 continue
             offset = geometry.wcs_offset(first, _wcs(image.header, image), self.shape)
             if offset > WCS_TOLERANCE:
@@ -377,13 +379,30 @@ class Tile:
             for plane, band, image in self._named()
             if plane == "SCI"
         }
-        return tuple(known.get(band, known[self._first_band]) for band in self.bands)
+        for band in self.missing:
+            rule = rules.get(band)
+            known[band] = float(rule) if isinstance(rule, int | float) else known[self._first_band]
+        return tuple(known[band] for band in self.bands)
 
     def _check_blank_value(self) -> None:
         if self._rules.blank_value is not None:
             for plane, _, image in self._named():
                 if plane == "SCI":
                     image.check_keeps(self._rules.blank_value)
+
+
+def _equals(stored: NDArray[Any], value: float) -> NDArray[np.bool_]:
+    """Return True where pixels of a file have a value of the recipe.
+
+    The file may hold the value as float32, or the header may scale integers to it: the last bits may differ.
+    """
+    if stored.dtype.kind in "iu":
+        return np.asarray(stored == (int(value) if value.is_integer() else value))
+    if stored.dtype.itemsize <= 4:
+        return np.asarray(stored == np.float32(value))
+    with np.errstate(over="ignore"):
+        rounded = np.float64(np.float32(value))
+    return np.asarray(np.isclose(stored, value, rtol=4 * np.finfo(np.float64).eps, atol=0.0) | (stored == rounded))
 
 
 def _copy_flags(rows: NDArray[Any], out: NDArray[Any], image: Image) -> None:
@@ -397,6 +416,12 @@ def _copy_flags(rows: NDArray[Any], out: NDArray[Any], image: Image) -> None:
         raise TileError(
             f"{image.path}: the mask has values that are not {bits}-bit integers: correct planes.mask, or remove it"
         )
+
+
+def _has_sky(image: Image) -> bool:
+    """Return True if the header of an image has celestial coordinates."""
+    with readable(image.path, "its WCS cannot be used", "correct the header"):
+        return bool(WCS(image.header).has_celestial)
 
 
 def _wcs(header: fits.Header, image: Image) -> WCS:

@@ -26,6 +26,9 @@ class HeaderCard(_Rule):
     meaning: Literal["zero point", "flux of magnitude 0"] = Field("zero point", alias="as")
     """Meaning of the card's value: the zero point, mag, or the flux of an object of magnitude 0, image units."""
 
+    add: Annotated[float, Field(allow_inf_nan=False, strict=True)] = 0.0
+    """Magnitudes to add: AB minus Vega for a card in Vega magnitudes."""
+
 
 class Exposure(_Rule):
     """A zero point for an image in counts of one exposure: ``number + 2.5 log10(exposure time)``."""
@@ -69,8 +72,8 @@ def zero_point(rule: FilledRule, header: fits.Header, where: str) -> float:
     if isinstance(rule, Exposure):
         return rule.number + 2.5 * math.log10(_positive(header, rule.exposure, where))
     if rule.meaning == "zero point":
-        return _number(header, rule.card, where)
-    return 2.5 * math.log10(_positive(header, rule.card, where))
+        return _number(header, rule.card, where) + rule.add
+    return 2.5 * math.log10(_positive(header, rule.card, where)) + rule.add
 
 
 def _number(header: fits.Header, keyword: str, where: str) -> float:

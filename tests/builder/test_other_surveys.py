@@ -14,10 +14,12 @@ from astropy.coordinates import FK4, SkyCoord
 from astropy.io import fits
 from astropy.table import Table
 from astropy.wcs import WCS
+from helpers import run
 from numpy.typing import NDArray
 
 from archive_builder import Archive, build, reindex, verify
 from archive_builder.builder.driver import BuildReport, plan_changes
+from archive_builder.serve.style import Style
 from archive_builder.survey.fits_warnings import quiet_astropy
 
 SIDE = 160
@@ -98,6 +100,7 @@ FRAMES: dict[str, tuple[dict[str, Any], Any, bool]] = {
     "FK5 J2000": ({"EQUINOX": 2000.0}, "icrs", False),
     "galactic": ({"CTYPE1": "GLON-TAN", "CTYPE2": "GLAT-TAN"}, "galactic", False),
     "ecliptic": ({"CTYPE1": "ELON-SIN", "CTYPE2": "ELAT-SIN"}, "barycentricmeanecliptic", False),
+    "supergalactic": ({"CTYPE1": "SLON-TAN", "CTYPE2": "SLAT-TAN"}, "supergalactic", False),
     "latitude first": (
         {"CTYPE1": "DEC--TAN", "CTYPE2": "RA---TAN", "CRVAL1": -28.0, "CRVAL2": 54.0, "CDELT2": -SCALE},
         "icrs",
@@ -128,6 +131,8 @@ def test_objects_are_cut_where_their_icrs_position_is(tmp_path: Path, name: str,
             if layout == "mosaic":
                 np.testing.assert_array_equal(archive.at(position, size=21).data, cutout.data)
             assert archive.nearest(position, "1 arcsec").object_id == object_id
+        turned = archive.get(102).picture(Style(rotate="north", color="lupton"))
+        assert (turned > 0).mean() > 0.6  # corners outside the cutout are black
 
 
 def plate_solution() -> fits.Header:
@@ -393,6 +398,43 @@ def test_missing_band_is_nan_with_weight_0_and_mask_minus_1(tmp_path: Path) -> N
         assert [int(cutout.mask[n].max()) for n in (0, 2)] == [7, 7]
         hdus = cutout.to_hdus()
         np.testing.assert_allclose(WCS(hdus["SCI_r"].header).wcs.crval, (54.0, -28.0))
+
+
+def test_tile_may_lack_a_band_with_its_planes(tmp_path: Path) -> None:
+    hdus = [
+        fits.ImageHDU(noise(), sky(), name="g"),
+        fits.ImageHDU(np.full((SIDE, SIDE), 5, np.int16), name="g_M"),
+    ]
+    recipe = write_survey(
+        tmp_path / "s",
+        {"all": fits.HDUList([fits.PrimaryHDU(), *hdus])},
+        icrs(sky()),
+        bands=("g", "r"),
+        survey='zero_point = { g = 25.0, r = 27.0 }\nimage_hdu = "{band}"\nmissing_bands = "blank"',
+        more='[planes.mask]\nhdu = "{band}_M"',
+    )
+    recipe.write_text(recipe.read_text().replace("{tile}/{band}.fits", "{tile}/all.fits"))
+    report = built(recipe, tmp_path / "a")
+    assert report.missing == {"r": 1}
+    with Archive(tmp_path / "a") as archive:
+        cutout = archive.get(102)
+        assert cutout.zero_points == {"g": 25.0, "r": 27.0}
+        assert (cutout.mask[0] == 5).all()
+        assert (cutout.mask[1] == -1).all()
+    shown = run("build", recipe, tmp_path / "b", "--workers", 1)
+    assert "blank bands, of 1 tiles: r on 1\n" in shown.stdout
+
+
+def test_verify_refuses_a_recipe_of_other_settings_and_says_what_was_not_compared(tmp_path: Path) -> None:
+    recipe = write_survey(tmp_path / "s", {"g": fits.PrimaryHDU(noise(), sky())}, icrs(sky()))
+    built(recipe, tmp_path / "a")
+    other = tmp_path / "s" / "other.toml"
+    other.write_text(recipe.read_text().replace("zero_point", "blank_value = 0.0\nzero_point"))
+    shown = run("verify", tmp_path / "a", "--deep", "--survey", other)
+    assert (shown.exit_code, "survey.blank_value was null, is 0.0" in shown.stderr) == (2, True)
+    (tmp_path / "s" / "T1" / "g.fits").touch()
+    shown = run("verify", tmp_path / "a", "--deep", "--survey", recipe)
+    assert shown.stdout.splitlines()[-1] == "no problems found, but 1 tiles were not compared with the survey"
 
 
 def test_missing_band_fails_its_tile_by_default_and_a_tile_without_bands_always(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ COMMANDS = sorted(main.commands)
 
 
 def test_commands_are_the_documented_ones() -> None:
-    assert {"build", "demo", "export", "get", "plan", "reindex", "status", "verify"} <= set(COMMANDS)
+    assert {"build", "demo", "export", "get", "init", "plan", "recipes", "reindex", "status", "verify"} <= set(COMMANDS)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -141,6 +141,12 @@ def test_brackets_in_a_table_are_taken_literally(tmp_path: Path) -> None:
     assert found(discovery, tmp_path) == {"A": ["p[1]/g.fits", "p[1]/r.fits", "A.csv"]}
 
 
+def test_brackets_in_a_pattern_are_escaped_as_in_glob(tmp_path: Path) -> None:
+    make(tmp_path, "p[1]/A_g.fits", "p[1]/A_r.fits", "p1/B_g.fits", "A.csv", "B.csv")
+    assert set(found(discover(recipe(tmp_path, "p[[]1]/{tile}_{band}.fits")), tmp_path)) == {"A"}
+    assert set(found(discover(recipe(tmp_path, "p[!0]/{tile}_{band}.fits", bands=["g"])), tmp_path)) == {"B"}
+
+
 @pytest.mark.parametrize(
     ("table", "message"),
     [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -114,7 +115,7 @@ def test_band_may_be_a_slice_of_a_cube(tmp_path: Path) -> None:
         np.testing.assert_array_equal(tile.read(0, 60), cube[[0, 2]])
     with pytest.raises(TileError, match=r"the cube has 3 slices, no slice 3: correct survey\.image_slice"):
         rows_of(path, None, 3)
-    with pytest.raises(TileError, match=r"a\.fits: holds no 2-D image"):
+    with pytest.raises(TileError, match=r"no 2-D image: name the slice of each band by survey\.image_slice"):
         rows_of(path)
 
 
@@ -190,14 +191,19 @@ def test_asinh_pixels_without_their_scale_are_refused(tmp_path: Path, cards: dic
         rows_of(path)
 
 
-@pytest.mark.parametrize("unit", ["mag", "mag/arcsec2", "mag(AB)", "dex(Jy)", "dB"])
+@pytest.mark.parametrize(
+    "unit",
+    ["mag", "mag/arcsec2", "mag(AB)", "dex(Jy)", "dB", "ABmag", "MAG", "mags", "magnitude", "log(Jy)", "log10(adu)"],
+)
 def test_logarithmic_pixels_are_refused(tmp_path: Path, unit: str) -> None:
     path = write(tmp_path / "a.fits", fits.ImageHDU(noise(), sky(BUNIT=unit)))
     with pytest.raises(TileError, match=r"a\.fits: its pixels are in .*, not linear in flux"):
         rows_of(path)
 
 
-@pytest.mark.parametrize("unit", ["adu", "counts/s", "nanomaggy", "MJy/sr", "electron", "foo", ""])
+@pytest.mark.parametrize(
+    "unit", ["adu", "counts/s", "nanomaggy", "nanomaggies", "MJy/sr", "electron", "image", "catalog", "foo", ""]
+)
 def test_other_units_are_taken(tmp_path: Path, unit: str) -> None:
     path = write(tmp_path / "a.fits", fits.ImageHDU(noise(), sky(BUNIT=unit)))
     np.testing.assert_array_equal(rows_of(path), noise())
@@ -221,6 +227,38 @@ def test_blank_value_that_the_compression_changes_is_refused(
         return
     with Tile({"g": Source(path)}, rules=ReadingRules(blank_value=value)) as tile:
         np.testing.assert_array_equal(np.isnan(tile.read(0, 60)[0]), data == value)
+
+
+BLANKS: dict[str, tuple[NDArray[Any], dict[str, Any], float]] = {
+    "int32": (np.array(-999999999, np.int32), {}, -999999999.0),
+    "largest int32": (np.array(2**31 - 1, np.int32), {}, 2147483647.0),
+    "int16": (np.array(-32768, np.int16), {}, -32768.0),
+    "float32": (np.array(-999.9, np.float32), {}, -999.9),
+    "float64 from float32": (np.array(np.float32(-999.9), np.float64), {}, -999.9),
+    "float64": (np.array(-999.9, np.float64), {}, -999.9),
+    "scaled int32": (np.array(-9999, np.int32), {"BSCALE": 0.01}, -99.99),
+    "asinh": (np.array(-5.0, np.float32), {"BSOFTEN": 3.0, "BOFFSET": 1.0}, -5.0),
+}
+"""Value of a hole in the file, cards, and value in the recipe."""
+
+
+@pytest.mark.parametrize("name", BLANKS)
+def test_blank_value_is_the_files_value_of_any_type(tmp_path: Path, name: str) -> None:
+    hole, cards, value = BLANKS[name]
+    data = np.random.default_rng(3).integers(0, 9, SHAPE).astype(hole.dtype)
+    data[10:20, 30:40] = hole
+    header = fits.Header(
+        {"SIMPLE": True, "BITPIX": 8 * data.itemsize * (-1 if data.dtype.kind == "f" else 1), "NAXIS": 2}
+    )
+    header.update({"NAXIS1": SHAPE[1], "NAXIS2": SHAPE[0]})
+    header.extend(sky(**cards), strip=False)
+    content = header.tostring().encode() + data.astype(data.dtype.newbyteorder(">")).tobytes()
+    path = tmp_path / "a.fits"
+    path.write_bytes(content + bytes(-len(content) % 2880))
+    with Tile({"g": Source(path)}, rules=ReadingRules(blank_value=value)) as tile:
+        blank = np.isnan(tile.read(0, 60)[0])
+    np.testing.assert_array_equal(blank, data == hole)
+    assert blank.sum() == 100
 
 
 def test_value_beyond_float32_is_refused_unless_blank(tmp_path: Path) -> None:
@@ -258,6 +296,7 @@ BAD_CARDS = {
     "a blank in the keyword": b"MY KEY  = 3",
     "not ASCII": b"COMMENT \xe9t\xe9",
     "a true in words": b"FLAG    = true",
+    "no keyword": b"       = blank",
 }
 
 
@@ -281,6 +320,7 @@ def test_bad_card_costs_no_tile(tmp_path: Path, name: str) -> None:
         text = header.tostring()
         assert text.isascii()
         assert text.isprintable()
+        assert all(re.fullmatch(r"[A-Z0-9_-]*|HIERARCH .*", keyword) for keyword in header)
         np.testing.assert_array_equal(tile.read(0, 60)[0], noise())
 
 
