@@ -241,7 +241,7 @@ def _files_of(tile: str, row: Mapping[str, str], recipe: Recipe) -> TileFiles:
         color,
         planes=_planes(recipe, row, images),
         zero_points={band: _zero_point(recipe, band, row) for band in recipe.survey.bands},
-        catalog_keys=recipe.catalog.model_dump_json(exclude={"path"}),
+        catalog_keys=recipe.catalog.model_dump_json(exclude={"path", "duplicates", "object_id", "unique_within"}),
     )
 
 

@@ -85,7 +85,7 @@ def main() -> None:
 
 def tile_names(path: Path) -> list[str]:
     """Return the tiles of a table."""
-    table = open_table(path, otherwise="csv")
+    table = open_table(path)
     name = "tile" if "tile" in table.names else "tilename"
     return sorted(table.read([name], text=True)[name].to_pylist())
 

@@ -81,7 +81,7 @@ def test_ids_of_objects_with_a_cutout_are_the_default(archive: Archive) -> None:
 
 @pytest.mark.parametrize("status", ["", "STORED", "skipped", None, 0, ["stored"]])
 def test_unknown_status_is_refused_with_the_known_ones(archive: Archive, status: object) -> None:
-    with pytest.raises(RequestError, match=r"give one of stored, noise, blank, outside, any$") as caught:
+    with pytest.raises(RequestError, match=r"give one of stored, noise, blank, outside, position, any$") as caught:
         archive.ids(status)  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
 
