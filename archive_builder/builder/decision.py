@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from archive_builder.builder.changes import Changes, find_changes, reason_to_build, tile_names
-from archive_builder.builder.one_tile import Rows
+from archive_builder.builder.listing import Rows
 from archive_builder.builder.owners import Contest, find_owners, list_with, share_out_rows
 from archive_builder.builder.rebuild import IndexState, read_index, setting_changes
 from archive_builder.builder.shared_catalog import split_catalog

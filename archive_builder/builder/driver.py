@@ -14,9 +14,10 @@ from archive_builder.builder.changes import Changes
 from archive_builder.builder.commit import Committer, objects_of_shard
 from archive_builder.builder.decision import Decision, decide, settle_owners
 from archive_builder.builder.first_tile import first_id_kind, size_in_pixels
+from archive_builder.builder.listing import NOTHING
 from archive_builder.builder.lock import BuildLock
 from archive_builder.builder.memory import Load, share_out
-from archive_builder.builder.one_tile import NOTHING, TileJob, TileResult, lost_tile, peak_memory, run_job
+from archive_builder.builder.one_tile import TileJob, TileResult, lost_tile, peak_memory, run_job
 from archive_builder.builder.rebuild import (
     abandon_rebuild,
     clear_leftovers,

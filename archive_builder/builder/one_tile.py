@@ -3,40 +3,28 @@
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import json
 import resource
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from archive_builder import geometry
+from archive_builder.builder.codecs import choose_codecs
 from archive_builder.builder.cut_headers import check_cut_headers, header_texts
+from archive_builder.builder.listing import NOTHING, Rows, digest, file_stamp, first_status, place
 from archive_builder.builder.memory import picture_rows, strip_that_fits
 from archive_builder.builder.sweep import STRIP_ROWS, Cut, Sweep, Verdict
 from archive_builder.errors import ArchiveBuilderError, TileError, one_line
-from archive_builder.measure.noise import cell_rms, sample_rows
-from archive_builder.measure.owners import edge_depth, owns
-from archive_builder.measure.quality import Status, Thresholds, count_reasons
-from archive_builder.measure.quantize import (
-    WEIGHT_STEP,
-    Codec,
-    Flags,
-    Flags64,
-    LogScaled,
-    Lossless,
-    NoiseScaled,
-    step_for,
-    step_without_noise,
-)
+from archive_builder.measure.owners import edge_depth
+from archive_builder.measure.quality import Thresholds, count_reasons
 from archive_builder.object_ids import IdKind, ObjectIds, kind_of
 from archive_builder.store.file_names import shard_name
 from archive_builder.store.format import checksum
@@ -45,65 +33,10 @@ from archive_builder.store.shard_writer import ShardWriter
 from archive_builder.survey.catalog import Catalog, read_catalog
 from archive_builder.survey.color_image import Picture
 from archive_builder.survey.discovery import TileFiles
-from archive_builder.survey.image import NoHduError
 from archive_builder.survey.recipe import Recipe
 from archive_builder.survey.tile import Tile
 
 T = TypeVar("T")
-
-MOST_ROUNDED = 1e-3
-"""Maximum fraction of pixels that float32 may round by more than half a quantization step."""
-NOTHING: NDArray[np.int64] = np.empty(0, dtype=np.int64)
-"""No object IDs."""
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Rows of one tile in a file that holds the rows of all tiles.
-
-    The file has three columns one after another, object ID, RA and Dec (float64, deg, ICRS), sorted by tile.
-    """
-
-    path: Path
-    """The file."""
-
-    start: int
-    """First row."""
-
-    stop: int
-    """Row after the last one."""
-
-    total: int
-    """Rows in the file."""
-
-    stamp: tuple[int, int]
-    """`file_stamp` of the catalogue before its rows were read."""
-
-    id_type: str = "<i8"
-    """Type of the object IDs, ``<U11`` for text of up to 11 characters."""
-
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-    def read(self) -> Catalog:
-        """Return the rows.
-
-        Raises
-        ------
-        TileError
-            The file cannot be read.
-        """
-        try:
-            ids = self._column(self.id_type, 0)
-            end = np.dtype(self.id_type).itemsize * self.total
-            ra, dec = (self._column("f8", end + 8 * column * self.total) for column in range(2))
-        except OSError as error:
-            raise TileError(f"rows {self.path}: cannot be read ({one_line(error)}): build it again") from None
-        return Catalog(ids, ra, dec)
-
-    def _column(self, of: str, first_byte: int) -> NDArray[Any]:
-        offset = first_byte + np.dtype(of).itemsize * self.start
-        return np.fromfile(self.path, dtype=of, count=len(self), offset=offset)
 
 
 @dataclass(frozen=True)
@@ -303,176 +236,6 @@ def make_shard(job: TileJob) -> tuple[TileResult, ObjectTable, Verdict]:
                 checksum=checksum(shard.draft),
             )
             return result, objects, verdict
-
-
-def first_band(files: TileFiles, recipe: Recipe) -> Tile:
-    """Open the first band of a tile: its header has the place of the tile on the sky.
-
-    Raises
-    ------
-    TileError
-        The file cannot be used.
-    """
-    *others, last = files.images.items()
-    for band, source in others:
-        try:
-            return Tile.of(replace(files, images={band: source}, planes={}), recipe)
-        except NoHduError:  # the tile may lack the band
-            if recipe.survey.missing_bands == "fail":
-                raise
-    return Tile.of(replace(files, images=dict([last]), planes={}), recipe)
-
-
-def place(catalog: Catalog, tile: Tile) -> ObjectTable:
-    """Return the objects of a catalogue with their pixel positions on a tile.
-
-    Raises
-    ------
-    TileError
-        No object lies on the tile: the catalogue is another tile's, or its positions are not in deg.
-    """
-    x, y = geometry.sky_to_pixel(tile.wcs, tile.shape, catalog.ra, catalog.dec)
-    ny, nx = tile.shape
-    if not ((x >= -0.5) & (x <= nx - 0.5) & (y >= -0.5) & (y <= ny - 0.5)).any():
-        ra, dec = geometry.footprint(tile.wcs, tile.shape).mean(axis=0)
-        first = np.flatnonzero(catalog.has_position)[0]
-        raise TileError(
-            f"none of the {int(catalog.has_position.sum())} catalogued objects lies on the tile: it is at RA {ra:.4f}, "
-            f"Dec {dec:.4f}, the first object at RA {catalog.ra[first]:.4f}, Dec {catalog.dec[first]:.4f}: "
-            "check that RA is in deg, not in hours, and that the catalogue is this tile's"
-        )
-    rms = np.full((len(x), len(tile.bands)), np.nan, dtype=np.float32)
-    return ObjectTable(catalog.object_id, catalog.ra, catalog.dec, x, y, rms)
-
-
-def file_stamp(path: Path) -> tuple[int, int]:
-    """Return the size of a file in bytes, and its modification time in ns."""
-    facts = path.stat()
-    return facts.st_size, facts.st_mtime_ns
-
-
-def digest(object_id: ObjectIds, depth: NDArray[np.int32]) -> str:
-    """Return a short hash of the objects of a tile: IDs and depths, in the order of the catalogue."""
-    return hashlib.sha256(object_id.tobytes() + depth.tobytes()).hexdigest()[:16]
-
-
-def first_status(catalog: Catalog, depth: NDArray[np.int32], elsewhere: ObjectIds = NOTHING) -> NDArray[np.uint8]:
-    """Return the status of each object before the pixels are read: ``STORED`` for an object to measure.
-
-    Parameters
-    ----------
-    catalog : Catalog
-    depth : ndarray of int32, (N,)
-        Depth of each object inside the tile, milliarcsec.
-    elsewhere : ndarray of int64 or str, (n,)
-        Object IDs that another tile owns.
-    """
-    status = np.where(catalog.has_position, Status.STORED, Status.POSITION)
-    is_owner = owns(catalog.object_id, depth, np.arange(len(depth)))
-    gives_way = np.isin(catalog.object_id, elsewhere) | ~is_owner
-    return np.where(gives_way, Status.ELSEWHERE, status).astype(np.uint8)
-
-
-def choose_codecs(tile: Tile, quantization: float | str, mesh: int, planes: Sequence[str] = ()) -> dict[str, Codec]:
-    """Return the codec of each plane; the quantization steps of the image follow from a sample of its rows."""
-    every = range(len(tile.bands))
-    ones = (1.0,) * len(tile.bands)
-    is_lossless = isinstance(quantization, str)
-    rms = [np.nan if is_lossless and "WGT" not in planes else _median_rms(tile, band, mesh) for band in every]
-    if "WGT" in planes:
-        tile.scale_weights([_weight_scale(tile, band, rms[band], mesh) for band in every])
-    if is_lossless:
-        codecs: dict[str, Codec] = {"SCI": Lossless(ones), "WGT": Lossless(ones)}
-    else:
-        steps = tuple(_step(tile, band, rms[band], float(quantization), mesh) for band in every)
-        codecs = {"SCI": NoiseScaled(steps), "WGT": LogScaled((WEIGHT_STEP,) * len(tile.bands))}
-        for band in every:
-            _check_float32_holds(tile, band, steps[band], mesh)
-    if "MSK" in planes:
-        codecs["MSK"] = Flags64(ones) if tile.mask_dtype().itemsize > 4 else Flags(ones)
-    return {plane: codecs[plane] for plane in ("SCI", *planes)}
-
-
-def _median_rms(tile: Tile, band: int, mesh: int) -> float:
-    """Return the median background RMS of a sample of a band's rows; NaN if it cannot be measured."""
-    rms = np.concatenate([cell_rms(rows, mesh) for rows in _level_strips(tile, band, sample_rows(tile.shape[0], mesh))])
-    return float(np.nanmedian(rms)) if np.isfinite(rms).any() else float("nan")
-
-
-def _level_strips(tile: Tile, band: int, rows: list[tuple[int, int]]) -> Iterator[NDArray[np.float32]]:
-    """Yield strips of one band, float32 (rows, nx), from which noise can be measured.
-
-    The median level is subtracted where float32 cannot hold the pixels: rounding would hide or replace their noise.
-    """
-    for (y0, y1), strip in zip(rows, _strips(tile, band, rows), strict=True):
-        exact = tile.read_exactly(band, y0, y1)
-        known = np.isfinite(strip)
-        if exact is not None and known.any():
-            strip[known] = exact[known] - np.median(exact[known])
-        yield strip
-
-
-def _weight_scale(tile: Tile, band: int, rms: float, mesh: int) -> float:
-    """Return the factor that makes a band's relative weights inverse variance: 1 / (median weight * RMS^2); else 1.
-
-    The factor is 0 for a band without measurable noise or without weights: its weights say nothing.
-    """
-    parts = [tile.relative_weights(band, y0, y1) for y0, y1 in sample_rows(tile.shape[0], mesh)]
-    known = [part[np.isfinite(part) & (part > 0)] for part in parts if part is not None]
-    if not known:
-        return 1.0
-    weights = np.concatenate(known)
-    return 1.0 / (float(np.median(weights)) * rms**2) if len(weights) and rms > 0 else 0.0
-
-
-def _check_float32_holds(tile: Tile, band: int, step: float, mesh: int) -> None:
-    """Refuse a band with pixels that float32 rounds by more than half a quantization step.
-
-    A few bright pixels may be rounded so, up to `MOST_ROUNDED` of a sample of the rows: their error is 6e-8 of their
-    value.
-
-    Raises
-    ------
-    TileError
-        More pixels are rounded.
-    """
-    rounded = known = 0
-    worst = 0.0
-    for y0, y1 in sample_rows(tile.shape[0], mesh):
-        exact = tile.read_exactly(band, y0, y1)
-        if exact is None:
-            return
-        (strip,) = _strips(tile, band, [(y0, y1)])
-        exact = exact[np.isfinite(strip)].astype(np.longdouble)
-        with np.errstate(over="ignore"):
-            error = np.abs(exact.astype(np.float32) - exact)
-        rounded, known = rounded + int((error > step / 2).sum()), known + len(error)
-        worst = max(worst, float(error.max(initial=0.0)))
-    if rounded > MOST_ROUNDED * known:
-        raise TileError(
-            f"band {tile.bands[band]}: float32 would round its pixels by up to {worst:.3g}, more than half a "
-            f"quantization step of {step:.3g}: subtract the constant level of the image, or lower storage.quantization"
-        )
-
-
-def _step(tile: Tile, band: int, rms: float, levels: float, mesh: int) -> float:
-    """Return the quantization step of one band from its median background RMS."""
-    if np.isfinite(rms):
-        return step_for(rms, levels)
-    everything = [(y, min(y + mesh, tile.shape[0])) for y in range(0, tile.shape[0], mesh)]
-    largest = 0.0
-    for rows in _strips(tile, band, everything):
-        finite = rows[np.isfinite(rows)]
-        largest = max(largest, float(np.abs(finite).max(initial=0.0)))
-    return step_without_noise(largest)
-
-
-def _strips(tile: Tile, band: int, rows: list[tuple[int, int]]) -> Iterator[NDArray[np.float32]]:
-    """Yield strips of one band, float32 (rows, nx)."""
-    for y0, y1 in rows:
-        strip = np.empty((y1 - y0, tile.shape[1]), dtype=np.float32)
-        tile.read_band(band, y0, y1, strip)
-        yield strip
 
 
 def _cut(job: TileJob, tile: Tile) -> Cut:

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from archive_builder.builder.changes import Changes, Task
 from archive_builder.builder.claims import CLAIM, Claims, claim_type
-from archive_builder.builder.one_tile import NOTHING, attempt, digest, first_band, place
+from archive_builder.builder.listing import NOTHING, digest, first_band, place
+from archive_builder.builder.one_tile import attempt
 from archive_builder.builder.shared_catalog import Split
 from archive_builder.geometry import pixel_scale
 from archive_builder.measure.owners import edge_depth, owns, repeated

@@ -14,7 +14,8 @@ import numpy as np
 from astropy.wcs import WCS
 from numpy.typing import NDArray
 
-from archive_builder.builder.one_tile import Rows, attempt, file_stamp, first_band
+from archive_builder.builder.listing import Rows, file_stamp, first_band
+from archive_builder.builder.one_tile import attempt
 from archive_builder.errors import RecipeError
 from archive_builder.geometry import Shape, footprint, pixel_scale, sky_to_pixel
 from archive_builder.measure.owners import edge_depth, owns, repeated

@@ -14,7 +14,8 @@ import numpy as np
 from archive_builder.builder.changes import Changes, Task
 from archive_builder.builder.commit import Committer
 from archive_builder.builder.first_tile import first_id_kind, size_in_pixels
-from archive_builder.builder.one_tile import NOTHING, TileJob, TileResult, lost_tile
+from archive_builder.builder.listing import NOTHING
+from archive_builder.builder.one_tile import TileJob, TileResult, lost_tile
 from archive_builder.builder.owners import Contest, find_owners, list_with
 from archive_builder.builder.shared_catalog import split_catalog
 from archive_builder.choices import PLAN_SEED, PLAN_TILES, PLAN_WORKERS
