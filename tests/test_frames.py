@@ -9,7 +9,7 @@ import pytest
 from astropy.coordinates import FK4, FK5, SkyCoord
 from astropy.io import fits
 from astropy.wcs import WCS
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from archive_builder.errors import TileError
@@ -51,6 +51,7 @@ def wcs_of(
 
 @pytest.mark.parametrize("swap", [False, True], ids=["longitude first", "latitude first"])
 @pytest.mark.parametrize("name", FRAMES)
+@settings(max_examples=20)
 @given(x=st.floats(0, SHAPE[1] - 1), y=st.floats(0, SHAPE[0] - 1))
 def test_pixels_of_an_icrs_position_are_those_of_astropys_frame(name: str, swap: bool, x: float, y: float) -> None:
     types, cards, frame = FRAMES[name]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -110,29 +111,42 @@ FRAMES: dict[str, tuple[dict[str, Any], Any, bool]] = {
 }
 
 
-@pytest.mark.parametrize("layout", ["mosaic", "stamps"])
+@pytest.fixture(scope="module", params=["mosaic", "stamps"])
+def framed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Archive]:
+    """Return a layout and an archive with a tile in each frame, of objects ``100 * tile + number``."""
+    folder = tmp_path_factory.mktemp("frames")
+    recipe = write_survey(folder / "s", {}, icrs(sky()), bands=("g",), more=f'[storage]\nlayout = "{request.param}"')
+    shutil.rmtree(folder / "s" / "T1")
+    for number, (cards, frame, swap) in enumerate(FRAMES.values(), start=1):
+        tile = folder / "s" / f"T{number}"
+        tile.mkdir()
+        header = sky(**cards)
+        fits.PrimaryHDU(noise(number), header).writeto(tile / "g.fits")
+        positions = icrs(header, frame, swap)
+        table = {"ID": 100 * number + np.arange(len(XY)), "RA": positions.ra.deg, "DEC": positions.dec.deg}
+        Table(table).write(tile / "cat.fits")
+    built(recipe, folder / "a", stored=len(FRAMES) * len(XY))
+    return request.param, Archive(folder / "a")
+
+
 @pytest.mark.parametrize("name", FRAMES)
-def test_objects_are_cut_where_their_icrs_position_is(tmp_path: Path, name: str, layout: str) -> None:
+def test_objects_are_cut_where_their_icrs_position_is(framed: tuple[str, Archive], name: str) -> None:
+    layout, archive = framed
     cards, frame, swap = FRAMES[name]
-    header = sky(**cards)
-    positions = icrs(header, frame, swap)
-    recipe = write_survey(
-        tmp_path / "s", {"g": fits.PrimaryHDU(noise(), header)}, positions, more=f'[storage]\nlayout = "{layout}"'
-    )
-    built(recipe, tmp_path / "a")
-    with Archive(tmp_path / "a") as archive:
-        for object_id, (x, y), position in zip(IDS, XY.astype(int), positions, strict=True):
-            cutout = archive.get(int(object_id))
-            assert cutout.origin == (x - 10, y - 10)
-            assert position.separation(cutout.coord).arcsec < 1e-6
-            # The cutout's own WCS, read by astropy alone, puts the object at the centre.
-            found = cutout.wcs.all_pix2world(10, 10, 0)[:: -1 if swap else 1]
-            assert position.separation(SkyCoord(*found, unit="deg", frame=frame).icrs).arcsec < 1e-3
-            if layout == "mosaic":
-                np.testing.assert_array_equal(archive.at(position, size=21).data, cutout.data)
-            assert archive.nearest(position, "1 arcsec").object_id == object_id
-        turned = archive.get(102).picture(Style(rotate="north", color="lupton"))
-        assert (turned > 0).mean() > 0.6  # corners outside the cutout are black
+    number = list(FRAMES).index(name) + 1
+    objects = zip(100 * number + np.arange(len(XY)), XY.astype(int), icrs(sky(**cards), frame, swap), strict=True)
+    for object_id, (x, y), position in objects:
+        cutout = archive.get(int(object_id))
+        assert (cutout.tile, cutout.origin) == (f"T{number}", (x - 10, y - 10))
+        assert position.separation(cutout.coord).arcsec < 1e-6
+        # The cutout's own WCS, read by astropy alone, puts the object at the centre.
+        found = cutout.wcs.all_pix2world(10, 10, 0)[:: -1 if swap else 1]
+        assert position.separation(SkyCoord(*found, unit="deg", frame=frame).icrs).arcsec < 1e-3
+        if layout == "mosaic" and frame != "icrs":  # the tiles in ICRS overlap
+            np.testing.assert_array_equal(archive.at(position, size=21).data, cutout.data)
+        assert object_id in archive.cone_search(position, "1 arcsec")["object_id"]
+    turned = archive.get(100 * number + 1).picture(Style(rotate="north", color="lupton"))
+    assert (turned > 0).mean() > 0.6  # corners outside the cutout are black
 
 
 def plate_solution() -> fits.Header:
