@@ -9,7 +9,7 @@ BANDS = ("r", "i")
 
 
 def verdict(rms: list[float], blank: float = 0.0, **thresholds: object) -> Status:
-    limits = Thresholds(30.0, **thresholds)  # type: ignore[arg-type]
+    limits = Thresholds(dict.fromkeys(BANDS, 30.0), **thresholds)  # type: ignore[arg-type]
     status = judge(np.array([rms], np.float32), np.array([blank]), BANDS, 0.263, limits)
     return Status(status[0])
 
