@@ -107,11 +107,21 @@ def read_id_kind(path: Path, columns: CatalogSection, tile: str) -> IdKind:
     (name,) = columns.id_columns
     where = Where(columns.tile, tile) if columns.tile else None
     try:
-        column = open_table(path, [name, where.column] if where else [name]).read([name], where)[name]
-        _check_ids(column, name)
+        file = open_table(path, [name, where.column] if where else [name])
+        table = file.read([name], where)
+        _check_ids(table[name], name)
+        return _kind_of_ids(file, table, name, where)
     except (TableError, TileError) as error:
         raise TileError(f"catalogue {path}: {error}") from None
-    return "text" if holds_text(column) else "integer"
+
+
+def _kind_of_ids(file: TableFile, table: Columns, name: str, where: Where | None) -> IdKind:
+    """Return the kind of a column of IDs. In a file without types a zero before another digit makes the IDs text."""
+    if holds_text(table[name]):
+        return "text"
+    written = _texts_as_written(file, table, [name], where)[0] if file.is_untyped else None
+    has_zeros = written is not None and pc.any(pc.match_substring_regex(written, r"^[+-]?0[0-9]")).as_py()
+    return "text" if has_zeros else "integer"
 
 
 def _checked(
@@ -137,7 +147,7 @@ def _object_ids(
     if not has_id.any():
         raise TileError(f"no row has a value in each of the columns {', '.join(names)}: fill them in")
     if not columns.joins_ids:
-        found: IdKind = "text" if holds_text(table[names[0]]) else "integer"
+        found = _kind_of_ids(file, table, names[0], where)
         # In a file without types the values gave the column its type: text IDs may all be digits on one tile.
         if wanted not in (None, found) and not (file.is_untyped and wanted == "text"):
             raise TileError(
@@ -147,6 +157,9 @@ def _object_ids(
         if found == "integer" and wanted != "text":
             return _integers(table[names[0]], names[0]), has_id
     texts = _texts_as_written(file, table, names, where)
+    for name, text in zip(names[:-1], texts, strict=False):
+        if pc.any(pc.match_substring(text, "/")).as_py():
+            raise TileError(f"column {name} has a / in a part of an ID: put the column last in catalog.object_id")
     joined = pc.binary_join_element_wise(*([tile] if columns.unique_within else []), *texts, "/")
     ids = pc.if_else(pa.array(has_id), joined, "")
     _check_text(ids, ", ".join(names))

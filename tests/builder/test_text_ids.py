@@ -23,7 +23,10 @@ from overlaps import GRID, RECIPE, write_image
 from pyarrow import parquet
 
 from archive_builder import Archive, ObjectNotFoundError, RequestError, build, export, reindex, verify
+from archive_builder.errors import TileError
 from archive_builder.object_ids import LONGEST_ID
+from archive_builder.survey.catalog import read_catalog, read_id_kind
+from archive_builder.survey.recipe import CatalogSection
 
 Column = Sequence[object] | np.ndarray
 
@@ -160,6 +163,24 @@ def test_csv_ids_keep_their_zeros_also_where_all_are_digits(tmp_path: Path) -> N
     assert build(recipe, tmp_path / "archive", workers=1).failures == {}
     with Archive(tmp_path / "archive") as archive:
         assert archive.ids().tolist() == ["00045", "00123", "007", "J1"]
+
+
+def test_zeros_before_a_digit_make_the_ids_of_a_csv_text(tmp_path: Path) -> None:
+    path = tmp_path / "cat.csv"
+    path.write_text("ID,RA,DEC\n0123,1,2\n123,1,2\n")
+    section = CatalogSection(path="{tile}", object_id="ID", ra="RA", dec="DEC")
+    assert read_id_kind(path, section, "T") == "text"
+    assert read_catalog(path, section, "T").object_id.tolist() == ["0123", "123"]
+    path.write_text("ID,RA,DEC\n0,1,2\n-10,1,2\n")
+    assert read_id_kind(path, section, "T") == "integer"
+
+
+def test_parts_of_joined_ids_cannot_be_confused(tmp_path: Path) -> None:
+    path = tmp_path / "cat.csv"
+    path.write_text("A,B,RA,DEC\n1/2,3,1,2\n1,2/3,1,2\n")
+    section = CatalogSection(path="{tile}", object_id=("A", "B"), ra="RA", dec="DEC")
+    with pytest.raises(TileError, match="column A has a / in a part of an ID"):
+        read_catalog(path, section, "T")
 
 
 def test_an_id_in_two_catalogues_goes_to_the_deepest_row(tmp_path: Path) -> None:

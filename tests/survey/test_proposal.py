@@ -148,7 +148,7 @@ def test_column_that_repeats_or_is_no_integer_is_not_proposed_as_id(tmp_path: Pa
     proposal = propose_recipe(tmp_path)
     assert [line.split(" =")[0] for line in proposal.unfinished] == ["object_id"]
     text = proposal.recipe.read_text(encoding="utf-8")
-    assert "# column ID is float64, no integer IDs" in text
+    assert "# column ID is float64, no IDs" in text
     assert "# column NUMBER repeats values: no ID of an object" in text
 
 

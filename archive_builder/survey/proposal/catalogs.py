@@ -9,7 +9,7 @@ from pathlib import Path
 
 from archive_builder.errors import TableError
 from archive_builder.survey.proposal.names import Family, TileNames, families, pattern_of, tile_in
-from archive_builder.survey.tables import as_text, holds_integers, kind, open_table
+from archive_builder.survey.tables import as_text, holds_integers, holds_text, kind, open_table
 
 IDS = (
     *(
@@ -52,7 +52,7 @@ class CatalogProposal:
     path: str
     """Glob pattern or path."""
     object_id: str
-    """Column of integer IDs; empty if none is found."""
+    """Column of IDs; empty if none is found."""
     ra: str
     dec: str
     tile: str
@@ -105,7 +105,8 @@ def _proposal(folder: Path, family: Family, columns: Sequence[str], tiles: TileN
     path = folder / min(family.files)
     likely = [lower[name] for name in IDS if name in lower]
     likely += [column for column in columns if re.search(r"id$", column, re.IGNORECASE) and column not in likely]
-    object_id, notes = _integers(path, likely)
+    paths = [folder / name for name in dict.fromkeys((min(family.files), max(family.files)))]
+    object_id, notes = _id_column(paths, likely)
     pattern = _pattern_by_tile(family, tiles)
     tile = "" if "{tile}" in pattern else _tile_column(path, lower, tiles)
     if tile:
@@ -113,21 +114,36 @@ def _proposal(folder: Path, family: Family, columns: Sequence[str], tiles: TileN
     return CatalogProposal(pattern, object_id, lower[pair[0]], lower[pair[1]], tile, tuple(notes))
 
 
-def _integers(path: Path, columns: Sequence[str]) -> tuple[str, list[str]]:
-    """Return the first column of unique integers, and notes about the columns before it."""
+def _id_column(paths: Sequence[Path], columns: Sequence[str]) -> tuple[str, list[str]]:
+    """Return the first column of integers or text with no value twice, and notes about the columns before it.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+        One or two files of a family: an ID of the survey must not be in both.
+    columns : sequence of str
+        Columns to try.
+    """
     notes: list[str] = []
-    if path.stat().st_size > MOST_BYTES:
-        return (columns[0] if columns else ""), [f"{path.name} is large: the IDs were not read"] if columns else []
+    if max(path.stat().st_size for path in paths) > MOST_BYTES:
+        return (columns[0] if columns else ""), [f"{paths[0].name} is large: the IDs were not read"] if columns else []
     for column in columns:
         try:
-            values = open_table(path, [column]).read([column])[column]
+            found = [open_table(path, [column]).read([column])[column] for path in paths]
         except TableError as error:
             notes.append(f"column {column}: {error}")
             continue
-        if not holds_integers(values):
-            notes.append(f"column {column} is {kind(values)}, no integer IDs")
-        elif len(set(values.tolist())) < len(values):
+        if not all(holds_integers(values) or holds_text(values) for values in found):
+            notes.append(f"column {column} is {kind(found[0])}, no IDs")
+            continue
+        ids = [as_text(values).to_pylist() for values in found]
+        if any(len(set(texts)) < len(texts) for texts in ids):
             notes.append(f"column {column} repeats values: no ID of an object")
+        elif len(set().union(*ids)) < sum(map(len, ids)):
+            notes.append(
+                f"column {column} has values of {paths[0].name} in {paths[1].name} too: if it numbers the objects of "
+                'one tile, set unique_within = "tile"'
+            )
         else:
             return column, notes
     return "", notes

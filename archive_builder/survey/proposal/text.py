@@ -93,7 +93,7 @@ def _catalog(found: Findings) -> list[str]:
     if catalog.object_id:
         lines.append(f"object_id = {_quoted(catalog.object_id)}")
     else:
-        lines.append(f'{FINISH}object_id = "ID"   # column of unique integers')
+        lines.append(f'{FINISH}object_id = "ID"   # integer or text column, unique in the survey')
     lines += [f"ra = {_quoted(catalog.ra)}   # deg", f"dec = {_quoted(catalog.dec)}"]
     if catalog.tile:
         lines.append(f"tile = {_quoted(catalog.tile)}")
