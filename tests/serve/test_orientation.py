@@ -98,7 +98,7 @@ def grid_of(wcs: WCS, shape: tuple[int, int]) -> SkyGrid:
     return SkyGrid.of(wcs, (0, 0), shape, "T", lambda: wcs)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     angle=st.one_of(st.floats(-180, 180), st.sampled_from([0.0, 44.9, 45.0, 90.0, -90.0, 180.0])),
     mirrored=st.booleans(),
