@@ -88,11 +88,7 @@ def from_icrs(wcs: WCS, ra: Degrees, dec: Degrees) -> tuple[Degrees, Degrees]:
         The frame of the WCS is not supported.
     """
     frame = frame_of(wcs)
-    if frame is None:
-        return ra, dec
-    from astropy.coordinates import ICRS
-
-    return _transformed(ICRS(), frame, ra, dec)
+    return (ra, dec) if frame is None else transformed("icrs", frame, ra, dec)
 
 
 def to_icrs(wcs: WCS, longitude: Degrees, latitude: Degrees) -> tuple[Degrees, Degrees]:
@@ -104,17 +100,26 @@ def to_icrs(wcs: WCS, longitude: Degrees, latitude: Degrees) -> tuple[Degrees, D
         The frame of the WCS is not supported.
     """
     frame = frame_of(wcs)
-    if frame is None:
-        return longitude, latitude
-    from astropy.coordinates import ICRS
-
-    return _transformed(frame, ICRS(), longitude, latitude)
+    return (longitude, latitude) if frame is None else transformed(frame, "icrs", longitude, latitude)
 
 
-def _transformed(
-    source: BaseCoordinateFrame, target: BaseCoordinateFrame, longitude: Degrees, latitude: Degrees
+def transformed(
+    source: BaseCoordinateFrame | str, target: BaseCoordinateFrame | str, longitude: Degrees, latitude: Degrees
 ) -> tuple[Degrees, Degrees]:
-    """Return positions of one frame in another, deg; NaN stays NaN."""
+    """Return positions of one frame in another.
+
+    Parameters
+    ----------
+    source, target : frame or str
+        Frames of astropy, or their names.
+    longitude, latitude : ndarray of float64
+        Deg; of one shape.
+
+    Returns
+    -------
+    longitude, latitude : ndarray of float64
+        Deg; NaN for a position that is not on the sky.
+    """
     from astropy import units as u
     from astropy.coordinates import SkyCoord
 

@@ -200,6 +200,12 @@ def _in_axis_order(wcs: WCS, one: T, two: T) -> tuple[T, T]:
     return (one, two) if wcs.wcs.lng < wcs.wcs.lat else (two, one)
 
 
+def unit_vectors(ra: ArrayLike, dec: ArrayLike) -> NDArray[np.float64]:
+    """Return positions in deg as unit vectors, float64 (..., 3)."""
+    alpha, delta = np.radians(ra), np.radians(dec)
+    return np.stack([np.cos(delta) * np.cos(alpha), np.cos(delta) * np.sin(alpha), np.sin(delta)], axis=-1)
+
+
 def _separation(ra1: ArrayLike, dec1: ArrayLike, ra2: ArrayLike, dec2: ArrayLike) -> NDArray[np.float64]:
     """Return the angles between positions, deg, from RA and Dec in deg."""
     return np.asarray(np.degrees(angular_separation(*(np.radians(a) for a in (ra1, dec1, ra2, dec2)))))

@@ -77,7 +77,7 @@ class Listing:
     """Depth of the deepest row of each ID, milliarcsec, (N,)."""
 
     digest: str = ""
-    """Hash of all rows; see `archive_builder.builder.one_tile.digest`."""
+    """Hash of all rows; see `archive_builder.builder.listing.digest`."""
 
 
 def list_objects(job: ListingJob) -> Listing:

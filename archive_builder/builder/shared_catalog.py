@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from archive_builder.builder.listing import Rows, file_stamp, first_band
 from archive_builder.builder.one_tile import attempt
 from archive_builder.errors import RecipeError
-from archive_builder.geometry import Shape, footprint, pixel_scale, sky_to_pixel
+from archive_builder.geometry import Shape, footprint, pixel_scale, sky_to_pixel, unit_vectors
 from archive_builder.measure.owners import edge_depth, owns, repeated
 from archive_builder.object_ids import IdKind, ObjectIds
 from archive_builder.run.engine import Engine, Lost, run_with_retries
@@ -234,8 +234,7 @@ class _Sorted:
         corners : ndarray of float64, (4, 2)
             RA and Dec of the tile's corners, deg.
         """
-        ra, dec = np.radians(corners).T
-        vectors = np.stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)], axis=-1)
+        vectors = unit_vectors(*corners.T)
         centre = vectors.mean(axis=0) / np.linalg.norm(vectors.mean(axis=0))
         # The edges of an image bulge: no further than a tenth of its radius on any survey's tile.
         radius = 1.1 * np.degrees(np.arccos(np.clip(vectors @ centre, -1, 1)).max())

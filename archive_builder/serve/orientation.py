@@ -14,8 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from archive_builder.errors import RequestError, TileError
 from archive_builder.frames import frame_of
-from archive_builder.geometry import Shape, pixel_to_sky, sky_to_pixel
-from archive_builder.serve.sky import unit_vectors
+from archive_builder.geometry import Shape, pixel_to_sky, sky_to_pixel, unit_vectors
 from archive_builder.serve.style import Rotate
 
 Number = TypeVar("Number", np.uint8, np.float32)

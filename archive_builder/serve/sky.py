@@ -10,6 +10,7 @@ from astropy.table import Table
 from numpy.typing import ArrayLike, NDArray
 
 from archive_builder.errors import RequestError
+from archive_builder.geometry import unit_vectors
 from archive_builder.measure.quality import Status
 from archive_builder.object_ids import IdKind, no_ids
 from archive_builder.store.shard_reader import Shard
@@ -49,12 +50,6 @@ def ra_dec(position: Position) -> tuple[float, float]:
     if not (np.isfinite(ra) and abs(dec) <= 90):
         raise RequestError(f"RA {ra}, Dec {dec} is not a position on the sky: give deg")
     return ra % 360, dec
-
-
-def unit_vectors(ra: ArrayLike, dec: ArrayLike) -> NDArray[np.float64]:
-    """Return positions in deg as unit vectors, float64 (..., 3)."""
-    alpha, delta = np.radians(ra), np.radians(dec)
-    return np.stack([np.cos(delta) * np.cos(alpha), np.cos(delta) * np.sin(alpha), np.sin(delta)], axis=-1)
 
 
 def separation(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from archive_builder.errors import TableError, TileError
+from archive_builder.frames import transformed
 from archive_builder.object_ids import KINDS, LONGEST_ID, IdKind, ObjectIds
 from archive_builder.survey.angles import FORMS, Quantity, read_angles
 from archive_builder.survey.recipe import CatalogSection
@@ -110,16 +111,22 @@ def read_id_kind(path: Path, columns: CatalogSection, tile: str) -> IdKind:
         file = open_table(path, [name, where.column] if where else [name])
         table = file.read([name], where)
         _check_ids(table[name], name)
-        return _kind_of_ids(file, table, name, where)
+        return _kind_of_ids(table[name], _texts_as_written(file, table, [name], where)[0] if file.is_untyped else None)
     except (TableError, TileError) as error:
         raise TileError(f"catalogue {path}: {error}") from None
 
 
-def _kind_of_ids(file: TableFile, table: Columns, name: str, where: Where | None) -> IdKind:
-    """Return the kind of a column of IDs. In a file without types a zero before another digit makes the IDs text."""
-    if holds_text(table[name]):
+def _kind_of_ids(column: Column, written: pa.ChunkedArray | None) -> IdKind:
+    """Return the kind of a column of IDs.
+
+    Parameters
+    ----------
+    column : Column
+    written : ChunkedArray or None
+        The column as written, for a file without types: a zero before another digit makes the IDs text.
+    """
+    if holds_text(column):
         return "text"
-    written = _texts_as_written(file, table, [name], where)[0] if file.is_untyped else None
     has_zeros = written is not None and pc.any(pc.match_substring_regex(written, r"^[+-]?0[0-9]")).as_py()
     return "text" if has_zeros else "integer"
 
@@ -146,8 +153,9 @@ def _object_ids(
     has_id = np.logical_and.reduce([_check_ids(table[name], name) for name in names])
     if not has_id.any():
         raise TileError(f"no row has a value in each of the columns {', '.join(names)}: fill them in")
+    texts = _texts_as_written(file, table, names, where) if columns.joins_ids or file.is_untyped else None
     if not columns.joins_ids:
-        found = _kind_of_ids(file, table, names[0], where)
+        found = _kind_of_ids(table[names[0]], texts and texts[0])
         # In a file without types the values gave the column its type: text IDs may all be digits on one tile.
         if wanted not in (None, found) and not (file.is_untyped and wanted == "text"):
             raise TileError(
@@ -156,7 +164,7 @@ def _object_ids(
             )
         if found == "integer" and wanted != "text":
             return _integers(table[names[0]], names[0]), has_id
-    texts = _texts_as_written(file, table, names, where)
+    texts = texts or [as_text(table[names[0]])]
     for name, text in zip(names[:-1], texts, strict=False):
         if pc.any(pc.match_substring(text, "/")).as_py():
             raise TileError(f"column {name} has a / in a part of an ID: put the column last in catalog.object_id")
@@ -250,14 +258,11 @@ def to_icrs(
     """
     if frame in ("icrs", "fk5"):
         return longitude, latitude
-    from astropy.coordinates import SkyCoord
-
     ra, dec = longitude.copy(), latitude.copy()
     with np.errstate(invalid="ignore"):
         valid = (np.abs(longitude) <= 360) & (np.abs(latitude) <= 90)
     name = "barycentricmeanecliptic" if frame == "ecliptic" else frame
-    icrs = SkyCoord(longitude[valid], latitude[valid], unit="deg", frame=name).icrs
-    ra[valid], dec[valid] = icrs.ra.deg, icrs.dec.deg
+    ra[valid], dec[valid] = transformed(name, "icrs", longitude[valid], latitude[valid])
     return ra, dec
 
 

@@ -19,9 +19,10 @@ from archive_builder.errors import TileError, one_line
 from archive_builder.survey.discovery import Source
 from archive_builder.survey.fits_warnings import quiet_astropy
 from archive_builder.survey.headers import image_header
+from archive_builder.survey.tables.content import COMPRESSIONS, begins_with
 
-COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"PK\x03\x04", b"\x1f\x9d")
-"""First bytes of a compressed file: gzip, bzip2, xz, zip, compress. astropy unpacks them."""
+COMPRESSED = (*COMPRESSIONS, b"PK\x03\x04", b"\x1f\x9d")
+"""First bytes of a file that astropy unpacks: those of tables, zip, compress. The file's size says nothing then."""
 
 ASINH_UNIT = 2.5 * np.log10(np.e)
 """Magnitudes in one natural logarithm: 1.0857."""
@@ -195,7 +196,7 @@ def _select(file: fits.HDUList, source: Source, what: str) -> int:
     form = "a 2-D image" if source.slice is None else "a cube"
     if source.hdu is None:
         if not images:
-            end = ", or ends before it: replace the file, or" if _is_packed(source.path) else ":"
+            end = ", or ends before it: replace the file, or" if begins_with(source.path, COMPRESSED) else ":"
             cubes = [number for number, hdu in enumerate(file) if _is_image(hdu, 1)]
             remedy = "name the slice of each band by survey.image_slice" if cubes else "correct the pattern of the file"
             raise TileError(f"{source.path}: holds no {form[2:]}{end} {remedy}")
@@ -259,14 +260,8 @@ def _check_whole(image: Any, file: fits.HDUList, path: Path) -> None:
         raise TileError(f"{path}: the header gives the image no size: replace the file")
     end = max(place["datLoc"] + place["datSpan"] for hdu in file if (place := hdu.fileinfo()))
     # Some programs leave out the padding of the last 2880-byte block; all pixels are still present.
-    if not _is_packed(path) and path.stat().st_size <= end - 2880:
+    if not begins_with(path, COMPRESSED) and path.stat().st_size <= end - 2880:
         raise TileError(f"{path}: the file is truncated: replace it")
-
-
-def _is_packed(path: Path) -> bool:
-    """Return True for a file that is compressed as a whole: its size says nothing about the images."""
-    with path.open("rb") as file:
-        return file.read(6).startswith(COMPRESSED)
 
 
 def _asinh_scale(header: fits.Header, path: Path) -> tuple[float, float] | None:

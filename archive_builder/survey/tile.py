@@ -231,11 +231,12 @@ class Tile:
             if self._rules.blank_value is not None:
                 out[_equals(stored, self._rules.blank_value)] = np.nan
             self._check_held(rows, out, image)
-        elif (np.isinf(out) | ((out == 0) & (values > 0))).any():
-            worst = values[np.isinf(out) | ((out == 0) & (values > 0))][0]
+            return
+        is_lost = np.isinf(out) | ((out == 0) & (values > 0))
+        if is_lost.any():
             raise TileError(
-                f"{image.path}: float32 cannot hold the inverse variance {worst:.3g}: change the unit of the image, or "
-                "remove planes.weight"
+                f"{image.path}: float32 cannot hold the inverse variance {values[is_lost][0]:.3g}: change the unit of "
+                "the image, or remove planes.weight"
             )
 
     def read_exactly(self, band: int, y0: int, y1: int) -> NDArray[Any] | None:

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from archive_builder.serve.sky import Footprints, separation, unit_vectors
+from archive_builder.geometry import unit_vectors
+from archive_builder.serve.sky import Footprints, separation
 
 DATA = Path(os.environ.get("ARCHIVE_BUILDER_SHARED_DATA", Path(__file__).parents[3] / "shared" / "data"))
 """Folder of DES's table of tiles."""

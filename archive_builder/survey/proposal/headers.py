@@ -10,10 +10,10 @@ from typing import Any
 
 from astropy.io import fits
 from astropy.wcs import WCS
-from astropy.wcs.utils import proj_plane_pixel_scales
 
 from archive_builder.errors import TileError, one_line
 from archive_builder.frames import frame_of
+from archive_builder.geometry import pixel_scale
 from archive_builder.survey.fits_warnings import quiet_astropy
 
 ZERO_POINT_CARDS = (
@@ -133,5 +133,4 @@ def _sky(wcs: WCS) -> tuple[str, float]:
         name = "ICRS, or FK5 J2000" if frame is None else type(frame).__name__
     except TileError as error:
         name = str(error)
-    scales = proj_plane_pixel_scales(wcs) * 3600.0
-    return name, float(abs(scales[0] * scales[1]) ** 0.5)
+    return name, pixel_scale(wcs)

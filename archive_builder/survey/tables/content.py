@@ -6,7 +6,7 @@ import bz2
 import gzip
 import lzma
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, Any
 
@@ -45,9 +45,13 @@ def unpacked(path: Path) -> IO[bytes]:
 
 def is_packed(path: Path) -> bool:
     """Return True if the content of a file is compressed."""
+    return begins_with(path, COMPRESSIONS)
+
+
+def begins_with(path: Path, marks: Iterable[bytes]) -> bool:
+    """Return True if the first six bytes of a file begin with one of these marks."""
     with path.open("rb") as file:
-        start = file.read(6)
-    return any(start.startswith(mark) for mark in COMPRESSIONS)
+        return file.read(6).startswith(tuple(marks))
 
 
 def read_text(path: Path) -> str:
